@@ -1,0 +1,117 @@
+"""The seam to Kubernetes: where each kind lives, and the Protocol that everything else uses.
+
+Objects cross it as plain JSON; each caller projects them to what it needs and drops them, because
+holding thousands of raw objects costs the collector more than parsing them did.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+Query = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind lives in the API: `v1` or `group/version`, and its plural."""
+
+    api_version: str
+    plural: str
+    namespaced: bool = False
+
+    def path(
+        self,
+        name: str | None = None,
+        *,
+        namespace: str | None = None,
+        subresource: str | None = None,
+    ) -> str:
+        """The URL path of the collection, or of one object and its subresource."""
+        root = "/api" if "/" not in self.api_version else "/apis"
+        scope = ("namespaces", namespace) if self.namespaced and namespace else ()
+        parts = (root, self.api_version, *scope, self.plural, name, subresource)
+        return "/".join(part for part in parts if part)
+
+
+NODES = Resource("v1", "nodes")
+PODS = Resource("v1", "pods", namespaced=True)
+EVENTS = Resource("v1", "events", namespaced=True)
+SECRETS = Resource("v1", "secrets", namespaced=True)
+LEASES = Resource("coordination.k8s.io/v1", "leases", namespaced=True)
+NODE_LAYOUTS = Resource("mpslice.io/v1alpha1", "nodelayouts")
+MUTATING_WEBHOOKS = Resource("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations")
+VALIDATING_WEBHOOKS = Resource("admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")
+
+
+class PatchType(StrEnum):
+    """The content types of a PATCH."""
+
+    JSON = "application/json-patch+json"
+    MERGE = "application/merge-patch+json"
+    STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class Kube(Protocol):
+    """The API server. Every call has a deadline and raises a KubeError, nothing else."""
+
+    async def read(
+        self, resource: Resource, name: str, *, namespace: str | None = None
+    ) -> Json: ...
+
+    async def list_page(
+        self, resource: Resource, *, namespace: str | None = None, query: Query
+    ) -> Json:
+        """One page of a list: the List object with `items` and `metadata.continue`."""
+        ...
+
+    def watch(
+        self, resource: Resource, *, namespace: str | None = None, query: Query
+    ) -> AsyncIterator[Json]:
+        """Watch events as they come, until the server ends the stream as `timeoutSeconds` says.
+
+        Raises Gone for 410, in the stream or before it; Unreachable when the stream is cut or is
+        silent for longer than the server promised.
+        """
+        ...
+
+    async def create(
+        self, resource: Resource, body: Json, *, namespace: str | None = None
+    ) -> Json: ...
+
+    async def replace(
+        self, resource: Resource, name: str, body: Json, *, namespace: str | None = None
+    ) -> Json: ...
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Json | Sequence[Json],
+        *,
+        type: PatchType,
+        namespace: str | None = None,
+        subresource: str | None = None,
+    ) -> Json: ...
+
+    async def delete(
+        self, resource: Resource, name: str, *, namespace: str | None = None
+    ) -> None: ...
+
+
+async def list_all(
+    kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
+) -> list[Json]:
+    """Every object of a consistent list, for the few callers whose lists are small."""
+    items: list[Json] = []
+    token = ""
+    while True:
+        paging = {"limit": "500", **({"continue": token} if token else {})}
+        page = await kube.list_page(
+            resource, namespace=namespace, query={**(query or {}), **paging}
+        )
+        items += page.get("items") or []
+        token = (page.get("metadata") or {}).get("continue") or ""
+        if not token:
+            return items

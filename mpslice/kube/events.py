@@ -1,0 +1,152 @@
+"""Kubernetes Events: recorded without waiting, deduplicated, and never the reason that work stops.
+
+The same (object, reason, message) raises the count of one Event instead of making another, as
+client-go's correlator does, so that `kubectl describe` stays readable.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final, NoReturn
+
+from mpslice.kube.api import EVENTS, Json, Kube, PatchType
+from mpslice.kube.errors import Conflict, KubeError, NotFound
+
+_WAITING: Final = 1024  # events not yet written; more are dropped and counted
+_REMEMBERED: Final = 4096
+_MESSAGE: Final = 1024  # bytes that the API server accepts in `message`
+
+log = logging.getLogger(__name__)
+
+
+class EventType(StrEnum):
+    """Kubernetes knows just these two."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """What an Event is about."""
+
+    api_version: str
+    kind: str
+    name: str
+    namespace: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    about: ObjectRef
+    type: EventType
+    reason: str
+    message: str
+    at: str
+
+    def event_name(self) -> str:
+        about = self.about
+        identity = "\0".join((about.kind, about.uid, self.type, self.reason, self.message))
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return f"{about.name[:200]}.{digest}"
+
+
+class EventRecorder:
+    """Writes Events in the background; `run` must be running for anything to be written."""
+
+    def __init__(self, kube: Kube, component: str, *, host: str = "") -> None:
+        self._kube = kube
+        self._source = {"component": component, **({"host": host} if host else {})}
+        self._queue: asyncio.Queue[_Note] = asyncio.Queue(_WAITING)
+        self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self.dropped = 0
+
+    def record(self, about: ObjectRef, type: EventType, reason: str, message: str) -> None:
+        """Queues an Event; `reason` is CamelCase, `message` one sentence for a person."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            self._queue.put_nowait(_Note(about, type, reason, message[:_MESSAGE], now))
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    async def run(self) -> NoReturn:
+        """Writes what was recorded, until cancelled."""
+        while True:
+            note = await self._queue.get()
+            try:
+                await self._write(note)
+            except KubeError as error:
+                log.warning(
+                    "an Event could not be written",
+                    extra={"object": note.about.name, "reason": note.reason, "error": str(error)},
+                )
+            finally:
+                self._queue.task_done()
+
+    async def flush(self) -> None:
+        """Returns when everything recorded so far has been tried; for an orderly end."""
+        await self._queue.join()
+
+    async def _write(self, note: _Note) -> None:
+        namespace = note.about.namespace or "default"  # where cluster-scoped objects' Events live
+        name = note.event_name()
+        count = self._counts.get((namespace, name), 0) + 1
+        try:
+            if count > 1:
+                await self._recount(note, namespace, name, count)
+            else:
+                await self._kube.create(
+                    EVENTS, self._body(note, namespace, name), namespace=namespace
+                )
+        except NotFound:  # it has expired since
+            count = 1
+            await self._kube.create(EVENTS, self._body(note, namespace, name), namespace=namespace)
+        except Conflict:  # an earlier process wrote it
+            count = await self._take_over(note, namespace, name)
+        self._counts[namespace, name] = count
+        self._counts.move_to_end((namespace, name))
+        while len(self._counts) > _REMEMBERED:
+            self._counts.popitem(last=False)
+
+    async def _take_over(self, note: _Note, namespace: str, name: str) -> int:
+        existing = await self._kube.read(EVENTS, name, namespace=namespace)
+        count = int(existing.get("count") or 0) + 1
+        await self._recount(note, namespace, name, count)
+        return count
+
+    async def _recount(self, note: _Note, namespace: str, name: str, count: int) -> None:
+        await self._kube.patch(
+            EVENTS,
+            name,
+            {"count": count, "lastTimestamp": note.at},
+            type=PatchType.MERGE,
+            namespace=namespace,
+        )
+
+    def _body(self, note: _Note, namespace: str, name: str) -> Json:
+        about = note.about
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": about.api_version,
+                "kind": about.kind,
+                "name": about.name,
+                "uid": about.uid,
+                **({"namespace": about.namespace} if about.namespace else {}),
+            },
+            "type": str(note.type),
+            "reason": note.reason,
+            "message": note.message,
+            "count": 1,
+            "firstTimestamp": note.at,
+            "lastTimestamp": note.at,
+            "source": self._source,
+            "reportingComponent": self._source["component"],
+        }

@@ -1,0 +1,199 @@
+"""The real `Kube`: kubernetes-asyncio's ApiClient for configuration, credentials and TLS.
+
+Its own watch and model layers are not used: no deadlines, 410 retried at the same version, 780 µs
+an event. What is added here is a deadline on every call and errors in our terms.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import aiohttp
+from kubernetes_asyncio.client.api_client import ApiClient
+from kubernetes_asyncio.client.configuration import Configuration
+from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+
+from mpslice import __version__
+from mpslice.kube.api import Json, PatchType, Query, Resource
+from mpslice.kube.errors import BadCredentials, Gone, KubeError, Unreachable, from_status
+
+_CONNECT: Final = 5.0  # seconds
+_REQUEST: Final = 15.0  # seconds for a whole request but a list
+_LIST: Final = 60.0
+_WATCH_SLACK: Final = 15.0  # on top of the timeoutSeconds that the server was asked for
+_WATCH_DEFAULT: Final = 300.0
+
+
+class Session:
+    """A connection pool to one API server; close it, or use it as an async context manager."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, component: str, kubeconfig: str | None = None) -> "Session":
+        """A session with the in-cluster credentials, or those of a kubeconfig file.
+
+        Raises BadCredentials, saying what to do. Nothing is sent yet.
+        """
+        configuration = Configuration()
+        try:
+            if kubeconfig:
+                await load_kube_config(kubeconfig, client_configuration=configuration)
+            else:
+                load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+            # Our own test clusters' CAs are strict, other people's may lack an AKI.
+            configuration.disable_strict_ssl_verification = True
+            client = ApiClient(configuration)
+        except (ConfigException, OSError, ValueError, KeyError) as error:
+            source = f"kubeconfig {kubeconfig}" if kubeconfig else "the in-cluster service account"
+            hint = "" if kubeconfig else " (outside a cluster, give --kubeconfig)"
+            raise BadCredentials(f"cannot use {source}: {error}{hint}") from error
+        client.user_agent = f"mpslice-{component}/{__version__}"
+        return cls(client)
+
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def read(self, resource: Resource, name: str, *, namespace: str | None = None) -> Json:
+        return await self._request("GET", resource.path(name, namespace=namespace))
+
+    async def list_page(
+        self, resource: Resource, *, namespace: str | None = None, query: Query
+    ) -> Json:
+        path = resource.path(namespace=namespace)
+        return await self._request("GET", path, query=query, deadline=_LIST)
+
+    async def create(self, resource: Resource, body: Json, *, namespace: str | None = None) -> Json:
+        return await self._request("POST", resource.path(namespace=namespace), body=body)
+
+    async def replace(
+        self, resource: Resource, name: str, body: Json, *, namespace: str | None = None
+    ) -> Json:
+        return await self._request("PUT", resource.path(name, namespace=namespace), body=body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Json | Sequence[Json],
+        *,
+        type: PatchType,
+        namespace: str | None = None,
+        subresource: str | None = None,
+    ) -> Json:
+        path = resource.path(name, namespace=namespace, subresource=subresource)
+        return await self._request("PATCH", path, body=body, content_type=type)
+
+    async def delete(self, resource: Resource, name: str, *, namespace: str | None = None) -> None:
+        await self._request("DELETE", resource.path(name, namespace=namespace))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Json | Sequence[Json] | None = None,
+        content_type: str = "application/json",
+        deadline: float = _REQUEST,
+    ) -> Json:
+        what = f"{method} {path}"
+        timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT)
+        try:
+            response = await self._send(method, path, query, body, content_type, timeout)
+            async with response:
+                payload = _decode(await response.read())
+                if response.status >= 400 or payload is None:
+                    raise from_status(
+                        response.status, payload, what=what, retry_after=_retry_after(response)
+                    )
+                return payload
+        except KubeError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{what}: {_describe(error)}") from error
+
+    async def watch(
+        self, resource: Resource, *, namespace: str | None = None, query: Query
+    ) -> AsyncIterator[Json]:
+        path = resource.path(namespace=namespace)
+        what = f"WATCH {path}"
+        silence = float(query.get("timeoutSeconds") or _WATCH_DEFAULT) + _WATCH_SLACK
+        timeout = aiohttp.ClientTimeout(total=silence, sock_connect=_CONNECT)
+        watching = {**query, "watch": "true"}
+        try:
+            response = await self._send("GET", path, watching, None, "application/json", timeout)
+            async with response:
+                if response.status >= 400:
+                    payload = _decode(await response.read())
+                    raise from_status(
+                        response.status, payload, what=what, retry_after=_retry_after(response)
+                    )
+                async for line in response.content:
+                    yield _watch_event(line, what)
+        except KubeError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # aiohttp raises ValueError for a line that is longer than its buffer.
+            raise Unreachable(f"{what}: {_describe(error)}") from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Json | Sequence[Json] | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        # call_api is untyped; without _preload_content it hands out aiohttp's own response.
+        response: aiohttp.ClientResponse = await self._client.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": str(content_type)},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=timeout,
+        )
+        return response
+
+
+def _watch_event(line: bytes, what: str) -> Json:
+    if not line.endswith(b"\n"):
+        raise Unreachable(f"{what}: the stream was cut in the middle of an event")
+    event = _decode(line)
+    if event is None or "type" not in event:
+        raise Unreachable(f"{what}: the stream carries something that is no watch event")
+    if event["type"] == "ERROR":
+        error = from_status(0, event.get("object"), what=what)
+        raise error if error.status != 0 else Gone(str(error), status=410)
+    return event
+
+
+def _decode(data: bytes) -> Json | None:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
