@@ -1,0 +1,1 @@
+"""kubectl mpslice: the same decisions offline, and the cluster's state for people."""

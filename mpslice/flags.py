@@ -86,6 +86,14 @@ def mebibytes(text: str) -> int:
     return -(-size >> 20) if size >= 0 else 0
 
 
+def label(text: str) -> tuple[str, str]:
+    """A node label, `key=value`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key or not value:
+        raise ValueError("is no label; write KEY=VALUE")
+    return key, value
+
+
 def choice(*allowed: str) -> Callable[[str], str]:
     """One word of a closed list."""
 

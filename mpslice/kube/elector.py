@@ -1,0 +1,189 @@
+"""Leader election on a Lease: at most one replica works, and a dead one is replaced in seconds.
+
+Safe by these rules: time is measured on the monotonic clock and from before a renewal was sent;
+whatever goes wrong is a failed renewal; work is cancelled and awaited before the lease can expire.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from mpslice.kube.api import LEASES, Json, Kube
+from mpslice.kube.errors import Conflict, KubeError, NotFound
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. A dead leader is replaced after `lease` and at most one `retry`.
+
+    `renew_within` is how long after its last renewal a leader goes on working; the rest of the
+    lease is the margin in which it has to stop.
+    """
+
+    lease: float = 7.0
+    renew_within: float = 5.0
+    retry: float = 1.5
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The lease as last read, and when it was first read like that (monotonic seconds)."""
+
+    record: Json = field(default_factory=dict)
+    since: float = float("-inf")
+
+
+class Elector:
+    """Runs work while holding the Lease `namespace/name` as `identity`."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.leading = False
+        self._kube = kube
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._timing = timing or Timing()
+        self._clock = clock
+        self._seen = _Seen()
+        self._lease: Json | None = None
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Waits for the lease, then works; again after losing it. Returns when the work returns.
+
+        An error of the work ends the run, so that nobody renews for a worker that is gone.
+        """
+        while True:
+            renewed = await self._acquire()
+            self.leading = True
+            log.info("leading", extra={"lease": self._name, "identity": self._identity})
+            try:
+                if await self._lead(work, renewed):
+                    return
+            finally:
+                self.leading = False
+            log.warning("lost the lease", extra={"lease": self._name})
+
+    async def _acquire(self) -> float:
+        while True:
+            started = self._clock()
+            if await self._try_to_hold(started):
+                return started
+            await asyncio.sleep(self._timing.retry)
+
+    async def _lead(self, work: Callable[[], Awaitable[None]], renewed: float) -> bool:
+        """Whether the work came to its end; False when the lease was lost first."""
+        task = asyncio.ensure_future(work())
+        try:
+            while True:
+                await asyncio.wait({task}, timeout=self._timing.retry)
+                if task.done():
+                    task.result()
+                    return True
+                started = self._clock()
+                if await self._try_to_hold(started):
+                    renewed = started
+                elif self._clock() - renewed >= self._timing.renew_within or self._is_anothers():
+                    return False
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await self._release()
+
+    async def _try_to_hold(self, started: float) -> bool:
+        try:
+            # Longer than this and another replica may hold the lease by the time we hear of it.
+            async with asyncio.timeout(self._timing.renew_within - self._timing.retry):
+                return await self._hold(started)
+        except (KubeError, TimeoutError) as error:
+            log.warning(
+                "the lease could not be renewed", extra={"lease": self._name, "error": str(error)}
+            )
+            return False
+
+    async def _hold(self, started: float) -> bool:
+        try:
+            lease = await self._kube.read(LEASES, self._name, namespace=self._namespace)
+        except NotFound:
+            return await self._write(None)
+        record = dict(lease.get("spec") or {})
+        if record != self._seen.record:
+            self._seen = _Seen(record, started)
+        holder = record.get("holderIdentity") or ""
+        expired = started - self._seen.since >= float(
+            record.get("leaseDurationSeconds") or self._timing.lease
+        )
+        if holder in ("", self._identity) or expired:
+            return await self._write(lease)
+        return False
+
+    async def _write(self, lease: Json | None) -> bool:
+        now = _micro_time()
+        before = dict((lease or {}).get("spec") or {})
+        ours = before.get("holderIdentity") == self._identity
+        spec = {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(1, round(self._timing.lease)),
+            "acquireTime": before.get("acquireTime") if ours else now,
+            "renewTime": now,
+            "leaseTransitions": int(before.get("leaseTransitions") or 0) + (0 if ours else 1),
+        }
+        try:
+            if lease is None:
+                self._lease = await self._kube.create(
+                    LEASES, self._body(spec), namespace=self._namespace
+                )
+            else:
+                self._lease = await self._kube.replace(
+                    LEASES, self._name, {**lease, "spec": spec}, namespace=self._namespace
+                )
+        except Conflict:
+            return False
+        return True
+
+    def _is_anothers(self) -> bool:
+        return (self._seen.record.get("holderIdentity") or "") not in ("", self._identity)
+
+    async def _release(self) -> None:
+        """Lets another replica take over at once; failing that, it waits for the lease to end."""
+        if self._lease is None or self._is_anothers():
+            return
+        lease, self._lease = self._lease, None
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            async with asyncio.timeout(_RELEASE):
+                await self._kube.replace(
+                    LEASES, self._name, {**lease, "spec": spec}, namespace=self._namespace
+                )
+        except (KubeError, TimeoutError) as error:
+            log.info("the lease was not released", extra={"error": str(error)})
+
+    def _body(self, spec: Json) -> Json:
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": "Lease",
+            "metadata": {"name": self._name, "namespace": self._namespace},
+            "spec": spec,
+        }
+
+
+_RELEASE: Final = 2.0  # seconds
+
+
+def _micro_time() -> str:
+    # Go's MicroTime refuses anything but exactly six digits.
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,58 @@
+"""Which pods are planned now and which wait for the rest of their burst. Pure; time is passed in.
+
+A lone pod must not wait; a Deployment of a hundred is packed better, and written in fewer steps,
+when it is planned together.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Batch:
+    """Holds back the pods of a burst until it was idle for `idle`, at most for `longest` (seconds).
+
+    A pod is alone when no other pod that came less than `idle` ago is still pending.
+    """
+
+    idle: float
+    longest: float
+    _recent: dict[str, float] = field(default_factory=dict)
+    _held: set[str] = field(default_factory=set)
+    _opened: float = 0.0
+    _last: float = 0.0
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The pods that are not to be planned yet."""
+        return frozenset(self._held)
+
+    def arrive(self, key: str, now: float) -> None:
+        """A pod became pending."""
+        self._forget_older(now)
+        alone = not self._recent and not self._held
+        self._recent[key] = now
+        if alone or self.idle <= 0:
+            return
+        if not self._held:
+            self._opened = now
+        self._held.add(key)
+        self._last = now
+
+    def leave(self, key: str) -> None:
+        """A pod is pending no more: bound, deleted or finished."""
+        self._recent.pop(key, None)
+        self._held.discard(key)
+
+    def due(self, now: float) -> float | None:
+        """Seconds until the batch is complete; None when nothing is held, 0 when it is now."""
+        if not self._held:
+            return None
+        return max(0.0, min(self._last + self.idle, self._opened + self.longest) - now)
+
+    def release(self) -> None:
+        """The batch is complete: everything held is planned from now on."""
+        self._held.clear()
+
+    def _forget_older(self, now: float) -> None:
+        for key in [key for key, at in self._recent.items() if now - at >= self.idle]:
+            del self._recent[key]

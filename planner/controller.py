@@ -1,0 +1,207 @@
+"""The planner's loop: wake when something changed, decide, act, tell. It polls nothing.
+
+What it wrote itself counts as seen at once, so that the next decision does not start from a state
+that the watch has not caught up with.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mpslice.errors import InvalidNodeLayout, InvalidQuantity
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
+from mpslice.kube.errors import Conflict, KubeError, NotFound
+from mpslice.kube.events import EventRecorder
+from mpslice.kube.reflector import Change, Reflector
+from mpslice.nodelayout import NodeLayout, parse_node_layout
+from planner.actions import perform
+from planner.batch import Batch
+from planner.decide import Action, Decision, Ungate, View, WriteSpec, decide
+from planner.metrics import Metrics
+from planner.model import Node, Pod
+from planner.parse import parse_node, parse_pod
+from planner.storyteller import Storyteller
+
+_WRITES_AT_ONCE: Final = 16
+_RETRY: Final = 1.0  # seconds until failed writes are decided upon again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The flags that the planner works by; times in seconds.
+
+    Without `gate` nobody sets our gate, but pods from before may still carry it: it is taken away.
+    """
+
+    label: tuple[str, str]
+    batch_idle: float
+    batch_max: float
+    gate: bool
+    max_slices_per_gpu: int
+
+
+class Controller:
+    """Follows pods, nodes and NodeLayouts, and carries out what `decide` says."""
+
+    def __init__(
+        self, kube: Kube, settings: Settings, recorder: EventRecorder, metrics: Metrics
+    ) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._metrics = metrics
+        self._storyteller = Storyteller(recorder, settings.label)
+        self._batch = Batch(settings.batch_idle, settings.batch_max)
+        self._wake = asyncio.Event()
+        self._written: dict[str, NodeLayout] = {}  # newer than what the watch has shown
+        self._ungated: set[str] = set()  # uids of pods whose gate we took, not seen without it yet
+        self._writes = asyncio.Semaphore(_WRITES_AT_ONCE)
+        self._pods = Reflector(kube, PODS, _project_pod, self._on_pod)
+        self._nodes = Reflector(kube, NODES, _project_node, self._on_node)
+        self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._on_layout)
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything has been listed once."""
+        return all(r.synced.is_set() for r in (self._pods, self._nodes, self._layouts))
+
+    async def follow(self) -> None:
+        """Keeps the local copies up to date; every replica does, so that a new leader is warm."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in (self._pods, self._nodes, self._layouts):
+                tasks.create_task(reflector.run())
+
+    async def lead(self) -> None:
+        """Decides and acts until cancelled; only the leader may."""
+        for reflector in (self._pods, self._nodes, self._layouts):
+            await reflector.synced.wait()
+        self._batch.release()
+        self._wake.set()
+        while True:
+            await self._wait()
+            self._wake.clear()
+            decision = self._decide()
+            await self._act(decision.actions)
+
+    async def _wait(self) -> None:
+        due = self._batch.due(time.monotonic())
+        try:
+            async with asyncio.timeout(due):
+                await self._wake.wait()
+        except TimeoutError:
+            self._batch.release()
+
+    def _decide(self) -> Decision:
+        started = time.perf_counter()
+        decision = decide(self._view())
+        self._metrics.decided(decision, seconds=time.perf_counter() - started)
+        self._storyteller.tell(decision, now=time.monotonic())
+        return decision
+
+    def _view(self) -> View:
+        layouts = dict(self._layouts.objects)
+        for name, layout in self._written.items():
+            if name in layouts:
+                layouts[name] = replace(layout, status=layouts[name].status)
+        return View(
+            nodes=tuple(self._nodes.objects.values()),
+            layouts=layouts,
+            pods=tuple(self._assume(pod) for pod in self._pods.objects.values()),
+            label=self._settings.label,
+            waiting=self._batch.held,
+            max_slices_per_gpu=self._settings.max_slices_per_gpu,
+        )
+
+    def _assume(self, pod: Pod) -> Pod:
+        return replace(pod, gates=()) if pod.gates and pod.uid in self._ungated else pod
+
+    async def _act(self, actions: Iterable[Action]) -> None:
+        results = await asyncio.gather(*(self._perform(action) for action in actions))
+        if not all(results):
+            asyncio.get_running_loop().call_later(_RETRY, self._wake.set)
+
+    async def _perform(self, action: Action) -> bool:
+        """Whether it worked; one object's trouble never stops the others."""
+        try:
+            async with self._writes:
+                answer = await perform(self._kube, action)
+        except (Conflict, NotFound) as error:
+            log.info("the object has changed meanwhile", extra={"error": str(error)})
+            return False
+        except KubeError as error:
+            log.warning("a write failed, it is tried again", extra={"error": str(error)})
+            return False
+        self._remember(action, answer)
+        return True
+
+    def _remember(self, action: Action, answer: Json) -> None:
+        match action:
+            case WriteSpec(layout=layout):
+                self._written[layout.name] = parse_node_layout(answer)
+            case Ungate(pod=pod):
+                self._ungated.add(pod.uid)
+                self._metrics.ungated(pod)
+
+    def _on_pod(self, change: Change[Pod]) -> None:
+        old, new = change.old, change.new
+        if new is None or not new.gates:
+            self._ungated.discard((new or old or _NOBODY).uid)
+        pending = new is not None and new.is_pending
+        if pending and (old is None or not old.is_pending or (new and old.uid != new.uid)):
+            self._batch.arrive(change.key, time.monotonic())
+        elif not pending:
+            self._batch.leave(change.key)
+        # Other pods count by what they take from a labelled node, which changes with these.
+        if pending or _weight(old) != _weight(new):
+            self._wake.set()
+
+    def _on_node(self, _change: Change[Node]) -> None:
+        self._wake.set()
+
+    def _on_layout(self, change: Change[NodeLayout]) -> None:
+        written = self._written.get(change.key)
+        if written and (change.new is None or change.new.generation >= written.generation):
+            del self._written[change.key]
+        self._wake.set()
+
+
+_NOBODY: Final = Pod("", "")
+
+
+def _weight(pod: Pod | None) -> object:
+    """What of a pod a plan looks at."""
+    if pod is None or (not pod.node and not pod.is_pending):
+        return None
+    return replace(pod, resource_version="")
+
+
+def _project_pod(obj: Json) -> Pod | None:
+    try:
+        return parse_pod(obj)
+    except (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError) as error:
+        log.error(
+            "a pod could not be read", extra={"pod": obj.get("metadata"), "error": str(error)}
+        )
+        return None
+
+
+def _project_node(obj: Json) -> Node | None:
+    try:
+        return parse_node(obj)
+    except (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError) as error:
+        log.error(
+            "a node could not be read", extra={"node": obj.get("metadata"), "error": str(error)}
+        )
+        return None
+
+
+def _project_layout(obj: Json) -> NodeLayout | None:
+    try:
+        return parse_node_layout(obj)
+    except InvalidNodeLayout as error:
+        log.error("a NodeLayout could not be read", extra={"error": str(error)})
+        return None

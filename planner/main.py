@@ -1,0 +1,78 @@
+"""`mpslice-planner`: flags, and the tasks that make up the process."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mpslice.errors import MpsliceError
+from mpslice.flags import FlagParser, address, boolean, choice, duration, label, positive
+
+if TYPE_CHECKING:
+    from planner.service import ServiceSettings
+
+
+def flags() -> FlagParser:
+    """The flags of DESIGN.md, section 10."""
+    parser = FlagParser(
+        "mpslice-planner", "Decides which GPU slices exist on which node, and lets slice pods go."
+    )
+    parser.add_version()
+    parser.flag(
+        "--node-label",
+        label,
+        "nos.nebuly.com/gpu-partitioning=mps",
+        "the label that hands a node's GPUs to mpslice",
+        "KEY=VALUE",
+    )
+    parser.flag("--batch-idle", duration, "200ms", "a burst is planned once it was idle so long")
+    parser.flag("--batch-max", duration, "2s", "a burst is planned after so long at the latest")
+    parser.flag("--gate", boolean, "true", "take the scheduling gates of slice pods away")
+    parser.flag("--max-slices-per-gpu", positive, "48", "at most so many slices on one GPU")
+    parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
+    parser.flag("--leader-elect", boolean, "true", "plan only while holding the Lease")
+    parser.flag("--namespace", str, "mpslice-system", "where the Lease lives")
+    parser.flag("--kubeconfig", str, "", "in-cluster credentials are used without it", "FILE")
+    levels = choice("debug", "info", "warning", "error")
+    parser.flag("--log-level", levels, "info", "the least severe lines to log")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; ends with 0 after SIGTERM, with 1 and one line when it cannot go on."""
+    options = flags().parse(arguments)
+    # Imported late, so that --help and a bad flag answer at once.
+    from mpslice.logs import set_up_logging
+    from mpslice.processes import run_until_signal
+    from planner.service import serve
+
+    set_up_logging(options.log_level)
+    try:
+        run_until_signal(serve(_settings(options)))
+    except MpsliceError as error:
+        sys.exit(f"mpslice-planner: {error}")
+
+
+def _settings(options: Namespace) -> ServiceSettings:
+    from planner.controller import Settings
+    from planner.service import ServiceSettings
+
+    return ServiceSettings(
+        planning=Settings(
+            label=options.node_label,
+            batch_idle=options.batch_idle,
+            batch_max=options.batch_max,
+            gate=options.gate,
+            max_slices_per_gpu=options.max_slices_per_gpu,
+        ),
+        ops_listen=options.ops_listen,
+        leader_elect=options.leader_elect,
+        namespace=options.namespace,
+        kubeconfig=options.kubeconfig,
+    )
+
+
+if __name__ == "__main__":
+    main()

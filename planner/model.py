@@ -1,0 +1,245 @@
+"""What a plan is made from and what it says: frozen records, no Kubernetes JSON any more."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from mpslice.gpus import MAX_SLICES_PER_GPU, GpuUuid
+from mpslice.nodelayout import Slices
+from mpslice.slices import SliceSize
+
+GATE: Final = "mpslice.io/carve"
+
+
+class Cause(StrEnum):
+    """Why a node cannot hold a pod; a node counts once, at its first failure in this order."""
+
+    NOT_READY = "NotReady"
+    UNSCHEDULABLE = "Unschedulable"
+    NODE_NAME = "NodeName"
+    NODE_AFFINITY = "NodeAffinity"
+    TAINT = "Taint"
+    HOST_PORT = "HostPort"
+    CPU = "CPU"
+    MEMORY = "Memory"
+    EPHEMERAL_STORAGE = "EphemeralStorage"
+    PODS = "Pods"
+    EXTENDED_RESOURCE = "ExtendedResource"
+    POD_AFFINITY = "PodAffinity"
+    TOPOLOGY_SPREAD = "TopologySpread"
+    GPU_TOO_SMALL = "GPUTooSmall"
+    GPU_SLOTS = "GPUSlots"
+    GPU_MEMORY = "GPUMemory"
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One requirement of a node selector term; `operator` as Kubernetes writes it."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """All requirements of one nodeSelectorTerm; without any it matches nothing."""
+
+    labels: tuple[Expression, ...] = ()
+    fields: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A toleration; an empty key or effect stands for every one."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What a pod demands of a node's identity; hashable, so that its answer is memoised."""
+
+    node_selector: tuple[tuple[str, str], ...] = ()
+    affinity: tuple[NodeTerm, ...] | None = None  # None: no required node affinity at all
+    tolerations: tuple[Toleration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port that the pod takes on the node itself."""
+
+    port: int
+    protocol: str = "TCP"
+    ip: str = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """CPU in thousandths, memory and ephemeral storage in bytes, the rest by name."""
+
+    cpu_milli: int = 0
+    memory: int = 0
+    ephemeral: int = 0
+    extended: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SliceClaim:
+    """One container's slice. Claims of one `seat` share a slice one after the other.
+
+    A seat is a slice that the pod holds for its life: the kubelet gives what an init container had
+    to the containers after it (pkg/kubelet/cm/devicemanager, devicesToReuse).
+    """
+
+    container: str
+    size: SliceSize
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as far as planning goes. `created` is RFC 3339 in UTC, so that it sorts as text."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+    created: str = ""
+    priority: int = 0
+    node: str = ""
+    finished: bool = False
+    terminating: bool = False
+    gates: tuple[str, ...] = ()
+    claims: tuple[SliceClaim, ...] = ()
+    requests: Resources = field(default_factory=Resources)
+    ports: tuple[HostPort, ...] = ()
+    constraints: Constraints = field(default_factory=Constraints)
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def gated(self) -> bool:
+        """Whether our gate is on it."""
+        return GATE in self.gates
+
+    @property
+    def seats(self) -> tuple[SliceSize, ...]:
+        """The slices that the pod holds for its life, in the order of its seats."""
+        sizes = {claim.seat: claim.size for claim in self.claims}
+        return tuple(sizes[seat] for seat in sorted(sizes))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is the planner's turn: a slice pod with no node and nobody else's gate."""
+        return bool(
+            self.claims
+            and not self.node
+            and not self.finished
+            and not self.terminating
+            and all(gate == GATE for gate in self.gates)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A labelled node; `max_pods` and `allocatable` are of the whole node."""
+
+    name: str
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+    allocatable: Resources = field(default_factory=Resources)
+    max_pods: int = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU that may be carved; memory in gb.
+
+    `used` slices are never withdrawn; `free` ones exist or are being carved, and nobody has them.
+    """
+
+    uuid: GpuUuid
+    index: int
+    capacity: int
+    product: str = ""
+    used: Slices = field(default_factory=dict)
+    free: Slices = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A node with what is left of it once everything bound to it has been taken off."""
+
+    node: Node
+    gpus: tuple[Gpu, ...] = ()
+    idle: Resources = field(default_factory=Resources)
+    idle_pods: int = 110
+    ports: frozenset[HostPort] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason."""
+
+    nodes: tuple[NodeState, ...] = ()
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    max_slices_per_gpu: int = MAX_SLICES_PER_GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A pod and the node and GPUs meant for it; `gpus` by seat."""
+
+    pod: Pod
+    node: str
+    gpus: tuple[GpuUuid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no node can hold a pod now: how many nodes fail for which cause.
+
+    The counts add up to the number of labelled nodes. `hole` is the largest room for a slice among
+    the nodes that fail for GPUMemory: (gb, node, GPU index).
+    """
+
+    pod: Pod
+    causes: tuple[tuple[Cause, int], ...]
+    hole: tuple[int, str, int] | None = None
+
+    @property
+    def nodes(self) -> int:
+        return sum(count for _, count in self.causes)
+
+
+Layout = Mapping[GpuUuid, Slices]
+"""Which slices exist on each GPU of one node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Placements in planned order, refusals, and the new layouts of the nodes that change."""
+
+    placements: tuple[Placement, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    withdrawn: int = 0
