@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -106,9 +106,12 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 
 class FlagParser(argparse.ArgumentParser):
-    """An ArgumentParser whose flags can also be set in the environment; the command line wins."""
+    """An ArgumentParser whose flags can also be set in the environment; the command line wins.
 
-    def __init__(self, prog: str, description: str, **kwargs: Any) -> None:
+    Subcommands are FlagParsers too, and are parsed with it.
+    """
+
+    def __init__(self, prog: str, description: str = "", **kwargs: Any) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -127,7 +130,14 @@ class FlagParser(argparse.ArgumentParser):
         )
 
     def flag(
-        self, name: str, parse: Callable[[str], Any], default: str, help: str, metavar: str = ""
+        self,
+        name: str,
+        parse: Callable[[str], Any],
+        default: str,
+        help: str,
+        metavar: str = "",
+        *,
+        short: str = "",
     ) -> None:
         """Adds a flag; `default` is written as a user would write it, "" for none (None)."""
         variable = environment_name(name)
@@ -137,28 +147,42 @@ class FlagParser(argparse.ArgumentParser):
         if parse is boolean:
             shape = {"metavar": "true|false", "nargs": "?", "const": "true"}
         text = f"{help} ({shown}; ${variable})".replace("%", "%%")
-        self.add_argument(name, default=default, help=text, **shape)
+        names = (short, name) if short else (name,)
+        self.add_argument(*names, default=default, help=text, **shape)
 
     def parse(
         self, arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
     ) -> argparse.Namespace:
         """The flags with their values parsed; exits with 2 and one line for an unusable one."""
-        self.set_defaults(
-            **{
-                destination: environment[environment_name(name)]
-                for destination, (name, _) in self._parsers.items()
-                if environment_name(name) in environment
-            }
-        )
+        family = (self, *self._subcommands())
+        for parser in family:
+            parser._take_defaults(environment)
         namespace = self.parse_args(arguments)
+        for parser in family:
+            parser._convert(namespace)
+        return namespace
+
+    def _subcommands(self) -> Iterator["FlagParser"]:
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                yield from (p for p in action.choices.values() if isinstance(p, FlagParser))
+
+    def _take_defaults(self, environment: Mapping[str, str]) -> None:
+        for destination, (name, _) in self._parsers.items():
+            variable = environment_name(name)
+            if variable in environment:
+                self.set_defaults(**{destination: environment[variable]})
+
+    def _convert(self, namespace: argparse.Namespace) -> None:
         for destination, (name, parse) in self._parsers.items():
-            text = getattr(namespace, destination)
+            text = getattr(namespace, destination, None)
+            if not isinstance(text, str):
+                continue  # a flag of a subcommand that was not called
             try:
                 value = parse(text) if text != "" else None
             except ValueError as error:
                 self.error(f"{name}: {text!r} {error}")
             setattr(namespace, destination, value)
-        return namespace
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)

@@ -38,11 +38,11 @@ async def serve(settings: ServiceSettings) -> None:
         def not_ready() -> str:
             return "" if controller.synced else "the cluster has not been listed yet"
 
-        async with serve_ops(settings.ops_listen, metrics.registry, not_ready):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(controller.follow())
-                tasks.create_task(recorder.run())
-                tasks.create_task(_lead(kube, controller, settings))
+        ops = serve_ops(settings.ops_listen, metrics.registry, not_ready)
+        async with ops, asyncio.TaskGroup() as tasks:
+            tasks.create_task(controller.follow())
+            tasks.create_task(recorder.run())
+            tasks.create_task(_lead(kube, controller, settings))
 
 
 async def _lead(kube: Session, controller: Controller, settings: ServiceSettings) -> None:

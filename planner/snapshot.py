@@ -36,6 +36,10 @@ class _GpuCount:
     def used_gb(self) -> int:
         return sum(size * n for size, n in self.used.items())
 
+    @property
+    def uncarved_gb(self) -> int:
+        return self.capacity - self.used_gb - sum(size * n for size, n in self.free.items())
+
 
 def build_snapshot(
     nodes: Iterable[Node],
@@ -97,18 +101,26 @@ def _gpu_count(gpu: GpuStatus, wanted: Mapping[SliceSize, int] | None) -> _GpuCo
 def _settle_claims(gpus: list[_GpuCount], layout: NodeLayout | None, pods: Iterable[Pod]) -> None:
     """Gives the pods that are bound, but not seen to hold their slices yet, free ones of the size.
 
-    The kubelet takes them in allocation order, so the same order is used here.
+    The kubelet takes them in allocation order, so the same order is used here. Where none is free,
+    the memory counts as held on the tightest GPU that has it: a bound pod holds what it requests.
     """
     held = _held_by_pod(layout)
     for pod in pods:
         missing = Counter(pod.seats) - held.get(pod.key, Counter())
         for size, count in sorted(missing.items()):
             for _ in range(count):
-                gpu = _next_taken(gpus, size)
-                if gpu is None:
-                    break
-                gpu.free[size] -= 1
-                gpu.used[size] += 1
+                _hold(gpus, size)
+
+
+def _hold(gpus: Iterable[_GpuCount], size: SliceSize) -> None:
+    gpu = _next_taken(gpus, size)
+    if gpu is not None:
+        gpu.free[size] -= 1
+    else:
+        able = [gpu for gpu in gpus if gpu.uncarved_gb >= size]
+        gpu = min(able, key=lambda gpu: (gpu.uncarved_gb, gpu.index), default=None)
+    if gpu is not None:
+        gpu.used[size] += 1
 
 
 def _next_taken(gpus: Iterable[_GpuCount], size: SliceSize) -> _GpuCount | None:

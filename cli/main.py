@@ -1,0 +1,101 @@
+"""`kubectl mpslice`: the command line. Each command imports what it needs when it is called."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from mpslice import __version__
+from mpslice.errors import MpsliceError
+from mpslice.flags import FlagParser, choice, label, positive, user_id
+
+_PLACED, _SOME_NOT, _UNUSABLE = 0, 1, 2
+
+
+def parser() -> FlagParser:
+    """The commands and their flags."""
+    top = FlagParser("kubectl mpslice", "GPU memory slices for pods: what is, and what would be.")
+    top.add_version()
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    plan = commands.add_parser(
+        "plan",
+        help="decide offline what the cluster would do with the manifests given",
+        description=(
+            "Decides offline, from Nodes, NodeLayouts, Pods and workloads in manifests, which\n"
+            "pods admission refuses, which slices are carved and where each pod goes.\n\n"
+            "Exit status: 0 all pods are placed; 1 some are refused or not placed;\n"
+            "2 unusable input."
+        ),
+    )
+    plan.add_argument(
+        "-f",
+        "--filename",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="YAML or JSON file, folder, or - for standard input; may be given several times",
+    )
+    plan.flag("--output", choice("table", "json"), "table", "how to print the result", short="-o")
+    plan.flag("--mps-user", user_id, "1000", "the uid that the MPS servers serve")
+    plan.flag("--memory-unit", choice("GB", "GiB"), "GB", "what a gb is: 10^9 bytes or 2^30")
+    plan.flag("--max-slices-per-gpu", positive, "48", "at most so many slices on one GPU")
+    plan.flag(
+        "--node-label",
+        label,
+        "nos.nebuly.com/gpu-partitioning=mps",
+        "the label that hands a node's GPUs to mpslice",
+        "KEY=VALUE",
+    )
+    plan.set_defaults(run=_plan)
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; exits with the command's status."""
+    options = parser().parse(arguments)
+    try:
+        sys.exit(options.run(options))
+    except MpsliceError as error:
+        print(f"kubectl mpslice: {error}", file=sys.stderr)
+        sys.exit(_UNUSABLE)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; nothing is left to say, not even at exit
+        sys.exit(_UNUSABLE)
+
+
+def _plan(options: Namespace) -> int:
+    # Imported here, so that --help and version answer at once; none of it is a Kubernetes client.
+    from cli.offline import Options, run
+    from mpslice.gpus import MemoryUnit
+
+    outcome = run(
+        options.filename,
+        Options(
+            mps_user=options.mps_user,
+            unit=MemoryUnit[options.memory_unit],
+            max_slices_per_gpu=options.max_slices_per_gpu,
+            label=options.node_label,
+        ),
+    )
+    if options.output == "json":
+        from cli.report import report
+
+        print(json.dumps(report(outcome), indent=2))
+    else:
+        from rich.console import Console
+
+        from cli.render import render
+
+        render(outcome, Console(highlight=False))
+    return _SOME_NOT if outcome.rejected or outcome.unplaced else _PLACED
+
+
+def _version(_options: Namespace) -> int:
+    print(__version__)
+    return _PLACED
+
+
+if __name__ == "__main__":
+    main()

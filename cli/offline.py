@@ -1,0 +1,188 @@
+"""`kubectl mpslice plan`: the webhook's and the planner's own decisions over manifests.
+
+Nothing is decided here: input is gathered, admission and planning are called, answers collected.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from cli.cluster import (
+    Priorities,
+    check_pod,
+    labelled_layout,
+    layout_of,
+    node_of,
+    pod_of,
+    priorities,
+)
+from cli.manifests import Manifest, read_manifests
+from cli.workloads import KINDS, expand
+from mpslice.gpus import MemoryUnit
+from mpslice.nodelayout import NodeLayout
+from planner.explain import refusal_text
+from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.packing import plan
+from planner.snapshot import build_snapshot
+from webhook.offline import admit
+from webhook.settings import Settings
+
+Label = tuple[str, str]
+
+_READ = frozenset({"Node", "NodeLayout", "Pod", "PriorityClass", *KINDS})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags that mean the same as those of the programs."""
+
+    mps_user: int = 1000
+    unit: MemoryUnit = MemoryUnit.GB
+    max_slices_per_gpu: int = 48
+    label: Label = ("nos.nebuly.com/gpu-partitioning", "mps")
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A pod that was rejected or cannot be placed: a reason of a closed list, and a sentence."""
+
+    pod: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything that the command prints; seconds of reading and of planning."""
+
+    rejected: tuple[Complaint, ...]
+    warnings: tuple[Complaint, ...]
+    placed: tuple[Placement, ...]
+    unplaced: tuple[Complaint, ...]
+    plan: Plan
+    snapshot: Snapshot
+    read_seconds: float
+    plan_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    nodes: tuple[Node, ...]
+    layouts: dict[str, NodeLayout]
+    pods: tuple[Manifest, ...]
+    ranks: Priorities
+
+
+def run(files: Iterable[str], options: Options) -> Outcome:
+    """Reads and decides; raises UnusableInput."""
+    started = time.perf_counter()
+    given = _read(files, options)
+    rejected: list[Complaint] = []
+    warnings: list[Complaint] = []
+    pods = list(_admitted(given, options, rejected, warnings))
+    read = time.perf_counter()
+    snapshot = build_snapshot(
+        (node for node in given.nodes if _is_labelled(node, options.label)),
+        given.layouts,
+        pods,
+        max_slices_per_gpu=options.max_slices_per_gpu,
+    )
+    made = plan(snapshot, (pod for pod in pods if pod.is_pending))
+    planned = time.perf_counter()
+    return Outcome(
+        rejected=tuple(rejected),
+        warnings=tuple(warnings),
+        placed=made.placements,
+        unplaced=(
+            *(_unplaced(refusal, options.label) for refusal in made.refusals),
+            *(_gated(pod) for pod in pods if _waits_for_others(pod)),
+        ),
+        plan=made,
+        snapshot=snapshot,
+        read_seconds=read - started,
+        plan_seconds=planned - read,
+    )
+
+
+def _read(files: Iterable[str], options: Options) -> _Input:
+    by_kind: dict[str, list[Manifest]] = {}
+    for manifest in read_manifests(files):
+        by_kind.setdefault(manifest.kind, []).append(manifest)
+    _refuse_twice(by_kind)
+    _tell_skipped(by_kind)
+    nodes = [node_of(manifest) for manifest in by_kind.get("Node", ())]
+    layouts = {m.obj["metadata"]["name"]: layout_of(m) for m in by_kind.get("NodeLayout", ())}
+    for manifest, node in zip(by_kind.get("Node", ()), nodes, strict=True):
+        layout = layouts.get(node.name)
+        if _is_labelled(node, options.label) and (layout is None or layout.status is None):
+            layouts[node.name] = labelled_layout(manifest, node, options.unit)
+    workloads = [manifest for kind in sorted(KINDS) for manifest in by_kind.get(kind, ())]
+    for workload in workloads:
+        check_pod(workload, ("spec", "template", "spec"))
+    pods = by_kind.get("Pod", [])
+    for pod in pods:
+        check_pod(pod)
+    return _Input(
+        nodes=tuple(nodes),
+        layouts=layouts,
+        pods=(*pods, *expand(workloads, pods, nodes)),
+        ranks=priorities(by_kind.get("PriorityClass", ())),
+    )
+
+
+def _refuse_twice(by_kind: dict[str, list[Manifest]]) -> None:
+    for kind in _READ & by_kind.keys():
+        seen: set[str] = set()
+        for manifest in by_kind[kind]:
+            if manifest.name in seen:
+                raise manifest.complaint("is given twice; leave one of them out")
+            seen.add(manifest.name)
+
+
+def _tell_skipped(by_kind: dict[str, list[Manifest]]) -> None:
+    skipped = {kind: len(found) for kind, found in by_kind.items() if kind not in _READ}
+    if skipped:
+        text = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+        print(f"skipped, since they do not bear on slices: {text}", file=sys.stderr)
+
+
+def _is_labelled(node: Node, label: Label) -> bool:
+    return node.labels.get(label[0]) == label[1]
+
+
+def _admitted(
+    given: _Input, options: Options, rejected: list[Complaint], warnings: list[Complaint]
+) -> Iterator[Pod]:
+    """The pods as the API server would store them; those that it refuses are listed instead."""
+    settings = Settings(mps_user=options.mps_user)
+    for manifest in given.pods:
+        spec = manifest.obj["spec"]
+        if spec.get("nodeName") or (manifest.obj.get("status") or {}).get("phase"):
+            yield pod_of(manifest, given.ranks)
+            continue
+        answer = admit(manifest.obj, settings)
+        verdict = answer.verdict
+        key = manifest.key
+        warnings += [Complaint(key, "Warning", text) for text in verdict.warnings]
+        if verdict.allowed:
+            yield pod_of(replace(manifest, obj=dict(answer.pod)), given.ranks)
+        else:
+            rejected.append(Complaint(key, str(verdict.reason), verdict.message))
+
+
+def _unplaced(refusal: Refusal, label: Label) -> Complaint:
+    text = refusal_text(refusal, "=".join(label))
+    commonest = max(refusal.causes, key=lambda item: item[1], default=None)
+    reason = str(commonest[0]) if commonest else "SliceUnavailable"
+    return Complaint(refusal.pod.key, reason, text)
+
+
+def _waits_for_others(pod: Pod) -> bool:
+    others = any(gate != GATE for gate in pod.gates)
+    return bool(pod.claims) and not pod.node and not pod.finished and others
+
+
+def _gated(pod: Pod) -> Complaint:
+    others = ", ".join(gate for gate in pod.gates if gate != GATE)
+    return Complaint(pod.key, "Gated", f"waits for other scheduling gates: {others}")
