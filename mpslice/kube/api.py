@@ -96,7 +96,12 @@ class Kube(Protocol):
     ) -> Json: ...
 
     async def delete(
-        self, resource: Resource, name: str, *, namespace: str | None = None
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None: ...
 
 

@@ -1,0 +1,18 @@
+"""The chart as Helm renders it, for tests that need some of its objects."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parent.parent / "helm" / "mpslice"
+
+
+def render(helm: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The documents of `helm template` with the release's usual name and namespace."""
+    command = [str(helm), "template", "mpslice", str(CHART), "--namespace=mpslice-system"]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
