@@ -32,12 +32,17 @@ def preferred(
     `available`, and is shorter than `count` when there are too few.
     """
     forced = set(must_include)
-    rest = sorted((id for id in set(available) if id not in forced), key=lambda id: rank(id, rooms))
+    rest = sorted(
+        (device for device in set(available) if device not in forced),
+        key=lambda device: rank(device, rooms),
+    )
     return (*must_include, *rest)[: max(count, 0)]
 
 
-def rank(id: DeviceId, rooms: Mapping[GpuUuid, GpuRoom]) -> tuple[bool, int, int, str, int, int]:
+def rank(
+    device: DeviceId, rooms: Mapping[GpuUuid, GpuRoom]
+) -> tuple[bool, int, int, str, int, int]:
     """The sort key of a slice; the lowest is taken first."""
-    room = rooms.get(id.gpu)
+    room = rooms.get(device.gpu)
     known = room or GpuRoom(index=0, free_gb=0)
-    return (room is None, known.free_gb, known.index, id.gpu, id.size, id.ordinal)
+    return (room is None, known.free_gb, known.index, device.gpu, device.size, device.ordinal)

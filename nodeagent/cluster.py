@@ -1,0 +1,102 @@
+"""The agent's view of the cluster: its NodeLayout, its Node and the slice pods of its node.
+
+Three watches with field selectors; what arrives is projected at once and handed on as callbacks.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mpslice.errors import InvalidNodeLayout
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
+from mpslice.kube.reflector import Change, Reflector
+from mpslice.nodelayout import NodeLayout, parse_node_layout
+from nodeagent.holders import Pods
+from nodeagent.pods import PodFacts, project_pod
+from nodeagent.report import NodeFacts, project_node
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The NodeLayout as it was read; `problem` says why its spec cannot be."""
+
+    layout: NodeLayout
+    problem: str = ""
+
+
+def project_layout(obj: Json) -> Observed:
+    """A NodeLayout object. A status that cannot be read is ours to overwrite, so it counts as none;
+    of a spec that cannot be read only the object's identity is kept."""
+    try:
+        return Observed(parse_node_layout(obj))
+    except InvalidNodeLayout as error:
+        problem = str(error)
+    without_status = {"metadata": obj["metadata"], "spec": obj.get("spec")}
+    try:
+        return Observed(parse_node_layout(without_status))
+    except InvalidNodeLayout:
+        return Observed(parse_node_layout({"metadata": obj["metadata"]}), problem)
+
+
+class ClusterView:
+    """`synced` once everything has been listed; callbacks run on the event loop."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        node_name: str,
+        *,
+        on_layout: Callable[[], None],
+        on_node: Callable[[NodeFacts], None],
+        on_pod: Callable[[Change[PodFacts]], None],
+    ) -> None:
+        self._node_name = node_name
+        self._on_node = on_node
+        by_name = f"metadata.name={node_name}"
+        self._layouts: Reflector[Observed] = Reflector(
+            kube, NODE_LAYOUTS, project_layout, lambda _: on_layout(), field_selector=by_name
+        )
+        self._nodes: Reflector[NodeFacts] = Reflector(
+            kube, NODES, project_node, self._node_changed, field_selector=by_name
+        )
+        self._pods: Reflector[PodFacts] = Reflector(
+            kube, PODS, project_pod, on_pod, field_selector=f"spec.nodeName={node_name}"
+        )
+
+    def follow(self, tasks: asyncio.TaskGroup) -> None:
+        """Starts the three watches."""
+        for reflector in (self._layouts, self._nodes, self._pods):
+            tasks.create_task(reflector.run(), name=f"follow {reflector.resource.plural}")
+
+    async def synced(self) -> None:
+        """Returns once everything has been listed, however long the API server is away."""
+        for reflector in (self._layouts, self._nodes, self._pods):
+            await reflector.synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether everything has been listed once."""
+        return all(r.synced.is_set() for r in (self._layouts, self._nodes, self._pods))
+
+    def observed(self) -> Observed | None:
+        """The NodeLayout as it is now; None while there is none."""
+        return self._layouts.objects.get(self._node_name)
+
+    def wanted(self) -> NodeLayout | None:
+        """The NodeLayout to apply; raises InvalidNodeLayout for a spec that cannot be read."""
+        observed = self.observed()
+        if observed is not None and observed.problem:
+            raise InvalidNodeLayout(observed.problem)
+        return observed.layout if observed else None
+
+    def node(self) -> NodeFacts | None:
+        """The node as it is now; None when there is none."""
+        return self._nodes.objects.get(self._node_name)
+
+    def pods(self) -> Pods:
+        """The slice pods of the node, ended ones included."""
+        return Pods.of(self._pods.objects.values())
+
+    def _node_changed(self, change: Change[NodeFacts]) -> None:
+        if change.new is not None:
+            self._on_node(change.new)

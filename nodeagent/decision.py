@@ -1,0 +1,173 @@
+"""From the slices that stand and the layout that is wanted to the next thing to do. Pure.
+
+The executor acts on one decision and asks again, until there is nothing left to do: so a withdrawal
+that failed, a crash or a layout that changed meanwhile need no cases of their own.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
+from mpslice.nodelayout import LayoutSpec, Slices
+from mpslice.slices import SliceSize, size_label
+
+
+class Obstacle(StrEnum):
+    """Why a layout is not applied; the condition's reason."""
+
+    UNKNOWN_GPU = "UnknownGpu"
+    GPU_UNHEALTHY = "GpuUnhealthy"
+    TOO_LARGE = "TooLarge"
+    SLICE_IN_USE = "SliceInUse"
+    NO_ROOM = "NoRoom"
+    PODS_PENDING = "PodsPending"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A slice that stands; `kept` says why it may not be withdrawn now, though it is free."""
+
+    id: DeviceId
+    used: bool = False
+    kept: Obstacle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StandingGpu:
+    """A GPU with all its slices; capacity in gb."""
+
+    uuid: GpuUuid
+    capacity_gb: int
+    healthy: bool = True
+    slices: tuple[Standing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Something of the layout that cannot be done now, and why."""
+
+    obstacle: Obstacle
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do next: carve, or, when there is nothing to carve, withdraw.
+
+    Without either the layout is applied as far as it can be, and `blocked` says what is not.
+    """
+
+    carve: tuple[DeviceId, ...] = ()
+    withdraw: tuple[DeviceId, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        return not self.carve and not self.withdraw
+
+
+@dataclass(slots=True)
+class _GpuPlan:
+    carve: list[DeviceId] = field(default_factory=list)
+    withdraw: list[DeviceId] = field(default_factory=list)
+    blocked: list[Blocked] = field(default_factory=list)
+
+
+def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
+    """The next step towards `spec`.
+
+    A used slice is never withdrawn, no id is renumbered, a GPU is never carved beyond its capacity
+    or 48 slices, and a GPU that `spec` does not list is left as it is (unless it says `release`).
+    """
+    wanted = {gpu.uuid: gpu.slices for gpu in spec.gpus}
+    known = {gpu.uuid for gpu in gpus}
+    if spec.release:
+        wanted = {uuid: {} for uuid in known}
+    plans = [_decide_gpu(gpu, wanted[gpu.uuid]) for gpu in gpus if gpu.uuid in wanted]
+    unknown = [
+        Blocked(Obstacle.UNKNOWN_GPU, f"{uuid} is no GPU of this node")
+        for uuid in wanted
+        if uuid not in known
+    ]
+    carve = tuple(device for plan in plans for device in plan.carve)
+    return Decision(
+        carve=carve,
+        withdraw=() if carve else tuple(device for plan in plans for device in plan.withdraw),
+        blocked=(*unknown, *(blocked for plan in plans for blocked in plan.blocked)),
+    )
+
+
+def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
+    plan = _GpuPlan()
+    refusal = _refusal(gpu, wanted)
+    if refusal is not None:
+        plan.blocked.append(refusal)
+        return plan
+    for size in sorted({s.id.size for s in gpu.slices}):
+        _withdraw(gpu, size, wanted.get(size, 0), plan)
+    _carve(gpu, wanted, plan)
+    return plan
+
+
+def _refusal(gpu: StandingGpu, wanted: Slices) -> Blocked | None:
+    total = sum(size * count for size, count in wanted.items())
+    count = sum(wanted.values())
+    if total > gpu.capacity_gb:
+        message = f"{gpu.uuid}: {total} gb of slices do not fit into its {gpu.capacity_gb} gb"
+        return Blocked(Obstacle.TOO_LARGE, message)
+    if count > MAX_SLICES_PER_GPU:
+        message = f"{gpu.uuid}: {count} slices, and MPS serves {MAX_SLICES_PER_GPU} clients"
+        return Blocked(Obstacle.TOO_LARGE, message)
+    missing = Counter(wanted) - Counter(s.id.size for s in gpu.slices)
+    if missing and not gpu.healthy:
+        message = f"{gpu.uuid} is unhealthy: nothing is carved there"
+        return Blocked(Obstacle.GPU_UNHEALTHY, message)
+    return None
+
+
+def _withdraw(gpu: StandingGpu, size: SliceSize, wanted: int, plan: _GpuPlan) -> None:
+    standing = [s for s in gpu.slices if s.id.size == size]
+    surplus = len(standing) - wanted
+    # Low ordinals stay: they are what the kubelet is told to prefer.
+    free = sorted((s.id for s in standing if not s.used and s.kept is None), key=_ordinal)
+    going = free[max(0, len(free) - surplus) :] if surplus > 0 else []
+    plan.withdraw += going
+    if surplus > len(going):
+        plan.blocked.append(_stuck(gpu, size, surplus - len(going), standing))
+
+
+def _stuck(gpu: StandingGpu, size: SliceSize, count: int, standing: Iterable[Standing]) -> Blocked:
+    kept = next((s.kept for s in standing if s.kept is not None), None)
+    what = f"{count} of {size_label(size)} on {gpu.uuid}"
+    if kept is Obstacle.PODS_PENDING:
+        return Blocked(kept, f"{what}: pods that need the size are on their way")
+    return Blocked(Obstacle.SLICE_IN_USE, f"{what} should go and is in use")
+
+
+def _carve(gpu: StandingGpu, wanted: Slices, plan: _GpuPlan) -> None:
+    room = gpu.capacity_gb - sum(s.id.size for s in gpu.slices)
+    places = MAX_SLICES_PER_GPU - len(gpu.slices)
+    taken = {s.id for s in gpu.slices}
+    for size in sorted(wanted, reverse=True):
+        missing = wanted[size] - sum(1 for s in gpu.slices if s.id.size == size)
+        new = _free_ids(gpu.uuid, size, max(0, min(missing, room // size, places)), taken)
+        plan.carve += new
+        room -= size * len(new)
+        places -= len(new)
+        if missing > len(new) and not plan.withdraw:
+            what = f"{missing - len(new)} of {size_label(size)} on {gpu.uuid}"
+            plan.blocked.append(Blocked(Obstacle.NO_ROOM, f"{what} do not fit beside what stands"))
+
+
+def _free_ids(
+    uuid: GpuUuid, size: SliceSize, count: int, taken: Iterable[DeviceId]
+) -> list[DeviceId]:
+    used = {device.ordinal for device in taken if device.size == size}
+    ordinals = (n for n in range(count + len(used)) if n not in used)
+    return [DeviceId(uuid, size, next(ordinals)) for _ in range(count)]
+
+
+def _ordinal(device: DeviceId) -> int:
+    return device.ordinal

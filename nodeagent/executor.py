@@ -1,0 +1,151 @@
+"""Brings the slices that stand to the layout that is wanted, and reports how far it got.
+
+It asks `decision.decide`, does that one thing, and asks again; what others see of it is written
+only once the kubelet knows it: the node's status first, then the NodeLayout's, on which pods go.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+
+from mpslice.gpus import DeviceId
+from mpslice.kube.errors import KubeError
+from mpslice.nodelayout import Condition, NodeLayout
+from nodeagent.cluster import Observed
+from nodeagent.decision import Decision, Obstacle, decide
+from nodeagent.inventory import Inventory
+from nodeagent.knowledge import KNOWN_SECONDS, KubeletKnowledge
+from nodeagent.kubelet import KubeletLink
+from nodeagent.ledger import Ledger
+from nodeagent.metrics import Metrics
+from nodeagent.publisher import Publisher
+from nodeagent.report import applied, not_applied, ready, released, standing_gpus
+from nodeagent.service import make_directories
+from nodeagent.settings import Settings
+from nodeagent.withdrawal import Withdrawal
+
+RETRY_PENDING_SECONDS: Final = 1.0
+"""When a withdrawal that waited in vain for pods to arrive is tried again."""
+
+log = logging.getLogger(__name__)
+
+Wanted = Callable[[], NodeLayout | None]
+"""The newest NodeLayout; it may raise InvalidNodeLayout."""
+
+
+@dataclass(slots=True)
+class Executor:
+    """One `converge` at a time."""
+
+    settings: Settings
+    inventory: Inventory
+    ledger: Ledger
+    link: KubeletLink
+    knowledge: KubeletKnowledge
+    publisher: Publisher
+    withdrawal: Withdrawal
+    metrics: Metrics
+    tasks: asyncio.TaskGroup
+    _confirmed: tuple[int, int] = field(default=(-1, -1), init=False)
+
+    async def converge(self, wanted: Wanted) -> float | None:
+        """Does what is left to do; returns the seconds after which to try again, None for never.
+
+        Raises KubeError or KubeletUnavailable; whatever was done until then stands and is true.
+        """
+        kept: dict[DeviceId, Obstacle] = {}
+        while True:
+            layout = wanted()
+            if layout is None:
+                await self._keep_serving()
+                return None
+            decision = self._decide(layout, kept)
+            if decision.carve:
+                await self._carve(decision.carve)
+            elif decision.withdraw:
+                kept |= await self._withdraw(decision.withdraw, layout.generation, wanted)
+                continue
+            await self._confirm()
+            after = self._decide(layout, kept)
+            await self._publish(layout, after)
+            if after.settled:
+                pending = any(b.obstacle is Obstacle.PODS_PENDING for b in after.blocked)
+                return RETRY_PENDING_SECONDS if pending else None
+
+    async def _keep_serving(self) -> None:
+        """Without a NodeLayout what stands stays bindable."""
+        await self._confirm()
+        await self.publisher.write_node()
+
+    def _decide(self, layout: NodeLayout, kept: Mapping[DeviceId, Obstacle]) -> Decision:
+        standing = standing_gpus(self.inventory, self.ledger.holders, kept, self.settings)
+        return decide(standing, layout.spec)
+
+    async def _carve(self, ids: Sequence[DeviceId]) -> None:
+        pipes = {self.settings.pipe_directory(device.gpu) for device in ids}
+        await asyncio.to_thread(make_directories, self.settings, *pipes)
+        self.inventory.add(ids)
+        self.metrics.carved(len(ids))
+
+    async def _withdraw(
+        self, ids: Sequence[DeviceId], generation: int, wanted: Wanted
+    ) -> dict[DeviceId, Obstacle]:
+        def superseded() -> bool:
+            newest = wanted()
+            return newest is None or newest.generation != generation
+
+        kept = await self.withdrawal.withdraw(ids, superseded)
+        self.metrics.withdrawn(len(ids) - len(kept), len(kept))
+        return kept
+
+    async def _confirm(self) -> None:
+        """Sees to it that the kubelet knows every slice; only then is it counted anywhere."""
+        sizes = self.inventory.sizes
+        self.link.serve(sizes, self.tasks)
+        await self.link.until_live(sizes, KNOWN_SECONDS)
+        state = (self.inventory.changed.count, self.link.changed.count)
+        if state == self._confirmed and not self.publisher.node_differs():
+            return
+        offered = [device for device in self.inventory.slices if self.inventory.is_offered(device)]
+        if offered:
+            await self.knowledge.until_known(offered)
+        self.inventory.confirm(offered)
+        self._confirmed = state
+
+    async def _publish(self, layout: NodeLayout, decision: Decision) -> None:
+        started = perf_counter()
+        release = layout.spec.release and not self.inventory.slices
+        await self.publisher.write_node(release=release)
+        observed = layout.generation
+        if not decision.settled:  # more is to come: nothing half applied is acknowledged
+            observed = layout.status.observed_generation if layout.status else 0
+        conditions = [ready(), self._applied(decision)]
+        if layout.spec.release:
+            conditions.append(released(self.inventory))
+        await self.publisher.write_layout(layout, observed, conditions)
+        self.metrics.published(perf_counter() - started)
+
+    def _applied(self, decision: Decision) -> Condition:
+        if not decision.settled:
+            return not_applied("Applying", "slices are being withdrawn")
+        return applied(decision.blocked)
+
+    async def report_trouble(self, observed: Observed | None, reason: str, message: str) -> None:
+        """Says in the NodeLayout that the node is not served now; as far as it can be written."""
+        if observed is None:
+            return
+        layout = observed.layout
+        generation = layout.status.observed_generation if layout.status else 0
+        conditions = [ready(reason, message), not_applied(reason, message)]
+        try:
+            await self.publisher.write_layout(layout, generation, conditions)
+        except KubeError as error:
+            log.info("trouble could not be reported", extra={"error": str(error)})
+
+    async def report_invalid(self, layout: NodeLayout, message: str) -> None:
+        """Acknowledges a spec that cannot be read, and leaves everything as it is."""
+        conditions = [ready(), not_applied("InvalidLayout", message)]
+        await self.publisher.write_layout(layout, layout.generation, conditions)

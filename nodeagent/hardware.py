@@ -1,0 +1,53 @@
+"""The two seams to the hardware, `Gpus` and `MpsControl`, and what crosses them.
+
+Everything else in the agent sees a GPU as the frozen record below, whoever it came from.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from mpslice.gpus import GpuUuid
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of the node; memory in MiB, `index` as the driver counts them.
+
+    `reason` says in one CamelCase word why it is not healthy, None when it is.
+    """
+
+    uuid: GpuUuid
+    index: int
+    product: str
+    memory_mib: int
+    reserved_mib: int
+    compute_capability: str
+    reason: str | None = None
+
+    @property
+    def healthy(self) -> bool:
+        return self.reason is None
+
+
+GpusChanged = Callable[[Sequence[Gpu]], None]
+
+
+class Gpus(Protocol):
+    """The GPUs of this node."""
+
+    def read(self) -> Sequence[Gpu]:
+        """All GPUs as known now, by index; a lost one stays, with its reason. Does not block."""
+        ...
+
+    async def follow(self, on_change: GpusChanged) -> NoReturn:
+        """Calls `on_change` with all of them whenever one changes, until cancelled."""
+        ...
+
+
+class MpsControl(Protocol):
+    """The MPS daemons of this node, one a GPU."""
+
+    async def wait_ready(self, gpu: GpuUuid) -> None:
+        """Returns once the GPU's daemon serves with its limits read back; the caller's deadline."""
+        ...

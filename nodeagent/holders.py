@@ -1,0 +1,112 @@
+"""Who holds which slice, out of evidence that is each incomplete on its own. Pure.
+
+PodResources leaves out init containers and pods during admission; the kubelet's checkpoint keeps
+pods that have ended; our own record of Allocates knows no pods. Pods as the API has them decide.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+
+from mpslice.gpus import DeviceId
+from nodeagent.pods import PodFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One source says that a container holds a slice; `uid` or `pod` (namespace/name) is known."""
+
+    id: DeviceId
+    container: str
+    pod: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a slice; all empty while the kubelet has not yet said for whom it asked."""
+
+    pod: str = ""
+    container: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the kubelet said last: PodResources' List and its checkpoint."""
+
+    listed: tuple[Claim, ...] = ()
+    checkpointed: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The slice pods of this node."""
+
+    by_key: Mapping[str, PodFacts] = field(default_factory=dict)
+    by_uid: Mapping[str, PodFacts] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pods: Iterable[PodFacts]) -> "Pods":
+        pods = tuple(pods)
+        return cls({pod.key: pod for pod in pods}, {pod.uid: pod for pod in pods})
+
+    def live(self, uid: str) -> PodFacts | None:
+        pod = self.by_uid.get(uid)
+        return pod if pod is not None and not pod.ended else None
+
+
+def with_uids(listed: Iterable[Claim], pods: Pods) -> tuple[Claim, ...]:
+    """PodResources knows names only; a claim keeps the uid that the name had when it was read.
+
+    So the end of that pod ends the claim, even when another pod of its name has come since.
+    """
+    return tuple(Claim(c.id, c.container, c.pod, c.uid or _uid_of(c.pod, pods)) for c in listed)
+
+
+def explained(evidence: Evidence, pods: Pods) -> dict[DeviceId, Holder]:
+    """What the kubelet's own evidence says, for pods that have not ended.
+
+    A listed pod that the API does not know is believed (the kubelet lists active pods only); one
+    that only the checkpoint knows is not (it is written before the kubelet forgets a pod).
+    """
+    holders: dict[DeviceId, Holder] = {}
+    for claim in evidence.checkpointed:
+        pod = pods.live(claim.uid)
+        if pod is not None:
+            holders[claim.id] = Holder(pod.key, claim.container, pod.uid)
+    for claim in evidence.listed:
+        if not claim.uid or pods.live(claim.uid) is not None:
+            holders[claim.id] = Holder(claim.pod, claim.container, claim.uid)
+    return holders
+
+
+def resolve(
+    evidence: Evidence,
+    remembered: Mapping[DeviceId, Holder],
+    unexplained: Set[DeviceId],
+    pods: Pods,
+) -> dict[DeviceId, Holder]:
+    """Every slice that is held.
+
+    `remembered` are earlier results (and, after a restart, the NodeLayout's): they hold on while
+    their pod lives and is not shown with another slice instead. `unexplained` are Allocates that
+    no source has shown a pod for.
+    """
+    holders = explained(evidence, pods)
+    shown = {(h.uid, h.container, device.size) for device, h in holders.items() if h.uid}
+    for device, holder in remembered.items():
+        uid = holder.uid or _uid_of(holder.pod, pods)
+        if (
+            device not in holders
+            and pods.live(uid)
+            and (uid, holder.container, device.size) not in shown
+        ):
+            holders[device] = Holder(holder.pod, holder.container, uid)
+    for device in unexplained:
+        holders.setdefault(device, Holder())
+    return holders
+
+
+def _uid_of(key: str, pods: Pods) -> str:
+    pod = pods.by_key.get(key)
+    return pod.uid if pod else ""

@@ -1,0 +1,184 @@
+"""Keeps the plugin of every size registered with the kubelet, whatever becomes of the kubelet.
+
+Registering milliseconds after kubelet.sock is made anew decides whether the pods that are admitted
+again survive (kubelet/cm/devicemanager/manager.go, "no healthy devices present").
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket as socket_module
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+import grpc
+
+from mpslice.kube.reflector import Backoff
+from mpslice.slices import SliceSize, resource_name
+from nodeagent.errors import KubeletUnavailable
+from nodeagent.inotify import DirectoryWatch
+from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
+from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import RegistrationStub
+from nodeagent.plugin import OPTIONS, Endpoint
+from nodeagent.podresources import CHANNEL_OPTIONS
+from nodeagent.pulse import Pulse
+from nodeagent.service import SliceService
+
+if TYPE_CHECKING:
+    from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import RegistrationAsyncStub
+
+_REGISTER: Final = 12.0  # seconds; the kubelet dials back for up to 10 s inside the call
+_STREAM: Final = 5.0  # seconds from a registration to its ListAndWatch
+_AGAIN: Final = 0.002  # seconds until the second try: a kubelet binds its socket before it listens
+_LONGEST_AGAIN: Final = 5.0
+_REFUSAL: Final = 0.1
+
+_PREFIX: Final = "mpslice-"
+CHECKPOINT: Final = "kubelet_internal_checkpoint"
+
+_API_VERSION: Final = "v1beta1"
+
+log = logging.getLogger(__name__)
+
+
+class KubeletLink:
+    """Serves and registers each size that it was given; `changed` beats when `live` may differ.
+
+    A context manager: the directory is watched from its making on, so that no kubelet is missed.
+    """
+
+    def __init__(self, socket: Path, service: SliceService) -> None:
+        self.changed = Pulse()
+        self.registrations = 0
+        self._socket = socket
+        self._service = service
+        self._watch = DirectoryWatch(socket.parent)
+        self._kubelets = Pulse()  # beats for each new kubelet.sock
+        self._live: set[SliceSize] = set()
+        self._keepers: dict[SliceSize, asyncio.Task[NoReturn]] = {}
+        # A name of its own per process and server: one that ends unlinks its path, whoever's it is.
+        self._names = (f"{_PREFIX}{secrets.token_hex(4)}-{number}.sock" for number in count())
+
+    def __enter__(self) -> "KubeletLink":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._watch.close()
+
+    def live(self, sizes: frozenset[SliceSize]) -> bool:
+        """Whether the kubelet listens to the plugin of each of these."""
+        return sizes <= self._live
+
+    def serve(self, sizes: frozenset[SliceSize], tasks: asyncio.TaskGroup) -> None:
+        """Serves these too from now on, each in a task of its own; returns at once."""
+        for size in sizes - self._keepers.keys():
+            self._keepers[size] = tasks.create_task(self._keep(size), name=resource_name(size))
+
+    async def stop(self) -> None:
+        """Ends every endpoint in order; the kubelet then offers none of the slices."""
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+
+    async def until_live(self, sizes: frozenset[SliceSize], seconds: float) -> None:
+        """Waits until `live`; raises KubeletUnavailable after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.live(sizes):
+                    await self.changed.after(self.changed.count)
+        except TimeoutError as error:
+            missing = ", ".join(resource_name(size) for size in sorted(sizes - self._live))
+            raise KubeletUnavailable(f"the kubelet does not listen to {missing}") from error
+
+    async def follow(self, on_checkpoint: Callable[[], None]) -> NoReturn:
+        """Looks out for a new kubelet and for its checkpoint, until cancelled."""
+        while True:
+            names = await self._watch.next()
+            if names.makes(self._socket.name):
+                log.info("a kubelet has started", extra={"socket": str(self._socket)})
+                self._kubelets.beat()
+            if names.touches(CHECKPOINT):
+                on_checkpoint()
+
+    async def _keep(self, size: SliceSize) -> NoReturn:
+        backoff = Backoff(first=_AGAIN, longest=_LONGEST_AGAIN)
+        while True:
+            seen = self._kubelets.count
+            if not self._socket.exists():
+                await self._kubelets.after(seen)
+                continue
+            # Sockets older than the kubelet's own are gone, so a new kubelet needs a new endpoint.
+            newer = asyncio.ensure_future(self._kubelets.after(seen))
+            life = asyncio.ensure_future(self._serve_one(size, backoff))
+            try:
+                await asyncio.wait((newer, life), return_when=asyncio.FIRST_COMPLETED)
+                failure = life.exception() if life.done() else None
+            finally:
+                newer.cancel()
+                life.cancel()
+                self._put_live(size, live=False)
+            if isinstance(failure, KubeletUnavailable | OSError):
+                log.info(
+                    "not registered with the kubelet",
+                    extra={"resource": resource_name(size), "error": str(failure)},
+                )
+                await self._kubelets.within(seen, backoff.delay())
+            elif failure is not None:
+                raise failure
+
+    async def _serve_one(self, size: SliceSize, backoff: Backoff) -> None:
+        """One endpoint from its registration to the end of its stream."""
+        endpoint = Endpoint(size, self._socket.parent / next(self._names), self._service)
+        try:
+            await endpoint.start()
+            await self._register(endpoint)
+            try:
+                async with asyncio.timeout(_STREAM):
+                    await endpoint.streaming.wait()
+            except TimeoutError as error:
+                raise KubeletUnavailable("registered, and the kubelet does not listen") from error
+            backoff.reset()
+            self._put_live(size, live=True)
+            await endpoint.ended.wait()
+        finally:
+            await endpoint.stop()
+
+    async def _register(self, endpoint: Endpoint) -> None:
+        request = api.RegisterRequest(
+            version=_API_VERSION,
+            endpoint=endpoint.socket.name,
+            resource_name=resource_name(endpoint.size),
+            options=OPTIONS,
+        )
+        channel = grpc.aio.insecure_channel(f"unix:{self._socket}", CHANNEL_OPTIONS)
+        try:
+            stub = cast("RegistrationAsyncStub", RegistrationStub(channel))
+            await stub.Register(request, timeout=_REGISTER)
+        except grpc.aio.AioRpcError as error:
+            raise KubeletUnavailable(f"{self._socket}: {error.details()}") from error
+        finally:
+            await channel.close()
+        self.registrations += 1
+
+    def _put_live(self, size: SliceSize, *, live: bool) -> None:
+        if live:
+            self._live.add(size)
+        else:
+            self._live.discard(size)
+        self.changed.beat()
+
+
+def remove_left_sockets(directory: Path) -> None:
+    """Takes away the sockets of agents that were killed: those that nobody listens on. Blocks."""
+    for path in directory.glob(f"{_PREFIX}*.sock"):
+        with socket_module.socket(socket_module.AF_UNIX) as client:
+            client.settimeout(_REFUSAL)
+            try:
+                client.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue  # alive and busy, or gone already

@@ -1,0 +1,136 @@
+"""Keeps track of who holds which slice as the kubelet allocates and pods end.
+
+The decision is `holders.resolve`; here stands when the evidence is read again: when the kubelet
+has written its checkpoint, and at short intervals while an Allocate of ours is not yet explained.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+from types import MappingProxyType
+from typing import Final, NoReturn, Protocol
+
+from mpslice.gpus import DeviceId
+from mpslice.kube.reflector import Backoff
+from nodeagent.checkpoint import read_checkpoint
+from nodeagent.errors import KubeletUnavailable
+from nodeagent.holders import Claim, Evidence, Holder, Pods, explained, resolve, with_uids
+from nodeagent.pods import PodFacts
+from nodeagent.pulse import Pulse
+
+FORGOTTEN_SECONDS: Final = 30.0
+"""An Allocate that no evidence explains for so long was for a pod that failed its admission."""
+
+_FIRST_LOOK: Final = 0.005
+_LONGEST_LOOK: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Lister(Protocol):
+    """What the ledger needs of PodResources."""
+
+    async def list(self) -> tuple[Claim, ...]: ...
+
+
+class Ledger:
+    """`holders` is every slice that is held, as far as is known now; `changed` beats with it."""
+
+    def __init__(self, pod_resources: Lister, checkpoint: Path, pods: Callable[[], Pods]) -> None:
+        self._pod_resources = pod_resources
+        self._checkpoint = checkpoint
+        self._pods = pods
+        self._evidence = Evidence()
+        self._holders: dict[DeviceId, Holder] = {}
+        self._allocated: dict[DeviceId, float] = {}
+        self._stale = Pulse()
+        self.changed = Pulse()
+        self.known = asyncio.Event()  # set once all evidence has been read
+        self.holders: Mapping[DeviceId, Holder] = MappingProxyType(self._holders)
+
+    @property
+    def unexplained(self) -> frozenset[DeviceId]:
+        """Allocates of ours that the kubelet has not yet shown a pod for."""
+        return frozenset(self._allocated)
+
+    def shows(self, pod: PodFacts) -> bool:
+        """Whether the kubelet has shown a slice for each container of the pod that needs one."""
+        claims = (*self._evidence.listed, *self._evidence.checkpointed)
+        shown = {(c.container, c.id.size) for c in claims if c.uid == pod.uid}
+        return all((need.container, need.size) in shown for need in pod.needs)
+
+    def allocated(self, ids: Iterable[DeviceId]) -> None:
+        """The kubelet was just given these; they are held from now on."""
+        now = monotonic()
+        for device in ids:
+            self._allocated[device] = now
+            self._holders[device] = self._holders.get(device, Holder())
+        self._stale.beat()
+
+    def remember(self, holders: Mapping[DeviceId, Holder]) -> None:
+        """What an earlier process knew; it holds while those pods live."""
+        for device, holder in holders.items():
+            self._holders.setdefault(device, holder)
+
+    def checkpoint_written(self) -> None:
+        """The kubelet wrote its checkpoint: the evidence is to be read again."""
+        self._stale.beat()
+
+    def pods_changed(self) -> None:
+        """A pod came, went or ended: judges the evidence anew."""
+        self._resolve()
+        if not all(claim.uid for claim in self._evidence.listed):
+            self._stale.beat()  # a listed pod that the API does not know (any more)
+
+    def _resolve(self) -> None:
+        pods = self._pods()
+        listed = with_uids(self._evidence.listed, pods)
+        self._evidence = Evidence(listed, self._evidence.checkpointed)
+        known = explained(self._evidence, pods)
+        for device in [device for device in self._allocated if device in known]:
+            del self._allocated[device]
+        remembered = {device: h for device, h in self._holders.items() if h.pod}
+        holders = resolve(self._evidence, remembered, self._allocated.keys(), pods)
+        if holders != self._holders:
+            self._holders.clear()
+            self._holders.update(holders)
+            self.changed.beat()
+
+    async def refresh(self) -> None:
+        """Reads all evidence and judges it; raises KubeletUnavailable."""
+        started = monotonic()
+        listed = await self._pod_resources.list()
+        checkpoint = await asyncio.to_thread(read_checkpoint, self._checkpoint)
+        self._evidence = Evidence(listed, checkpoint.claims)
+        self._resolve()
+        self._forget(started)
+        self.known.set()
+
+    def _forget(self, now: float) -> None:
+        old = [device for device, at in self._allocated.items() if now - at > FORGOTTEN_SECONDS]
+        for device in old:
+            log.warning(
+                "an Allocate was never followed by a container", extra={"slice": str(device)}
+            )
+            del self._allocated[device]
+        if old:
+            self._resolve()
+
+    async def run(self) -> NoReturn:
+        """Keeps the record true until cancelled."""
+        backoff = Backoff(first=_FIRST_LOOK, longest=_LONGEST_LOOK)
+        while True:
+            seen = self._stale.count
+            try:
+                await self.refresh()
+            except KubeletUnavailable as error:
+                log.info("who holds which slice is not known for now", extra={"error": str(error)})
+                await self._stale.within(seen, backoff.longest)
+                continue
+            if not self._allocated:
+                await self._stale.after(seen)
+                backoff.reset()
+            elif await self._stale.within(seen, backoff.delay()):
+                backoff.reset()

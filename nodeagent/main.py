@@ -1,0 +1,148 @@
+"""The executable `mpslice-nodeagent`: flags, one line for what cannot work, and the signals.
+
+Everything heavy is imported after the flags are parsed, so that `--help` answers at once.
+"""
+
+import argparse
+import asyncio
+import importlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mpslice import flags
+from mpslice.errors import MpsliceError
+from mpslice.gpus import MemoryUnit
+from mpslice.logs import set_up_logging
+from nodeagent.errors import NoGpuSupport
+from nodeagent.settings import Compute, Settings
+
+PROGRAM = "mpslice-nodeagent"
+
+
+def parser() -> flags.FlagParser:
+    """The flags of DESIGN.md, section 10."""
+    parser = flags.FlagParser(
+        PROGRAM, "Makes the GPU slices of this node's NodeLayout exist for its kubelet."
+    )
+    parser.add_version()
+    parser.flag("--node-name", str, "", "this node's name in the cluster; required")
+    parser.flag("--kubeconfig", str, "", "credentials outside a cluster", "FILE")
+    parser.flag(
+        "--device-plugin-dir",
+        Path,
+        "/var/lib/kubelet/device-plugins",
+        "the kubelet's device plugin directory",
+    )
+    parser.flag(
+        "--pod-resources-socket",
+        Path,
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+        "the kubelet's PodResources socket",
+    )
+    parser.flag(
+        "--simulated-gpus", Path, "", "GPUs out of this YAML file instead of the driver's", "FILE"
+    )
+    parser.flag("--mps-root", Path, "/run/mpslice", "where the MPS daemons' directories are", "DIR")
+    parser.flag("--mps-user", flags.user_id, "1000", "the uid that the MPS servers serve", "UID")
+    parser.flag(
+        "--host-ipc",
+        flags.boolean,
+        "true",
+        "slice pods have hostIPC; otherwise a private /dev/shm is mounted",
+    )
+    units = [unit.name for unit in MemoryUnit]
+    parser.flag("--memory-unit", flags.choice(*units), "GB", "what a gb is: GB or GiB")
+    parser.flag(
+        "--reserved-memory", flags.mebibytes, "256Mi", "kept back for MPS on each GPU", "QUANTITY"
+    )
+    parser.flag(
+        "--compute",
+        flags.choice(*Compute),
+        "shared",
+        "shared: slices share compute equally; proportional: capped at their share of memory",
+    )
+    parser.flag(
+        "--ops-listen",
+        flags.address,
+        "0.0.0.0:8081",
+        'serves /healthz, /readyz and /metrics; "" for none',
+        "HOST:PORT",
+    )
+    parser.flag(
+        "--log-level", flags.choice("debug", "info", "warning", "error"), "info", "what is logged"
+    )
+    return parser
+
+
+def settings_of(values: argparse.Namespace) -> Settings:
+    """The settings that the flags stand for."""
+    return Settings(
+        node_name=values.node_name,
+        device_plugin_dir=values.device_plugin_dir,
+        pod_resources_socket=values.pod_resources_socket,
+        mps_root=values.mps_root,
+        ops_listen=values.ops_listen,
+        kubeconfig=values.kubeconfig,
+        simulated_gpus=values.simulated_gpus,
+        mps_user=values.mps_user,
+        host_ipc=values.host_ipc,
+        memory_unit=MemoryUnit[values.memory_unit],
+        reserved_memory_mib=values.reserved_memory,
+        compute=Compute(values.compute),
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Runs the agent until SIGTERM or SIGINT; raises MpsliceErrors, alone or in groups."""
+    settings.check()
+    if settings.simulated_gpus is None:
+        raise NoGpuSupport(
+            "reaching GPUs through the driver (NVML and MPS) is not part of this version; "
+            "give --simulated-gpus FILE"
+        )
+    from nodeagent.agent import Agent, ClosableKube
+    from nodeagent.simulation import SimulatedGpus, SimulatedMps
+
+    async def connect() -> ClosableKube:
+        # 0.4 s of imports, after the kubelet was served and in a thread, so that it stays served.
+        await asyncio.to_thread(importlib.import_module, "mpslice.kube.session")
+        from mpslice.kube.session import Session
+
+        return await Session.connect("nodeagent", settings.kubeconfig)
+
+    agent = Agent(settings, SimulatedGpus(settings.simulated_gpus), SimulatedMps())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop.set)
+    await agent.run(connect)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; the exit status."""
+    flag_parser = parser()
+    values = flag_parser.parse(arguments)
+    if not values.node_name:
+        flag_parser.error("--node-name: is required")
+    set_up_logging(values.log_level)
+    problems: list[str] = []
+    try:
+        asyncio.run(run(settings_of(values)))
+    except* MpsliceError as group:
+        problems += dict.fromkeys(str(error) for error in _leaves(group))
+    for problem in problems:
+        sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    return 1 if problems else 0
+
+
+def _leaves(group: BaseExceptionGroup[MpsliceError]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

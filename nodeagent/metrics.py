@@ -1,0 +1,114 @@
+"""The agent's Prometheus metrics, in a registry of its own; gauges are read when asked for."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from mpslice.nodelayout import GpuStatus
+from mpslice.slices import size_label
+
+_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """What happened since the start, and, through `watch`, what stands now."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._registry = CollectorRegistry()
+        self._carved = self._counter("slices_carved", "Slices made")
+        self._withdrawn = self._counter("slices_withdrawn", "Slices taken away")
+        self._given_up = self._counter("withdrawals_given_up", "Slices that had to stay after all")
+        self._refused = self._counter(
+            "failed_kubelet_admissions", "Slice pods that the kubelet refused"
+        )
+        self._publish = Histogram(
+            "mpslice_status_write_seconds",
+            "Time to write node and NodeLayout status",
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+        self._apply = Histogram(
+            "mpslice_layout_apply_seconds",
+            "Time from seeing a NodeLayout to having applied it",
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+
+    def _counter(self, name: str, help: str) -> Counter:
+        return Counter(f"mpslice_{name}", help, registry=self._registry)
+
+    def watch(
+        self, gpus: Callable[[], Iterable[GpuStatus]], registrations: Callable[[], int]
+    ) -> None:
+        """Exposes the GPUs with their slices, and how often sizes were registered."""
+        self._registry.register(_Gauges(self._node, gpus, registrations))
+
+    def carved(self, count: int) -> None:
+        self._carved.inc(count)
+
+    def withdrawn(self, count: int, given_up: int) -> None:
+        self._withdrawn.inc(max(count, 0))
+        self._given_up.inc(given_up)
+
+    def refused(self) -> None:
+        """A slice pod failed the kubelet's admission."""
+        self._refused.inc()
+
+    def published(self, seconds: float) -> None:
+        self._publish.observe(seconds)
+
+    def applied(self, seconds: float) -> None:
+        self._apply.observe(seconds)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)
+
+
+class _Gauges(Collector):
+    def __init__(
+        self,
+        node: str,
+        gpus: Callable[[], Iterable[GpuStatus]],
+        registrations: Callable[[], int],
+    ) -> None:
+        self._node = node
+        self._gpus = gpus
+        self._registrations = registrations
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        slices = GaugeMetricFamily(
+            "mpslice_slices", "Slices that stand", labels=["node", "gpu", "size", "state"]
+        )
+        memory = GaugeMetricFamily(
+            "mpslice_gpu_memory_gb", "GPU memory by state, in gb", labels=["node", "gpu", "state"]
+        )
+        healthy = GaugeMetricFamily(
+            "mpslice_gpu_healthy", "1 while the GPU is healthy", labels=["node", "gpu"]
+        )
+        for gpu in self._gpus():
+            index = str(gpu.index)
+            counts: dict[tuple[str, str], int] = {}
+            for entry in gpu.slices:
+                key = (size_label(entry.id.size), str(entry.state).lower())
+                counts[key] = counts.get(key, 0) + 1
+            for (size, state), count in sorted(counts.items()):
+                slices.add_metric([self._node, index, size, state], count)
+            carved = sum(entry.id.size for entry in gpu.slices)
+            amounts = {
+                "used": gpu.used_gb,
+                "free": carved - gpu.used_gb,
+                "uncarved": gpu.capacity_gb - carved,
+            }
+            for state, gb in amounts.items():
+                memory.add_metric([self._node, index, state], gb)
+            healthy.add_metric([self._node, index], float(gpu.healthy))
+        registrations = GaugeMetricFamily(
+            "mpslice_kubelet_registrations", "How often sizes were registered since the start"
+        )
+        registrations.add_metric([], self._registrations())
+        return (slices, memory, healthy, registrations)

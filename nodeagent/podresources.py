@@ -1,0 +1,117 @@
+"""The kubelet's PodResources API as a client: who has which device, and which devices it knows.
+
+It answers 100 calls a second after a burst of 10 (kubelet/apis/podresources/constants.go) and
+refuses more; a refusal is waited out here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import grpc
+
+from mpslice.errors import InvalidDeviceId
+from mpslice.gpus import DeviceId
+from mpslice.slices import parse_resource
+from nodeagent.errors import KubeletUnavailable
+from nodeagent.holders import Claim
+from nodeagent.kubelet_api import podresources_v1_pb2 as api
+from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
+
+if TYPE_CHECKING:
+    from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerAsyncStub
+
+T = TypeVar("T")
+
+_CALL: Final = 3.0  # seconds
+_REFUSED_PAUSE: Final = 0.010  # one token of the kubelet's rate limit
+_LARGEST: Final = 16 << 20  # bytes; the kubelet's own limit for this API
+
+CHANNEL_OPTIONS: Final = (
+    # Python percent-encodes the socket's path into :authority, which Go's servers refuse.
+    ("grpc.default_authority", "localhost"),
+    # Without it a new channel inherits the reconnect backoff of the one before it.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", _LARGEST),
+)
+
+
+class PodResources:
+    """A client of one socket; it connects when it is used, and again after a kubelet restart.
+
+    Every call raises KubeletUnavailable when there is no answer in time.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._channel: grpc.aio.Channel | None = None
+
+    async def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def list(self) -> tuple[Claim, ...]:
+        """The slices of every active pod's app containers and sidecars."""
+        response = await self._call(lambda stub: stub.List(api.ListPodResourcesRequest()))
+        return tuple(claim for pod in response.pod_resources for claim in claims_of(pod))
+
+    async def get(self, namespace: str, name: str) -> tuple[Claim, ...]:
+        """The slices of one pod."""
+        request = api.GetPodResourcesRequest(pod_namespace=namespace, pod_name=name)
+        response = await self._call(lambda stub: stub.Get(request))
+        return tuple(claims_of(response.pod_resources))
+
+    async def allocatable(self) -> frozenset[DeviceId]:
+        """The slices that the kubelet knows as healthy, held or not."""
+        request = api.AllocatableResourcesRequest()
+        response = await self._call(lambda stub: stub.GetAllocatableResources(request))
+        return frozenset(_slices(response.devices))
+
+    async def _call(self, call: "Callable[[PodResourcesListerAsyncStub], Awaitable[T]]") -> T:
+        try:
+            async with asyncio.timeout(_CALL):
+                while True:
+                    try:
+                        return await call(self._stub())
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                            raise
+                    await asyncio.sleep(_REFUSED_PAUSE)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            await self.close()  # a new channel connects at once, an old one when its backoff ends
+            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
+            raise KubeletUnavailable(f"PodResources on {self._socket}: {why}") from error
+
+    def _stub(self) -> "PodResourcesListerAsyncStub":
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", CHANNEL_OPTIONS)
+        return cast("PodResourcesListerAsyncStub", PodResourcesListerStub(self._channel))
+
+
+def claims_of(pod: api.PodResources) -> Iterable[Claim]:
+    """The slices in one entry of List; other people's devices are left out."""
+    key = f"{pod.namespace}/{pod.name}"
+    for container in pod.containers:
+        for device in _slices(container.devices):
+            yield Claim(device, container.name, pod=key)
+
+
+def _slices(devices: Iterable[api.ContainerDevices]) -> Iterable[DeviceId]:
+    for entry in devices:
+        yield from slice_ids(entry.resource_name, entry.device_ids)
+
+
+def slice_ids(resource: str, ids: Iterable[str]) -> Iterable[DeviceId]:
+    """The ids of a slice resource; nothing for any other resource."""
+    size = parse_resource(resource)
+    if size is None:
+        return
+    for text in ids:
+        try:
+            device = DeviceId.parse(text)
+        except InvalidDeviceId:
+            continue  # somebody else's plugin under a name like ours
+        if device.size == size:
+            yield device

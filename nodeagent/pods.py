@@ -1,0 +1,130 @@
+"""What the agent needs to know of a pod: the slices that it asks for, and how far it has come.
+
+Raw pods are projected to this as they arrive; a pod without slices projects to None.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from mpslice.errors import InvalidQuantity
+from mpslice.quantities import whole
+from mpslice.slices import SliceSize, parse_resource
+
+IN_HAND_SECONDS: Final = 60.0
+"""How long an ungated pod without a verdict is taken to be in a scheduler's hands."""
+
+_MIRROR: Final = "kubernetes.io/config.mirror"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One container that asks for a slice."""
+
+    container: str
+    size: SliceSize
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """A slice pod. `uid` is the kubelet's: a static pod's mirror has another one in the API.
+
+    `admitted` says that the kubelet has decided about it (status.startTime is set then, by
+    kubelet/status/status_manager.go); `waiting_since` is a Unix time.
+    """
+
+    key: str
+    uid: str
+    needs: tuple[Need, ...]
+    node: str = ""
+    nominated: str = ""
+    ended: bool = False
+    admitted: bool = False
+    gated: bool = False
+    unschedulable: bool = False
+    waiting_since: float = 0.0
+    refusal: str = ""
+
+    def needs_any(self, sizes: Iterable[SliceSize]) -> bool:
+        wanted = set(sizes)
+        return any(need.size in wanted for need in self.needs)
+
+    def on_its_way_to(self, node: str, now: float) -> bool:
+        """Whether it may yet be bound to the node by a decision that is already made.
+
+        A scheduler that has said Unschedulable decides anew, by the status that the node has now.
+        """
+        if self.node or self.ended or self.gated:
+            return False
+        if self.nominated:
+            return self.nominated == node
+        return not self.unschedulable and now - self.waiting_since < IN_HAND_SECONDS
+
+
+def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
+    """The facts of a pod as the API has it; None when it asks for no slice."""
+    spec, status, metadata = pod.get("spec") or {}, pod.get("status") or {}, pod["metadata"]
+    needs = _needs(spec)
+    if not needs:
+        return None
+    scheduled = _scheduled_condition(status)
+    verdict = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    uid = (metadata.get("annotations") or {}).get(_MIRROR) or metadata.get("uid")
+    return PodFacts(
+        key=f"{metadata.get('namespace', '')}/{metadata['name']}",
+        uid=str(uid or ""),
+        needs=needs,
+        node=spec.get("nodeName") or "",
+        nominated=status.get("nominatedNodeName") or "",
+        ended=status.get("phase") in ("Succeeded", "Failed"),
+        admitted=bool(status.get("startTime")),
+        gated=bool(spec.get("schedulingGates")),
+        unschedulable=verdict,
+        waiting_since=max(
+            _unix(metadata.get("creationTimestamp")), _unix(scheduled.get("lastTransitionTime"))
+        ),
+        refusal=_refusal(status),
+    )
+
+
+def _needs(spec: Mapping[str, Any]) -> tuple[Need, ...]:
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    return tuple(
+        Need(container["name"], size)
+        for container in containers
+        for size in sorted(_sizes(container.get("resources") or {}))
+    )
+
+
+def _sizes(resources: Mapping[str, Any]) -> set[SliceSize]:
+    sizes = set()
+    for part in ("limits", "requests"):
+        for name, quantity in (resources.get(part) or {}).items():
+            size = parse_resource(name)
+            if size is not None and _is_some(quantity):
+                sizes.add(size)
+    return sizes
+
+
+def _is_some(quantity: object) -> bool:
+    try:
+        return whole(quantity) > 0
+    except InvalidQuantity:
+        return False  # the API server takes none such
+
+
+def _scheduled_condition(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    conditions = status.get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == "PodScheduled"), {})
+
+
+def _refusal(status: Mapping[str, Any]) -> str:
+    # kubelet/lifecycle/predicate.go: UnexpectedAdmissionError, or OutOf and the resource's name.
+    reason = str(status.get("reason") or "")
+    refused = reason == "UnexpectedAdmissionError" or reason.startswith("OutOf")
+    return reason if refused and status.get("phase") == "Failed" else ""
+
+
+def _unix(time: object) -> float:
+    return datetime.fromisoformat(time).timestamp() if isinstance(time, str) and time else 0.0

@@ -1,0 +1,128 @@
+"""Writes what `report` says to the API server: the node's status and the NodeLayout's.
+
+A write that would change nothing is left out, by what the server answered last; everything that
+the agent says about the node goes into one patch.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mpslice.gpus import DeviceId
+from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Kube, PatchType
+from mpslice.kube.errors import NotFound
+from mpslice.nodelayout import (
+    Condition,
+    LayoutStatus,
+    NodeLayout,
+    merge_conditions,
+    status_to_json,
+)
+from mpslice.slices import SliceSize
+from nodeagent.holders import Holder
+from nodeagent.inventory import Inventory
+from nodeagent.report import (
+    Amount,
+    NodeFacts,
+    gpu_statuses,
+    mirrored_annotations,
+    node_patch,
+    node_resources,
+    project_node,
+    used_resources,
+)
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Every call raises a KubeError when it could not write."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        settings: Settings,
+        inventory: Inventory,
+        holders: Mapping[DeviceId, Holder],
+    ) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._inventory = inventory
+        self._holders = holders
+        self._node = NodeFacts()
+        self._written: Json | None = None
+        self._written_to = ""
+        self._conditions: tuple[Condition, ...] = ()
+
+    def saw_node(self, node: NodeFacts) -> None:
+        """A newer reading of the node, whoever wrote it."""
+        if node.version >= self._node.version:
+            self._node = node
+
+    @property
+    def node(self) -> NodeFacts:
+        """The newest reading of the node."""
+        return self._node
+
+    def node_differs(self) -> bool:
+        """Whether the node's status says something else of our slices than we do."""
+        return "status" in node_patch(self._node, node_resources(self._inventory), {})
+
+    async def write_node(self, *, release: bool = False, sure: bool = False) -> None:
+        """Resources and annotations of the node, in one patch.
+
+        `sure` writes the resources even when the node seems to show them: our reading may be old.
+        """
+        resources = node_resources(self._inventory)
+        if sure:
+            others = {s: a for s, a in self._node.resources.items() if s not in resources}
+            self._node = replace(self._node, resources=others)
+        await self._patch_node(resources, release=release)
+
+    async def close_node(self) -> None:
+        """Nothing more can be bound; for an agent that goes away."""
+        await self._patch_node(used_resources(self._inventory, self._holders))
+
+    async def _patch_node(
+        self, resources: Mapping[SliceSize, Amount], *, release: bool = False
+    ) -> None:
+        gpus = gpu_statuses(self._inventory, self._holders, self._settings)
+        annotations = {} if release else mirrored_annotations(gpus)
+        patch = node_patch(self._node, resources, annotations)
+        if patch:
+            answer = await self._kube.patch(
+                NODES,
+                self._settings.node_name,
+                patch,
+                type=PatchType.MERGE,
+                subresource="status",
+            )
+            self.saw_node(project_node(answer))
+
+    async def write_layout(
+        self, layout: NodeLayout, observed_generation: int, conditions: Sequence[Condition]
+    ) -> None:
+        """The NodeLayout's status; nothing when the object is gone."""
+        if self._written_to != layout.uid:  # another object of the name, or our first
+            self._written, self._written_to = None, layout.uid
+            self._conditions = layout.status.conditions if layout.status else ()
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        merged = merge_conditions(self._conditions, conditions, now=now)
+        gpus = gpu_statuses(self._inventory, self._holders, self._settings)
+        status = status_to_json(LayoutStatus(observed_generation, gpus, merged))
+        if status == self._written:
+            return
+        try:
+            await self._kube.patch(
+                NODE_LAYOUTS,
+                layout.name,
+                {"status": status},
+                type=PatchType.MERGE,
+                subresource="status",
+            )
+        except NotFound:
+            log.info("the NodeLayout is gone", extra={"node": layout.name})
+            return
+        self._written, self._conditions = status, merged

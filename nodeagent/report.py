@@ -1,0 +1,229 @@
+"""What the agent says about itself: the NodeLayout's status, the node's resources and annotations.
+
+Pure, from the inventory and the holders, so that the same state is always reported the same way.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mpslice.errors import InvalidQuantity
+from mpslice.gpus import DeviceId, capacity_gb
+from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
+from mpslice.quantities import whole
+from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
+from nodeagent.container import slice_limit_mib
+from nodeagent.decision import Blocked, Obstacle, Standing, StandingGpu
+from nodeagent.hardware import Gpu
+from nodeagent.holders import Holder
+from nodeagent.inventory import Inventory
+from nodeagent.settings import Settings
+
+Holders = Mapping[DeviceId, Holder]
+
+_MIRRORED = re.compile(r"nos\.nebuly\.com/status-gpu-[0-9]+-[0-9]+gb-(?:used|free)", re.ASCII)
+_MESSAGE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A resource in a node's status."""
+
+    capacity: int = 0
+    allocatable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What concerns us of a Node object; `version` orders two readings of it."""
+
+    uid: str = ""
+    version: int = 0
+    resources: Mapping[SliceSize, Amount] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def project_node(node: Mapping[str, Any]) -> NodeFacts:
+    """Our resources and annotations of a Node object."""
+    metadata, status = node["metadata"], node.get("status") or {}
+    capacity = _amounts(status.get("capacity"))
+    allocatable = _amounts(status.get("allocatable"))
+    version = str(metadata.get("resourceVersion") or "")
+    return NodeFacts(
+        uid=str(metadata.get("uid") or ""),
+        # Comparable as numbers: KEP-5504, and so in every etcd-backed API server before it.
+        version=int(version) if version.isdigit() else 0,
+        resources={
+            size: Amount(capacity.get(size, 0), allocatable.get(size, 0))
+            for size in capacity.keys() | allocatable.keys()
+        },
+        annotations={
+            key: value
+            for key, value in (metadata.get("annotations") or {}).items()
+            if _MIRRORED.fullmatch(key)
+        },
+    )
+
+
+def _amounts(quantities: Mapping[str, Any] | None) -> dict[SliceSize, int]:
+    amounts = {}
+    for name, quantity in (quantities or {}).items():
+        size = parse_resource(name)
+        if size is not None:
+            try:
+                amounts[size] = whole(quantity)
+            except InvalidQuantity:
+                amounts[size] = -1  # differs from whatever we want
+    return amounts
+
+
+def standing_gpus(
+    inventory: Inventory, holders: Holders, kept: Mapping[DeviceId, Obstacle], settings: Settings
+) -> list[StandingGpu]:
+    """The inventory as the decision sees it."""
+    return [
+        StandingGpu(
+            uuid=gpu.uuid,
+            capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
+            healthy=gpu.healthy,
+            slices=tuple(
+                Standing(device, used=device in holders, kept=kept.get(device))
+                for device in inventory.on_gpu(gpu.uuid)
+            ),
+        )
+        for gpu in _by_index(inventory)
+    ]
+
+
+def gpu_statuses(
+    inventory: Inventory, holders: Holders, settings: Settings
+) -> tuple[GpuStatus, ...]:
+    """`status.gpus`: only slices that the kubelet knows, because pods are let go on it."""
+    return tuple(
+        GpuStatus(
+            uuid=gpu.uuid,
+            index=gpu.index,
+            product=gpu.product,
+            memory_mib=gpu.memory_mib,
+            capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
+            healthy=gpu.healthy,
+            reason=gpu.reason,
+            slices=tuple(
+                _slice_status(gpu, device, holders.get(device), settings)
+                for device in inventory.on_gpu(gpu.uuid)
+                if inventory.is_bindable(device)
+            ),
+        )
+        for gpu in _by_index(inventory)
+    )
+
+
+def _by_index(inventory: Inventory) -> list[Gpu]:
+    return sorted(inventory.gpus.values(), key=lambda gpu: gpu.index)
+
+
+def _slice_status(
+    gpu: Gpu, device: DeviceId, holder: Holder | None, settings: Settings
+) -> SliceStatus:
+    return SliceStatus(
+        id=device,
+        limit_mib=slice_limit_mib(gpu, device, settings),
+        state=SliceState.FREE if holder is None else SliceState.USED,
+        pod=(holder.pod or None) if holder else None,
+        container=(holder.container or None) if holder else None,
+    )
+
+
+def node_resources(inventory: Inventory) -> dict[SliceSize, Amount]:
+    """What the node's status is to say, for every size served: what the kubelet writes too.
+
+    Slices that it does not know yet are left out: a pod bound to one would run without a device.
+    """
+    amounts = {}
+    for size in inventory.sizes:
+        ids = [device.id for device in inventory.devices(size)]
+        amounts[size] = Amount(
+            capacity=sum(1 for device in ids if inventory.is_bindable(device)),
+            allocatable=sum(1 for device in ids if inventory.is_open(device)),
+        )
+    return amounts
+
+
+def used_resources(inventory: Inventory, holders: Holders) -> dict[SliceSize, Amount]:
+    """The same for an agent that goes away: nothing more can be bound."""
+    resources = node_resources(inventory)
+    return {
+        size: Amount(
+            amount.capacity,
+            min(amount.allocatable, sum(1 for device in holders if device.size == size)),
+        )
+        for size, amount in resources.items()
+    }
+
+
+def mirrored_annotations(gpus: Iterable[GpuStatus]) -> dict[str, str]:
+    """nos's status annotations; a count of 0 has none."""
+    counts: dict[str, int] = {}
+    for gpu in gpus:
+        for entry in gpu.slices:
+            state = str(entry.state).lower()
+            name = f"nos.nebuly.com/status-gpu-{gpu.index}-{size_label(entry.id.size)}-{state}"
+            counts[name] = counts.get(name, 0) + 1
+    return {name: str(count) for name, count in counts.items()}
+
+
+def node_patch(
+    node: NodeFacts, resources: Mapping[SliceSize, Amount], annotations: Mapping[str, str]
+) -> dict[str, Any]:
+    """The merge patch of nodes/status; {} when the node shows all of it already.
+
+    Sizes that nobody serves any more are closed to the scheduler; their capacity is the kubelet's,
+    which keeps it for five minutes (kubelet/cm/devicemanager, endpointStopGracePeriod).
+    """
+    wanted = dict(resources)
+    for size, amount in node.resources.items():
+        if size not in wanted and amount.allocatable:
+            wanted[size] = Amount(amount.capacity, 0)
+    status = {
+        part: {resource_name(size): str(getattr(wanted[size], part)) for size in sorted(wanted)}
+        for part in ("capacity", "allocatable")
+        if any(wanted[size] != node.resources.get(size) for size in wanted)
+    }
+    changed = {k: v for k, v in annotations.items() if node.annotations.get(k) != v}
+    gone = dict.fromkeys(node.annotations.keys() - annotations.keys())
+    metadata = {"annotations": {**changed, **gone}} if changed or gone else {}
+    return {
+        **({"metadata": metadata} if metadata else {}),
+        **({"status": status} if status else {}),
+    }
+
+
+def applied(blocked: Sequence[Blocked]) -> Condition:
+    """The condition Applied for what could not be done."""
+    if not blocked:
+        return Condition(ConditionType.APPLIED, True, "Applied")
+    message = "; ".join(entry.message for entry in blocked)
+    return Condition(ConditionType.APPLIED, False, str(blocked[0].obstacle), message[:_MESSAGE])
+
+
+def not_applied(reason: str, message: str) -> Condition:
+    """The condition Applied for what could not even be tried."""
+    return Condition(ConditionType.APPLIED, False, reason, message[:_MESSAGE])
+
+
+def ready(reason: str = "", message: str = "") -> Condition:
+    """The condition Ready; a reason means that it is not."""
+    if not reason:
+        return Condition(ConditionType.READY, True, "Serving")
+    return Condition(ConditionType.READY, False, reason, message[:_MESSAGE])
+
+
+def released(inventory: Inventory) -> Condition:
+    """The condition Released, which is there only while the layout says `release`."""
+    left = len(inventory.slices)
+    if not left:
+        return Condition(ConditionType.RELEASED, True, "Released")
+    return Condition(
+        ConditionType.RELEASED, False, "SliceInUse", f"{left} slices are left until their pods end"
+    )

@@ -1,0 +1,81 @@
+"""What the agent was told at its start, checked once, and the paths on the host that follow."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from mpslice.flags import Address
+from mpslice.gpus import GpuUuid, MemoryUnit
+from nodeagent.errors import BadSettings
+
+SOCKET_PATH_BYTES: Final = 107
+"""What fits into sockaddr_un.sun_path beside its final zero (unix(7))."""
+
+_LONGEST_ENDPOINT: Final = "mpslice-00000000-999999.sock"
+_LONGEST_MPS_SOCKET: Final = "control_privileged"
+_UUID_LENGTH: Final = 40
+
+
+class Compute(StrEnum):
+    """Whether slices share the GPU's compute equally or are capped at their share of memory."""
+
+    SHARED = "shared"
+    PROPORTIONAL = "proportional"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The flags of `mpslice-nodeagent`; memory in MiB."""
+
+    node_name: str
+    device_plugin_dir: Path
+    pod_resources_socket: Path
+    mps_root: Path
+    ops_listen: Address | None
+    kubeconfig: str | None = None
+    simulated_gpus: Path | None = None
+    mps_user: int = 1000
+    host_ipc: bool = True
+    memory_unit: MemoryUnit = MemoryUnit.GB
+    reserved_memory_mib: int = 256
+    compute: Compute = Compute.SHARED
+
+    @property
+    def kubelet_socket(self) -> Path:
+        return self.device_plugin_dir / "kubelet.sock"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The kubelet's record of its allocations (devicemanager/types.go)."""
+        return self.device_plugin_dir / "kubelet_internal_checkpoint"
+
+    @property
+    def shared_memory(self) -> Path:
+        """What `--host-ipc=false` mounts as /dev/shm, shared with the MPS servers."""
+        return self.mps_root / "shm"
+
+    def pipe_directory(self, gpu: GpuUuid) -> Path:
+        """Where the daemon of a GPU listens."""
+        return self.mps_root / gpu / "pipe"
+
+    def check(self) -> None:
+        """Raises BadSettings for what cannot work on this machine, whatever the kubelet does."""
+        if not self.device_plugin_dir.is_dir():
+            raise BadSettings(
+                f"--device-plugin-dir: {self.device_plugin_dir} is no directory; "
+                "mount the kubelet's there, /var/lib/kubelet/device-plugins"
+            )
+        pipe = self.pipe_directory(GpuUuid("x" * _UUID_LENGTH))
+        _fits("--device-plugin-dir", self.device_plugin_dir / _LONGEST_ENDPOINT)
+        _fits("--pod-resources-socket", self.pod_resources_socket)
+        _fits("--mps-root", pipe / _LONGEST_MPS_SOCKET)
+
+
+def _fits(flag: str, path: Path) -> None:
+    length = len(bytes(path))
+    if length > SOCKET_PATH_BYTES:
+        raise BadSettings(
+            f"{flag}: the socket path {path} is {length} bytes long and a socket's ends at "
+            f"{SOCKET_PATH_BYTES}; choose a shorter directory"
+        )

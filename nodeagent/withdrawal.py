@@ -1,0 +1,107 @@
+"""Takes free slices away without ever pulling one from under a container, or the kubelet down.
+
+The order is everything (DESIGN.md, section 8): a list without an id that the kubelet is just
+allocating makes it crash (kubelet/cm/devicemanager/manager.go, GetDeviceRunContainerOptions).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Final
+
+from mpslice.gpus import DeviceId
+from mpslice.kube.api import PODS, Kube, list_all
+from nodeagent.decision import Obstacle
+from nodeagent.inventory import Inventory
+from nodeagent.knowledge import KubeletKnowledge
+from nodeagent.ledger import Ledger
+from nodeagent.pods import PodFacts, project_pod
+from nodeagent.publisher import Publisher
+
+PODS_SECONDS: Final = 2.0
+"""How long pods that are on their way are waited for before the withdrawal is given up."""
+
+_FIRST_LOOK: Final = 0.010
+_LONGEST_LOOK: Final = 0.200
+
+log = logging.getLogger(__name__)
+
+Superseded = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Carries out one withdrawal at a time."""
+
+    kube: Kube
+    node_name: str
+    inventory: Inventory
+    ledger: Ledger
+    knowledge: KubeletKnowledge
+    publisher: Publisher
+
+    async def withdraw(
+        self, ids: Sequence[DeviceId], superseded: Superseded
+    ) -> dict[DeviceId, Obstacle]:
+        """Withdraws `ids`, but for those returned, which stand and are offered again, and why.
+
+        `superseded` is asked while pods are waited for: a newer layout ends the wait. Raises a
+        KubeError or KubeletUnavailable, and then all of them stand again.
+        """
+        self.inventory.close(ids)
+        try:
+            await self.publisher.write_node(sure=True)
+            self.inventory.retire(ids)
+            await self.knowledge.until_hidden(ids)
+            arrived = await self._pods_have_arrived(ids, superseded)
+            await self.ledger.refresh()
+            # From here to the shorter list nothing is awaited.
+            kept = self._kept(ids, arrived=arrived)
+        except BaseException:
+            self.inventory.restore(ids)
+            raise
+        self.inventory.restore(kept)
+        self.inventory.remove(device for device in ids if device not in kept)
+        for device, obstacle in kept.items():
+            log.info(
+                "a slice stays after all", extra={"slice": str(device), "reason": str(obstacle)}
+            )
+        return kept
+
+    def _kept(self, ids: Sequence[DeviceId], *, arrived: bool) -> dict[DeviceId, Obstacle]:
+        held = {device: Obstacle.SLICE_IN_USE for device in ids if device in self.ledger.holders}
+        waiting = {} if arrived else dict.fromkeys(ids, Obstacle.PODS_PENDING)
+        return {**waiting, **held}
+
+    async def _pods_have_arrived(self, ids: Sequence[DeviceId], superseded: Superseded) -> bool:
+        """Whether no pod is bound here, or about to be, that might yet be given one of the sizes.
+
+        Each look is a consistent read, which a reflector's copy is not.
+        """
+        until, pause = monotonic() + PODS_SECONDS, _FIRST_LOOK
+        while True:
+            coming = await self._coming({device.size for device in ids})
+            if not coming:
+                return True
+            if superseded() or monotonic() > until:
+                log.info("pods are on their way", extra={"pods": [pod.key for pod in coming[:5]]})
+                return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+            await self.ledger.refresh()
+
+    async def _coming(self, sizes: set[int]) -> list[PodFacts]:
+        here, elsewhere = await asyncio.gather(
+            self._read_pods(f"spec.nodeName={self.node_name}"),
+            self._read_pods("spec.nodeName=,status.phase=Pending"),
+        )
+        now = time()
+        bound = [p for p in here if not (p.ended or p.admitted or self.ledger.shows(p))]
+        unbound = [p for p in elsewhere if p.on_its_way_to(self.node_name, now)]
+        return [p for p in (*bound, *unbound) if any(need.size in sizes for need in p.needs)]
+
+    async def _read_pods(self, field_selector: str) -> list[PodFacts]:
+        pods = await list_all(self.kube, PODS, query={"fieldSelector": field_selector})
+        return [facts for facts in map(project_pod, pods) if facts is not None]
