@@ -1,0 +1,73 @@
+"""A certificate that somebody else keeps in files (cert-manager, a mounted Secret), followed.
+
+Files are compared by content, because a mounted Secret changes by a symbolic link; a pair that is
+half written is not served, and tried again.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final, NoReturn
+
+from certs.errors import UnusableCertificate
+from certs.issue import Pair
+from certs.serving import HotSwap
+
+_POLL: Final = 5.0  # seconds; inotify sees no change behind the links of a mounted Secret
+
+log = logging.getLogger(__name__)
+
+
+class FileWatcher:
+    """Serves what two PEM files hold, looking every `poll` seconds."""
+
+    def __init__(
+        self, certificate: str, key: str, hot_swap: HotSwap, *, poll: float = _POLL
+    ) -> None:
+        self._certificate = Path(certificate)
+        self._key = Path(key)
+        self._hot_swap = hot_swap
+        self._poll = poll
+
+    def load(self) -> bool:
+        """Serves what the files hold now; True when that is new.
+
+        Raises UnusableCertificate, naming the files and the remedy; what was served still is.
+        """
+        pair = Pair(
+            _read(self._certificate, "--tls-cert-file"), _read(self._key, "--tls-private-key-file")
+        )
+        try:
+            return self._hot_swap.serve(pair)
+        except UnusableCertificate as error:
+            raise UnusableCertificate(
+                f"--tls-cert-file {self._certificate} and --tls-private-key-file {self._key}: "
+                f"{error}; give a PEM certificate and its own key, without a password"
+            ) from error
+
+    async def run(self) -> NoReturn:
+        """Follows the files until cancelled; a pair that cannot be used is logged once."""
+        complained = ""
+        while True:
+            await asyncio.sleep(self._poll)
+            try:
+                # In a thread, because a network file system may block for long.
+                changed = await asyncio.to_thread(self.load)
+            except UnusableCertificate as error:
+                if str(error) != complained:
+                    log.warning("the certificate stays as it was", extra={"error": str(error)})
+                complained = str(error)
+                continue
+            complained = ""
+            if changed:
+                log.info("serving the new certificate", extra={"expires": self._hot_swap.expires})
+
+
+def _read(path: Path, flag: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableCertificate(
+            f"{flag} {path} cannot be read ({error.strerror}); "
+            "give a PEM file that this user may read"
+        ) from error

@@ -1,0 +1,277 @@
+"""Keeps the Secret, the caBundles and the served certificate in step with `rotation`.
+
+Every replica runs one. They agree because a write carries the resourceVersion that was read, and
+because each looks again whenever the Secret or a configuration changes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, NoReturn
+
+from certs.errors import BrokenSecret, CannotManage, ForeignSecret, UnusableCertificate
+from certs.injection import Hook, Target, inject, read_hooks, targets
+from certs.issue import facts
+from certs.readiness import Trust
+from certs.rotation import Step, Terms, next_step, take
+from certs.serving import HotSwap
+from certs.state import KEYS, State, decode, encode
+from certs.watching import watches
+from mpslice.flags import Address
+from mpslice.kube.api import SECRETS, Json, Kube, PatchType
+from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
+from mpslice.kube.reflector import Backoff
+
+_POLL: Final = 60.0  # seconds; for what no watch reports, and for the clock
+_LABEL: Final = "app.kubernetes.io/managed-by"
+_OURS: Final = "mpslice"
+_MOST_STEPS: Final = 8  # in one go; more would mean that steps undo each other
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerSettings:
+    """Where everything is, and how long things last.
+
+    `address` is where we serve, for the handshake with ourselves. `propagation` is how long, in
+    seconds, every caBundle has to have held a CA before it signs: the time that API servers other
+    than the one we read from may lag behind.
+    """
+
+    namespace: str
+    service_name: str
+    secret_name: str
+    cluster_domain: str
+    mutating_configurations: tuple[str, ...]
+    validating_configurations: tuple[str, ...]
+    address: Address
+    authority_life: timedelta = timedelta(days=5 * 365)
+    leaf_life: timedelta = timedelta(days=90)
+    propagation: float = 30.0
+
+    @property
+    def terms(self) -> Terms:
+        """The names that API servers call the Service by, and the lives of certificates."""
+        name = f"{self.service_name}.{self.namespace}.svc"
+        names = (name, f"{name}.{self.cluster_domain}")
+        return Terms(names, self.authority_life, self.leaf_life)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return targets(self.mutating_configurations, self.validating_configurations)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """The Secret as read: its version ("" when there is none yet), its state when it has one."""
+
+    version: str
+    state: State | None
+
+
+class CertificateManager:
+    """`run` keeps everything in step; `not_ready` is for /readyz, "" when we are trusted."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        settings: ManagerSettings,
+        hot_swap: HotSwap,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._terms = settings.terms
+        self._targets = settings.targets
+        self._hot_swap = hot_swap
+        self._clock = clock
+        self._trust = Trust(kube, self._targets, self._terms.names[0], settings.address)
+        self._woken = asyncio.Event()
+        self._last_good: State | None = None
+        self._spread_since: tuple[bytes, float] | None = None
+
+    def not_ready(self) -> str:
+        """Why the API server would not trust us, "" if it would."""
+        return self._trust.not_ready()
+
+    @property
+    def authority_expires(self) -> datetime | None:
+        """When the CA in use ends."""
+        state = self._last_good
+        return facts(state.authority.certificate).not_after if state else None
+
+    async def run(self) -> None:
+        """Runs until cancelled. Raises CannotManage when the first look fails, and never later."""
+        try:
+            await self._advance()
+        except (KubeError, ForeignSecret) as error:
+            raise CannotManage(
+                f"cannot keep the certificate in the Secret {self._settings.namespace}/"
+                f"{self._settings.secret_name}: {error}{_remedy(error)}"
+            ) from error
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._trust.run())
+            for watch in watches(
+                self._kube,
+                self._settings.namespace,
+                self._settings.secret_name,
+                self._targets,
+                self._wake,
+            ):
+                tasks.create_task(watch)
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self._trust.wake()
+
+    async def _follow(self) -> NoReturn:
+        backoff = Backoff()
+        while True:
+            self._woken.clear()
+            try:
+                pause = await self._advance()
+                backoff.reset()
+            except (KubeError, ForeignSecret, UnusableCertificate) as error:
+                log.warning("certificates could not be looked after", extra={"error": str(error)})
+                # Not cut short by a change: what fails again at once must not spin.
+                await asyncio.sleep(backoff.delay())
+                continue
+            try:
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def _advance(self) -> float:
+        """Takes every step that is due; answers in how many seconds to look again at the latest."""
+        for _ in range(_MOST_STEPS):
+            record = await self._read()
+            hooks = await read_hooks(self._kube, self._targets)
+            wait = self._until_spread(record.state, hooks)
+            step = next_step(record.state, self._clock(), self._terms, spread=wait == 0)
+            if step is not None:
+                await self._write(record, self._after(step, record, hooks), step)
+                continue
+            if record.state is not None:
+                self._use(record.state)
+                if not await self._inject(hooks, record.state):
+                    return min(_POLL, wait or _POLL)
+        return _POLL
+
+    def _until_spread(self, state: State | None, hooks: tuple[Hook, ...]) -> float:
+        """Seconds until the upcoming CA may sign; infinity while some caBundle lacks it."""
+        now = asyncio.get_running_loop().time()
+        upcoming = state.upcoming.certificate if state and state.upcoming else b""
+        if not upcoming or not hooks or not all(hook.trusts(upcoming) for hook in hooks):
+            self._spread_since = None
+            return float("inf")
+        if self._spread_since is None or self._spread_since[0] != upcoming:
+            self._spread_since = (upcoming, now)
+        return max(0.0, self._spread_since[1] + self._settings.propagation - now)
+
+    def _after(self, step: Step, record: _Record, hooks: tuple[Hook, ...]) -> State:
+        now = self._clock()
+        good = self._last_good
+        if record.state is None and good is not None and _lives(good, now):
+            return good  # the Secret was lost or spoilt, but we know what it said
+        return take(step, record.state, now, self._terms, _adoptable(hooks, now))
+
+    def _use(self, state: State) -> None:
+        self._last_good = state
+        if state.leaf is not None and self._hot_swap.serve(state.leaf):
+            self._trust.wake()
+            log.info("serving the certificate", extra={"expires": self._hot_swap.expires})
+
+    async def _read(self) -> _Record:
+        try:
+            secret = await self._kube.read(
+                SECRETS, self._settings.secret_name, namespace=self._settings.namespace
+            )
+        except NotFound:
+            return _Record("", None)
+        data = secret.get("data") or {}
+        try:
+            state = decode(data)
+        except BrokenSecret as error:
+            if data and (secret["metadata"].get("labels") or {}).get(_LABEL) != _OURS:
+                raise ForeignSecret(
+                    f"it holds somebody else's data ({', '.join(sorted(data)[:4])}); "
+                    "choose another name with --tls-secret, or delete it"
+                ) from error
+            if data:
+                log.warning("the Secret is repaired", extra={"error": str(error)})
+            state = None
+        return _Record(str(secret["metadata"]["resourceVersion"]), state)
+
+    async def _write(self, record: _Record, state: State, step: Step) -> None:
+        name, namespace = self._settings.secret_name, self._settings.namespace
+        data = encode(state)
+        try:
+            if record.version:
+                body = {
+                    "metadata": {"resourceVersion": record.version, "labels": {_LABEL: _OURS}},
+                    "data": {key: data.get(key) for key in KEYS},
+                }
+                await self._kube.patch(
+                    SECRETS, name, body, type=PatchType.MERGE, namespace=namespace
+                )
+            else:
+                await self._kube.create(SECRETS, _secret(name, data), namespace=namespace)
+        except Conflict:  # another replica was first; its state is as good
+            return
+        log.info("wrote the Secret", extra={"secret": name, "reason": str(step)})
+
+    async def _inject(self, hooks: tuple[Hook, ...], state: State) -> bool:
+        written = await inject(self._kube, hooks, state.bundle)
+        for target in written:
+            log.info("wrote the caBundle", extra={"configuration": str(target)})
+        return bool(written)
+
+
+def _lives(state: State, now: datetime) -> bool:
+    return facts(state.authority.certificate).is_valid(now)
+
+
+def _secret(name: str, data: Json) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": {_LABEL: _OURS}},
+        "type": "Opaque",
+        "data": data,
+    }
+
+
+def _adoptable(hooks: tuple[Hook, ...], now: datetime) -> tuple[bytes, ...]:
+    """The CAs that caBundles hold and that are still alive, each once."""
+    found: dict[bytes, None] = {}
+    for hook in hooks:
+        for block in _blocks(hook.bundle):
+            try:
+                alive = facts(block).is_valid(now)
+            except UnusableCertificate:
+                continue
+            if alive:
+                found[block] = None
+    return tuple(found)
+
+
+def _blocks(pem: bytes) -> list[bytes]:
+    end = b"-----END CERTIFICATE-----\n"
+    return [block + end for block in pem.split(end)[:-1]]
+
+
+def _remedy(error: KubeError | ForeignSecret) -> str:
+    if isinstance(error, ForeignSecret):
+        return ""
+    if isinstance(error, ApiError) and error.status in (401, 403):
+        return (
+            "; grant the service account get, create and patch on that Secret and get and patch on "
+            "the webhook configurations, or give --tls-cert-file and --tls-private-key-file"
+        )
+    return "; check that the API server can be reached and that the namespace exists"

@@ -1,0 +1,90 @@
+"""When which certificate is renewed: a state machine over (state, time), without any I/O.
+
+At every moment the leaf in service comes from a CA that every caBundle holds: a new CA is spread
+before it signs (PREPARE, then PROMOTE once seen), an old one is forgotten when its leaves are dead.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from certs.issue import Facts, Pair, facts, issue_authority, issue_leaf
+from certs.state import Retired, State
+
+
+class Step(StrEnum):
+    """What is due; the value is the reason that the log gives."""
+
+    START_OVER = "there is no CA that works"
+    RENEW_LEAF = "the serving certificate is due"
+    PREPARE = "the CA is due: the next one is made known"
+    PROMOTE = "the next CA is known everywhere: it signs from now on"
+    FORGET = "the last certificate of a retired CA is dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """For which DNS names, and for how long."""
+
+    names: tuple[str, ...]
+    authority_life: timedelta = timedelta(days=5 * 365)
+    leaf_life: timedelta = timedelta(days=90)
+
+
+def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool) -> Step | None:
+    """The one step that is due now, or None.
+
+    `spread` says that every caBundle has held the upcoming CA for long enough to be in use.
+    """
+    if state is None or not facts(state.authority.certificate).is_valid(now):
+        return Step.START_OVER
+    if state.upcoming is not None and spread:
+        return Step.PROMOTE
+    if state.leaf is None or _is_due(facts(state.leaf.certificate), now, terms):
+        return Step.RENEW_LEAF
+    if state.upcoming is None and now >= facts(state.authority.certificate).renewal:
+        return Step.PREPARE
+    if any(item.until <= now for item in state.retired):
+        return Step.FORGET
+    return None
+
+
+def _is_due(leaf: Facts, now: datetime, terms: Terms) -> bool:
+    return now >= leaf.renewal or now < leaf.not_before or leaf.names != frozenset(terms.names)
+
+
+def take(
+    step: Step, state: State | None, now: datetime, terms: Terms, adopted: tuple[bytes, ...] = ()
+) -> State:
+    """The state after a step.
+
+    `adopted` are CA certificates that caBundles hold while the Secret is lost: other replicas may
+    still serve their leaves, so they stay trusted for a leaf's life.
+    """
+    if step is Step.START_OVER or state is None:
+        retired = tuple(Retired(certificate, now + terms.leaf_life) for certificate in adopted)
+        return _fresh(issue_authority(now=now, life=terms.authority_life), retired, now, terms)
+    match step:
+        case Step.RENEW_LEAF:
+            return replace(state, leaf=_leaf(state.authority, now, terms))
+        case Step.PREPARE:
+            return replace(state, upcoming=issue_authority(now=now, life=terms.authority_life))
+        case Step.PROMOTE if state.upcoming is not None:
+            return _fresh(state.upcoming, (*state.retired, *_retire(state)), now, terms)
+        case Step.FORGET:
+            return replace(state, retired=tuple(r for r in state.retired if r.until > now))
+    return state
+
+
+def _fresh(authority: Pair, retired: tuple[Retired, ...], now: datetime, terms: Terms) -> State:
+    return State(authority, _leaf(authority, now, terms), None, retired)
+
+
+def _leaf(authority: Pair, now: datetime, terms: Terms) -> Pair:
+    return issue_leaf(authority, terms.names, now=now, life=terms.leaf_life)
+
+
+def _retire(state: State) -> tuple[Retired, ...]:
+    if state.leaf is None:
+        return ()
+    return (Retired(state.authority.certificate, facts(state.leaf.certificate).not_after),)
