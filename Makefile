@@ -1,0 +1,68 @@
+# What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format cluster cluster-down bench lock clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(VENV)/bin/uv pip install --quiet --python $(RUN)
+RUNTIME := $(VENV)/.runtime-installed
+TESTING := $(VENV)/.testing-installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(RUNTIME) ## plan the examples offline and show the result; needs nothing but Python
+	@echo '$$ kubectl-mpslice plan -f examples'
+	@$(VENV)/bin/kubectl-mpslice plan -f examples; status=$$?; \
+	if [ $$status -gt 1 ]; then exit $$status; fi; \
+	echo; echo 'Status 1 of the command says that a pod was refused or not placed, as meant here.'
+
+test: $(TESTING) ## the whole suite; the first run obtains a real cluster's parts (minutes, cached)
+	@$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: $(TESTING) ## ruff, mypy --strict, import-linter
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: $(TESTING) ## what ruff can mend by itself
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+cluster: $(TESTING) ## a real local cluster with mpslice and two simulated GPUs
+	@$(RUN) -m hack.cluster up
+
+cluster-down: $(TESTING) ## stop it
+	@$(RUN) -m hack.cluster down
+
+bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
+	@$(RUN) -m benchmarks
+
+lock: $(TESTING) ## resolve the dependencies afresh into the lock files
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--quiet --upgrade setup.cfg --extra test --extra solver --output-file requirements-test.lock
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--quiet setup.cfg --constraint requirements-test.lock --output-file requirements.lock
+
+clean: ## remove what was made here; the cluster's parts stay in their cache
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# uv installs in seconds what takes pip a minute; pip itself brings it.
+$(VENV)/bin/uv: hack/uv.lock
+	@sh hack/venv.sh $(PYTHON) $(VENV)
+	@$(VENV)/bin/pip install --quiet --require-hashes -r hack/uv.lock
+	@touch $@
+
+$(RUNTIME): requirements.lock setup.cfg pyproject.toml | $(VENV)/bin/uv
+	@echo 'installing the dependencies ...'
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --editable .
+	@touch $@
+
+$(TESTING): requirements-test.lock $(RUNTIME)
+	@echo 'installing what the tests need ...'
+	@$(INSTALL) --require-hashes -r requirements-test.lock
+	@touch $@
