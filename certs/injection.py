@@ -9,7 +9,9 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from certs.issue import load_bundle
+from cryptography import x509
+
+from certs.issue import is_issued_by, load_bundle, load_certificate
 from mpslice.kube.api import (
     MUTATING_WEBHOOKS,
     VALIDATING_WEBHOOKS,
@@ -34,16 +36,44 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One webhook of a configuration, and its caBundle in PEM (empty when there is none)."""
+    """One webhook of a configuration, and its caBundle in PEM (empty when there is none).
+
+    `version` is the configuration's resourceVersion.
+    """
 
     target: Target
+    version: str
     index: int
     name: str
     bundle: bytes
 
-    def trusts(self, certificates: bytes) -> bool:
-        """Whether the caBundle holds every one of these certificates."""
-        return load_bundle(certificates) <= load_bundle(self.bundle)
+    def accepts(self, leaf: bytes) -> bool:
+        """Whether a leaf comes from a CA in the caBundle."""
+        return any(is_issued_by(leaf, authority) for authority in load_bundle(self.bundle))
+
+
+class Sightings:
+    """Since when every caBundle has held which CA, as far as we have looked."""
+
+    def __init__(self) -> None:
+        self._since: dict[x509.Certificate, float] = {}
+        self._nobody_asks = False
+
+    def note(self, hooks: Sequence[Hook], now: float) -> None:
+        """What the API server holds at `now`, in seconds of any clock that only goes forward."""
+        bundles = [load_bundle(hook.bundle) for hook in hooks]
+        held = frozenset.intersection(*bundles) if bundles else frozenset()
+        self._since = {authority: self._since.get(authority, now) for authority in held}
+        self._nobody_asks = not hooks
+
+    def since(self, authority: bytes) -> float:
+        """When a CA was first seen in all; infinity while it is missing from one.
+
+        Without any webhook no API server can refuse us: it counts as seen long ago.
+        """
+        if self._nobody_asks:
+            return float("-inf")
+        return self._since.get(load_certificate(authority), float("inf"))
 
 
 def targets(mutating: Sequence[str], validating: Sequence[str]) -> tuple[Target, ...]:
@@ -70,8 +100,9 @@ async def read_hooks(kube: Kube, ours: Sequence[Target]) -> tuple[Hook, ...]:
 
 
 def _hooks(target: Target, configuration: Json) -> list[Hook]:
+    version = str(configuration["metadata"]["resourceVersion"])
     return [
-        Hook(target, index, str(hook.get("name")), _bundle(hook.get("clientConfig") or {}))
+        Hook(target, version, index, str(hook.get("name")), _bundle(hook.get("clientConfig") or {}))
         for index, hook in enumerate(configuration.get("webhooks") or ())
     ]
 
@@ -86,12 +117,15 @@ def _bundle(client_config: Json) -> bytes:
 async def inject(kube: Kube, hooks: Sequence[Hook], bundle: bytes) -> tuple[Target, ...]:
     """Makes `bundle` the caBundle of every hook that has another; says which were written.
 
-    Raises KubeError; a configuration that changed under our hands is one (the `test` fails).
+    Raises KubeError: a Conflict when a configuration is no longer as it was read, so that a
+    replica that was held up cannot write an old bundle over a newer one.
     """
     stale = [hook for hook in hooks if load_bundle(hook.bundle) != load_bundle(bundle)]
     changed = tuple(dict.fromkeys(hook.target for hook in stale))
     for target in changed:
-        patch = [op for hook in stale if hook.target == target for op in _patch(hook, bundle)]
+        ours = [hook for hook in stale if hook.target == target]
+        as_read = {"op": "replace", "path": "/metadata/resourceVersion", "value": ours[0].version}
+        patch = [as_read, *(op for hook in ours for op in _patch(hook, bundle))]
         await kube.patch(target.resource, target.name, patch, type=PatchType.JSON)
     return changed
 

@@ -198,10 +198,10 @@ def is_authority(pem: bytes) -> bool:
         return False
 
 
-def is_issued_by(leaf: bytes, authority: bytes) -> bool:
+def is_issued_by(leaf: bytes, authority: x509.Certificate) -> bool:
     """Whether the CA has signed the leaf."""
     try:
-        load_certificate(leaf).verify_directly_issued_by(load_certificate(authority))
+        load_certificate(leaf).verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnusableCertificate):
         return False
     return True

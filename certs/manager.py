@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 from certs.errors import BrokenSecret, CannotManage, ForeignSecret, UnusableCertificate
-from certs.injection import Hook, Target, inject, read_hooks, targets
+from certs.injection import Hook, Sightings, Target, inject, read_hooks, targets
 from certs.issue import facts
 from certs.readiness import Trust
 from certs.rotation import Step, Terms, next_step, take
@@ -92,7 +92,7 @@ class CertificateManager:
         self._trust = Trust(kube, self._targets, self._terms.names[0], settings.address)
         self._woken = asyncio.Event()
         self._last_good: State | None = None
-        self._spread_since: tuple[bytes, float] | None = None
+        self._sightings = Sightings()
 
     def not_ready(self) -> str:
         """Why the API server would not trust us, "" if it would."""
@@ -150,29 +150,32 @@ class CertificateManager:
     async def _advance(self) -> float:
         """Takes every step that is due; answers in how many seconds to look again at the latest."""
         for _ in range(_MOST_STEPS):
-            record = await self._read()
+            # The configurations first: a bundle from this Secret, or a later one, is then never
+            # written over a bundle from a later Secret still.
             hooks = await read_hooks(self._kube, self._targets)
-            wait = self._until_spread(record.state, hooks)
+            record = await self._read()
+            self._sightings.note(hooks, asyncio.get_running_loop().time())
+            wait = self._until_spread(record.state)
             step = next_step(record.state, self._clock(), self._terms, spread=wait == 0)
             if step is not None:
                 await self._write(record, self._after(step, record, hooks), step)
                 continue
             if record.state is not None:
-                self._use(record.state)
+                wait = min(wait, self._use(record.state, hooks) or _POLL)
                 if not await self._inject(hooks, record.state):
-                    return min(_POLL, wait or _POLL)
+                    return min(_POLL, wait)
         return _POLL
 
-    def _until_spread(self, state: State | None, hooks: tuple[Hook, ...]) -> float:
+    def _until_spread(self, state: State | None) -> float:
         """Seconds until the upcoming CA may sign; infinity while some caBundle lacks it."""
-        now = asyncio.get_running_loop().time()
-        upcoming = state.upcoming.certificate if state and state.upcoming else b""
-        if not upcoming or not hooks or not all(hook.trusts(upcoming) for hook in hooks):
-            self._spread_since = None
+        if state is None or state.upcoming is None:
             return float("inf")
-        if self._spread_since is None or self._spread_since[0] != upcoming:
-            self._spread_since = (upcoming, now)
-        return max(0.0, self._spread_since[1] + self._settings.propagation - now)
+        return self._until_trusted(state.upcoming.certificate)
+
+    def _until_trusted(self, authority: bytes) -> float:
+        since = self._sightings.since(authority)
+        now = asyncio.get_running_loop().time()
+        return max(0.0, since + self._settings.propagation - now)
 
     def _after(self, step: Step, record: _Record, hooks: tuple[Hook, ...]) -> State:
         now = self._clock()
@@ -181,11 +184,25 @@ class CertificateManager:
             return good  # the Secret was lost or spoilt, but we know what it said
         return take(step, record.state, now, self._terms, _adoptable(hooks, now))
 
-    def _use(self, state: State) -> None:
+    def _use(self, state: State, hooks: tuple[Hook, ...]) -> float:
+        """Serves the state's leaf; answers in how many seconds, 0 when it does."""
         self._last_good = state
-        if state.leaf is not None and self._hot_swap.serve(state.leaf):
+        if state.leaf is None:
+            return 0
+        wait = self._until_trusted(state.authority.certificate)
+        if wait and self._serves_well(hooks):
+            return wait  # other replicas started over: our leaf is trusted, theirs is not yet
+        if self._hot_swap.serve(state.leaf):
             self._trust.wake()
             log.info("serving the certificate", extra={"expires": self._hot_swap.expires})
+        return 0
+
+    def _serves_well(self, hooks: tuple[Hook, ...]) -> bool:
+        """Whether what is served is alive and trusted by every caBundle."""
+        pair, ends = self._hot_swap.pair, self._hot_swap.expires
+        if pair is None or ends is None or ends <= self._clock():
+            return False
+        return all(hook.accepts(pair.certificate) for hook in hooks)
 
     async def _read(self) -> _Record:
         try:
@@ -227,7 +244,10 @@ class CertificateManager:
         log.info("wrote the Secret", extra={"secret": name, "reason": str(step)})
 
     async def _inject(self, hooks: tuple[Hook, ...], state: State) -> bool:
-        written = await inject(self._kube, hooks, state.bundle)
+        try:
+            written = await inject(self._kube, hooks, state.bundle)
+        except Conflict:  # somebody else was first: look again
+            return True
         for target in written:
             log.info("wrote the caBundle", extra={"configuration": str(target)})
         return bool(written)

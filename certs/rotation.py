@@ -36,21 +36,31 @@ def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool)
 
     `spread` says that every caBundle has held the upcoming CA for long enough to be in use.
     """
-    if state is None or not facts(state.authority.certificate).is_valid(now):
+    if state is None:
         return Step.START_OVER
-    if state.upcoming is not None and spread:
-        return Step.PROMOTE
-    if state.leaf is None or _is_due(facts(state.leaf.certificate), now, terms):
+    authority = facts(state.authority.certificate)
+    alive = authority.is_valid(now)
+    if state.upcoming is not None and facts(state.upcoming.certificate).is_valid(now):
+        if spread or not alive:
+            return Step.PROMOTE
+    elif not alive:
+        return Step.START_OVER
+    if state.leaf is None or _is_due(facts(state.leaf.certificate), authority, now, terms):
         return Step.RENEW_LEAF
-    if state.upcoming is None and now >= facts(state.authority.certificate).renewal:
+    if state.upcoming is None and now >= authority.renewal:
         return Step.PREPARE
     if any(item.until <= now for item in state.retired):
         return Step.FORGET
     return None
 
 
-def _is_due(leaf: Facts, now: datetime, terms: Terms) -> bool:
-    return now >= leaf.renewal or now < leaf.not_before or leaf.names != frozenset(terms.names)
+def _is_due(leaf: Facts, authority: Facts, now: datetime, terms: Terms) -> bool:
+    # Only the name that API servers call decides: replicas that disagree about another would
+    # renew against each other for ever.
+    if terms.names[0] not in leaf.names or now < leaf.not_before:
+        return True
+    # A leaf that ends with its CA cannot be had any longer-lived from it.
+    return now >= leaf.renewal and leaf.not_after < authority.not_after
 
 
 def take(

@@ -74,7 +74,9 @@ def decode(data: Mapping[str, Any]) -> State:
     if authority is None or not is_authority(authority.certificate):
         raise BrokenSecret("ca.crt and ca.key are no CA with its key")
     leaf, upcoming = _decode_pair(data, "tls"), _decode_pair(data, "next-ca")
-    if leaf is not None and not is_issued_by(leaf.certificate, authority.certificate):
+    if leaf is not None and not is_issued_by(
+        leaf.certificate, load_certificate(authority.certificate)
+    ):
         leaf = None
     if upcoming is not None and not is_authority(upcoming.certificate):
         upcoming = None
