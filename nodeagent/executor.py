@@ -50,6 +50,7 @@ class Executor:
     metrics: Metrics
     tasks: asyncio.TaskGroup
     _confirmed: tuple[int, int] = field(default=(-1, -1), init=False)
+    _generation: int = field(default=-1, init=False)
 
     async def converge(self, wanted: Wanted) -> float | None:
         """Does what is left to do; returns the seconds after which to try again, None for never.
@@ -57,6 +58,7 @@ class Executor:
         Raises KubeError or KubeletUnavailable; whatever was done until then stands and is true.
         """
         kept: dict[DeviceId, Obstacle] = {}
+        started = perf_counter()
         while True:
             layout = wanted()
             if layout is None:
@@ -72,8 +74,14 @@ class Executor:
             after = self._decide(layout, kept)
             await self._publish(layout, after)
             if after.settled:
+                self._acknowledged(layout, perf_counter() - started)
                 pending = any(b.obstacle is Obstacle.PODS_PENDING for b in after.blocked)
                 return RETRY_PENDING_SECONDS if pending else None
+
+    def _acknowledged(self, layout: NodeLayout, seconds: float) -> None:
+        if self._generation != layout.generation:
+            self._generation = layout.generation
+            self.metrics.applied(seconds)
 
     async def _keep_serving(self) -> None:
         """Without a NodeLayout what stands stays bindable."""
@@ -121,7 +129,7 @@ class Executor:
         await self.publisher.write_node(release=release)
         observed = layout.generation
         if not decision.settled:  # more is to come: nothing half applied is acknowledged
-            observed = layout.status.observed_generation if layout.status else 0
+            observed = self.publisher.observed_generation
         conditions = [ready(), self._applied(decision)]
         if layout.spec.release:
             conditions.append(released(self.inventory))
@@ -137,11 +145,8 @@ class Executor:
         """Says in the NodeLayout that the node is not served now; as far as it can be written."""
         if observed is None:
             return
-        layout = observed.layout
-        generation = layout.status.observed_generation if layout.status else 0
-        conditions = [ready(reason, message), not_applied(reason, message)]
         try:
-            await self.publisher.write_layout(layout, generation, conditions)
+            await self.publisher.write_trouble(observed.layout, ready(reason, message))
         except KubeError as error:
             log.info("trouble could not be reported", extra={"error": str(error)})
 

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class KubeletLink:
     """Serves and registers each size that it was given; `changed` beats when `live` may differ.
 
-    A context manager: the directory is watched from its making on, so that no kubelet is missed.
+    The directory is watched from its making on, so that no kubelet is missed; `close` ends that.
     """
 
     def __init__(self, socket: Path, service: SliceService) -> None:
@@ -62,10 +62,7 @@ class KubeletLink:
         # A name of its own per process and server: one that ends unlinks its path, whoever's it is.
         self._names = (f"{_PREFIX}{secrets.token_hex(4)}-{number}.sock" for number in count())
 
-    def __enter__(self) -> "KubeletLink":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         self._watch.close()
 
     def live(self, sizes: frozenset[SliceSize]) -> bool:

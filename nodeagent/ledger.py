@@ -47,7 +47,7 @@ class Ledger:
         self._allocated: dict[DeviceId, float] = {}
         self._stale = Pulse()
         self.changed = Pulse()
-        self.known = asyncio.Event()  # set once all evidence has been read
+        self.known = Pulse()  # beats when all evidence has been read
         self.holders: Mapping[DeviceId, Holder] = MappingProxyType(self._holders)
 
     @property
@@ -106,7 +106,7 @@ class Ledger:
         self._evidence = Evidence(listed, checkpoint.claims)
         self._resolve()
         self._forget(started)
-        self.known.set()
+        self.known.beat()
 
     def _forget(self, now: float) -> None:
         old = [device for device, at in self._allocated.items() if now - at > FORGOTTEN_SECONDS]

@@ -102,21 +102,22 @@ async def run(settings: Settings) -> None:
             "reaching GPUs through the driver (NVML and MPS) is not part of this version; "
             "give --simulated-gpus FILE"
         )
-    from nodeagent.agent import Agent, ClosableKube
+    from nodeagent.agent import ClosableKube, run_agent
     from nodeagent.simulation import SimulatedGpus, SimulatedMps
 
     async def connect() -> ClosableKube:
-        # 0.4 s of imports, after the kubelet was served and in a thread, so that it stays served.
-        await asyncio.to_thread(importlib.import_module, "mpslice.kube.session")
+        # In a thread, so that the kubelet stays served: these take half a second.
+        for module in ("mpslice.kube.session", "nodeagent.controller", "nodeagent.ops"):
+            await asyncio.to_thread(importlib.import_module, module)
         from mpslice.kube.session import Session
 
         return await Session.connect("nodeagent", settings.kubeconfig)
 
-    agent = Agent(settings, SimulatedGpus(settings.simulated_gpus), SimulatedMps())
-    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stop.set)
-    await agent.run(connect)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gpus = SimulatedGpus(settings.simulated_gpus)
+    await run_agent(settings, gpus, SimulatedMps(), connect, stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Kube, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.nodelayout import (
     Condition,
+    ConditionType,
     LayoutStatus,
     NodeLayout,
     merge_conditions,
@@ -55,11 +56,17 @@ class Publisher:
         self._written: Json | None = None
         self._written_to = ""
         self._conditions: tuple[Condition, ...] = ()
+        self._observed = 0
 
     def saw_node(self, node: NodeFacts) -> None:
         """A newer reading of the node, whoever wrote it."""
         if node.version >= self._node.version:
             self._node = node
+
+    @property
+    def observed_generation(self) -> int:
+        """The generation that was acknowledged last."""
+        return self._observed
 
     @property
     def node(self) -> NodeFacts:
@@ -77,8 +84,7 @@ class Publisher:
         """
         resources = node_resources(self._inventory)
         if sure:
-            others = {s: a for s, a in self._node.resources.items() if s not in resources}
-            self._node = replace(self._node, resources=others)
+            self._node = replace(self._node, resources={})
         await self._patch_node(resources, release=release)
 
     async def close_node(self) -> None:
@@ -101,13 +107,23 @@ class Publisher:
             )
             self.saw_node(project_node(answer))
 
+    async def write_trouble(self, layout: NodeLayout, trouble: Condition) -> None:
+        """Only the condition Ready is news; what was said of the last generation stays said."""
+        self._begin_with(layout)
+        others = [c for c in self._conditions if c.type is not ConditionType.READY]
+        await self.write_layout(layout, self._observed, [trouble, *others])
+
+    def _begin_with(self, layout: NodeLayout) -> None:
+        if self._written_to != layout.uid:  # another object of the name, or our first
+            status = layout.status or LayoutStatus()
+            self._written, self._written_to = None, layout.uid
+            self._conditions, self._observed = status.conditions, status.observed_generation
+
     async def write_layout(
         self, layout: NodeLayout, observed_generation: int, conditions: Sequence[Condition]
     ) -> None:
         """The NodeLayout's status; nothing when the object is gone."""
-        if self._written_to != layout.uid:  # another object of the name, or our first
-            self._written, self._written_to = None, layout.uid
-            self._conditions = layout.status.conditions if layout.status else ()
+        self._begin_with(layout)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         merged = merge_conditions(self._conditions, conditions, now=now)
         gpus = gpu_statuses(self._inventory, self._holders, self._settings)
@@ -125,4 +141,4 @@ class Publisher:
         except NotFound:
             log.info("the NodeLayout is gone", extra={"node": layout.name})
             return
-        self._written, self._conditions = status, merged
+        self._written, self._conditions, self._observed = status, merged, observed_generation

@@ -178,17 +178,13 @@ def node_patch(
 ) -> dict[str, Any]:
     """The merge patch of nodes/status; {} when the node shows all of it already.
 
-    Sizes that nobody serves any more are closed to the scheduler; their capacity is the kubelet's,
-    which keeps it for five minutes (kubelet/cm/devicemanager, endpointStopGracePeriod).
+    Sizes that are not served are the kubelet's to close: it does so when a plugin ends.
     """
-    wanted = dict(resources)
-    for size, amount in node.resources.items():
-        if size not in wanted and amount.allocatable:
-            wanted[size] = Amount(amount.capacity, 0)
+    sizes = sorted(size for size in resources if resources[size] != node.resources.get(size))
     status = {
-        part: {resource_name(size): str(getattr(wanted[size], part)) for size in sorted(wanted)}
+        part: {resource_name(size): str(getattr(resources[size], part)) for size in sizes}
         for part in ("capacity", "allocatable")
-        if any(wanted[size] != node.resources.get(size) for size in wanted)
+        if sizes
     }
     changed = {k: v for k, v in annotations.items() if node.annotations.get(k) != v}
     gone = dict.fromkeys(node.annotations.keys() - annotations.keys())

@@ -1,0 +1,239 @@
+"""What the agent does with the cluster: what wakes it, what it takes over, and how it says goodbye.
+
+One loop brings the layout about (`executor.Executor`); everything that changes wakes it, so there
+is one writer and nothing to lock.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from mpslice.errors import InvalidNodeLayout
+from mpslice.gpus import DeviceId
+from mpslice.kube.api import Kube
+from mpslice.kube.errors import KubeError
+from mpslice.kube.events import EventRecorder, EventType, ObjectRef
+from mpslice.kube.reflector import Backoff, Change
+from mpslice.nodelayout import SliceState
+from nodeagent.adoption import adopt
+from nodeagent.cluster import ClusterView
+from nodeagent.errors import KubeletUnavailable, UnknownNode
+from nodeagent.executor import Executor
+from nodeagent.hardware import Gpu
+from nodeagent.holders import Holder
+from nodeagent.knowledge import KubeletKnowledge
+from nodeagent.local import LocalNode
+from nodeagent.metrics import Metrics
+from nodeagent.pods import PodFacts
+from nodeagent.publisher import Publisher
+from nodeagent.pulse import Pulse
+from nodeagent.report import NodeFacts, gpu_statuses
+from nodeagent.withdrawal import Withdrawal
+
+COMPONENT: Final = "nodeagent"
+
+_FAREWELL_SECONDS: Final = 3.0
+_TROUBLE_SECONDS: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """`run` until cancelled, then `say_goodbye`; `serving` tells whether all is well."""
+
+    def __init__(
+        self, local: LocalNode, kube: Kube, metrics: Metrics, tasks: asyncio.TaskGroup
+    ) -> None:
+        self.serving = False
+        self._local = local
+        self._settings = local.settings
+        self._metrics = metrics
+        self._tasks = tasks
+        self._wake = Pulse()
+        self._events = EventRecorder(kube, COMPONENT, host=local.settings.node_name)
+        self._cluster = ClusterView(
+            kube,
+            local.settings.node_name,
+            on_layout=self._wake.beat,
+            on_node=self._node_changed,
+            on_pod=self._pod_changed,
+        )
+        local.pods = self._cluster.pods
+        self._publisher = Publisher(kube, local.settings, local.inventory, local.ledger.holders)
+        knowledge = KubeletKnowledge(local.pod_resources)
+        self._executor = Executor(
+            settings=local.settings,
+            inventory=local.inventory,
+            ledger=local.ledger,
+            link=local.link,
+            knowledge=knowledge,
+            publisher=self._publisher,
+            withdrawal=Withdrawal(
+                kube,
+                local.settings.node_name,
+                local.inventory,
+                local.ledger,
+                knowledge,
+                self._publisher,
+            ),
+            metrics=metrics,
+            tasks=tasks,
+        )
+        metrics.watch(
+            lambda: gpu_statuses(local.inventory, local.ledger.holders, local.settings),
+            lambda: local.link.registrations,
+        )
+
+    async def run(self) -> NoReturn:
+        """Serves the node's layout; raises UnknownNode."""
+        self._tasks.create_task(self._events.run(), name="events")
+        self._cluster.follow(self._tasks)
+        await self._cluster.synced()
+        self._take_over()
+        self._tasks.create_task(self._local.ledger.run(), name="ledger")
+        self._tasks.create_task(self._local.gpus.follow(self._gpus_changed), name="gpus")
+        for pulse in (self._local.ledger.changed, self._local.link.changed):
+            pulse.listen(self._wake.beat)
+        await self._until_holders_are_known()
+        await self._converge_forever()
+
+    async def _until_holders_are_known(self) -> None:
+        """Nothing may be decided before; the node is not served while the kubelet is away."""
+        while not await self._local.ledger.known.within(0, _TROUBLE_SECONDS):
+            message = "the kubelet does not answer on its PodResources socket"
+            await self._executor.report_trouble(
+                self._cluster.observed(), "KubeletUnavailable", message
+            )
+
+    def _take_over(self) -> None:
+        """Adds what the NodeLayout's status says to what was found on this machine."""
+        if self._cluster.node() is None:
+            raise UnknownNode(
+                f"the cluster has no node {self._settings.node_name}; give --node-name the name "
+                "that `kubectl get nodes` prints"
+            )
+        observed = self._cluster.observed()
+        status = observed.layout.status if observed else None
+        reported = [entry for gpu in status.gpus for entry in gpu.slices] if status else []
+        used = {
+            entry.id: Holder(entry.pod or "", entry.container or "")
+            for entry in reported
+            if entry.state is SliceState.USED
+        }
+        adoption = adopt(
+            self._local.capacities(),
+            standing=(*used, *self._local.inventory.slices),
+            free=[entry.id for entry in reported],
+        )
+        self._local.inventory.add(adoption.adopted, bindable=True)
+        self._local.ledger.remember(
+            {device: used[device] for device in adoption.adopted if device in used}
+        )
+        self._tell_of_lost(adoption.lost)
+
+    def _tell_of_lost(self, lost: Sequence[DeviceId]) -> None:
+        for uuid in dict.fromkeys(device.gpu for device in lost):
+            gone = [str(device) for device in lost if device.gpu == uuid]
+            self._tell_node(
+                EventType.WARNING,
+                "GPUGone",
+                f"GPU {uuid} is no longer in this node; its slices are dropped: {', '.join(gone)}",
+            )
+
+    async def _converge_forever(self) -> NoReturn:
+        backoff = Backoff(first=0.05, longest=_TROUBLE_SECONDS)
+        while True:
+            seen = self._wake.count
+            again: float | None
+            try:
+                again = await self._converge_once()
+                backoff.reset()
+                self.serving = True
+            except (KubeError, KubeletUnavailable) as error:
+                self.serving = False
+                again = backoff.delay(getattr(error, "retry_after", None))
+                log.warning(
+                    "the layout could not be applied, trying again",
+                    extra={
+                        "node": self._settings.node_name,
+                        "error": str(error),
+                        "delay_seconds": round(again, 2),
+                    },
+                )
+                if isinstance(error, KubeletUnavailable):
+                    await self._executor.report_trouble(
+                        self._cluster.observed(), "KubeletUnavailable", str(error)
+                    )
+            if again is None:
+                await self._wake.after(seen)
+            else:
+                await self._wake.within(seen, again)
+
+    async def _converge_once(self) -> float | None:
+        try:
+            return await self._executor.converge(self._cluster.wanted)
+        except InvalidNodeLayout as error:
+            observed = self._cluster.observed()
+            if observed is not None:
+                await self._executor.report_invalid(observed.layout, str(error))
+            return None
+
+    async def say_goodbye(self) -> None:
+        """Nothing more is bound to a node whose plugin is away."""
+        was_serving, self.serving = self.serving, False
+        if not was_serving:
+            return  # what the node shows is not ours to correct now
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._publisher.close_node()
+                message = "the agent is being stopped; running containers go on"
+                await self._executor.report_trouble(self._cluster.observed(), "Stopping", message)
+        except (KubeError, TimeoutError) as error:
+            log.warning("the node could not be closed", extra={"error": str(error)})
+
+    def _node_changed(self, node: NodeFacts) -> None:
+        self._publisher.saw_node(node)
+        if self._publisher.node_differs():
+            self._wake.beat()
+
+    def _pod_changed(self, change: Change[PodFacts]) -> None:
+        self._local.ledger.pods_changed()
+        pod, before = change.new, change.old
+        if pod is None or not pod.refusal or (before is not None and before.refusal):
+            return
+        if self._cluster.is_synced:
+            self._metrics.refused()
+            self._events.record(
+                _pod_reference(pod),
+                EventType.WARNING,
+                "SliceRefused",
+                f"the kubelet of {pod.node} refused the pod ({pod.refusal}); it has to be "
+                "created anew",
+            )
+
+    def _gpus_changed(self, gpus: Sequence[Gpu]) -> None:
+        before = dict(self._local.inventory.gpus)
+        self._local.inventory.put_gpus(gpus)
+        self._wake.beat()
+        for gpu in gpus:
+            was = before.get(gpu.uuid)
+            if was is None or was.reason == gpu.reason:
+                continue
+            log.warning("a GPU's health changed", extra={"gpu": gpu.uuid, "reason": gpu.reason})
+            if gpu.reason:
+                text = f"GPU {gpu.index} ({gpu.uuid}) is unhealthy: {gpu.reason}"
+                self._tell_node(EventType.WARNING, "GPUUnhealthy", text)
+            else:
+                text = f"GPU {gpu.index} ({gpu.uuid}) is healthy again"
+                self._tell_node(EventType.NORMAL, "GPUHealthy", text)
+
+    def _tell_node(self, type: EventType, reason: str, message: str) -> None:
+        name = self._settings.node_name
+        # The kubelet's own Events on a Node carry its name as uid, and so kubectl finds them.
+        self._events.record(ObjectRef("v1", "Node", name, uid=name), type, reason, message)
+
+
+def _pod_reference(pod: PodFacts) -> ObjectRef:
+    namespace, _, name = pod.key.partition("/")
+    return ObjectRef("v1", "Pod", name, namespace=namespace, uid=pod.uid)
