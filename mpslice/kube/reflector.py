@@ -8,6 +8,7 @@ projected as it arrives and the raw JSON dropped.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,6 +23,7 @@ Key = str
 """`namespace/name`, or `name` for what is cluster-scoped."""
 
 _PAGE: Final = "500"
+_SHORTEST_WATCH: Final = 1.0  # seconds
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,11 @@ class Reflector(Generic[T]):
         while True:
             try:
                 version = version or await self._list()
+                started = time.monotonic()
                 version = await self._watch(version)
+                if time.monotonic() - started < _SHORTEST_WATCH:
+                    # A server or proxy that ends every watch at once must not be hammered.
+                    await asyncio.sleep(self._backoff.delay())
             except Gone:
                 version = ""
             except KubeError as error:
