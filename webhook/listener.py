@@ -1,0 +1,132 @@
+"""The TLS port: who may be a client, for how long, and how the port is given up.
+
+aiohttp's low-level server, because an idle, slow or stuck client has to be cut off at every stage:
+the handshake, the first request, the rest of a head, and the reading of our answer.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from mpslice.flags import Address
+from mpslice.ops import CannotListen
+from webhook.admission import LONGEST_BODY
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """In seconds. The API server keeps an idle connection for 90 s (IdleConnTimeout of client-go's
+    transport); we keep it longer, so that it never sends into one that we are closing.
+    """
+
+    handshake: float = 10.0
+    first_request: float = 10.0
+    stuck_answer: float = 10.0
+    idle: float = 120.0
+    drain: float = 10.0
+
+
+@asynccontextmanager
+async def listening(
+    listen: Address, context: ssl.SSLContext, handler: Handler, limits: Limits | None = None
+) -> AsyncIterator[Address]:
+    """Serves while inside; yields the address with its real port. Raises CannotListen.
+
+    At the end no connection is accepted any more, requests in progress get `limits.drain`.
+    """
+    limits = limits or Limits()
+    watch = _Watch(limits)
+    server = web.Server(
+        watch.note(handler),
+        request_factory=_request,
+        access_log=None,
+        keepalive_timeout=limits.idle,
+        lingering_time=1.0,
+        auto_decompress=False,
+    )
+    watch.server = server
+    try:
+        sockets = await asyncio.get_running_loop().create_server(
+            server,
+            listen.host,
+            listen.port,
+            ssl=context,
+            ssl_handshake_timeout=limits.handshake,
+            ssl_shutdown_timeout=1.0,
+            backlog=1024,
+        )
+    except OSError as error:
+        raise CannotListen(
+            f"--listen: cannot listen on {listen} ({error.strerror}); choose another port"
+        ) from error
+    watching = asyncio.create_task(watch.run())
+    try:
+        yield Address(listen.host, sockets.sockets[0].getsockname()[1])
+    finally:
+        sockets.close()
+        await asyncio.sleep(0)  # what has been accepted gets to its handler
+        server.pre_shutdown()
+        await server.shutdown(limits.drain)
+        watching.cancel()
+
+
+def _request(*args: Any) -> web.BaseRequest:
+    return web.BaseRequest(*args, asyncio.get_running_loop(), client_max_size=LONGEST_BODY)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Cuts off connections that never ask, and those that do not read what they asked for."""
+
+    limits: Limits
+    server: web.Server | None = None
+    _asked: set[object] = field(default_factory=set)
+    _silent_since: dict[object, float] = field(default_factory=dict)
+    _unread_since: dict[object, float] = field(default_factory=dict)
+
+    def note(self, handler: Handler) -> Handler:
+        async def noted(request: web.BaseRequest) -> web.StreamResponse:
+            self._asked.add(request.protocol)
+            return await handler(request)
+
+        return noted
+
+    async def run(self) -> None:
+        pause = min(self.limits.first_request, self.limits.stuck_answer) / 4
+        while True:
+            await asyncio.sleep(pause)
+            self.sweep(asyncio.get_running_loop().time())
+
+    def sweep(self, now: float) -> None:
+        connections = self.server.connections if self.server else []
+        silent = [c for c in connections if c not in self._asked]
+        self._cut(silent, self._silent_since, now, self.limits.first_request)
+        unread = [c for c in connections if _unread(c)]
+        self._cut(unread, self._unread_since, now, self.limits.stuck_answer)
+        self._asked.intersection_update(connections)
+
+    def _cut(
+        self,
+        suspects: list[web.RequestHandler],
+        since: dict[object, float],
+        now: float,
+        limit: float,
+    ) -> None:
+        for gone in since.keys() - set(suspects):
+            del since[gone]
+        for suspect in suspects:
+            if now - since.setdefault(suspect, now) >= limit and suspect.transport:
+                suspect.transport.abort()
+
+
+def _unread(connection: web.RequestHandler) -> bool:
+    """Whether bytes wait to be sent; answers are small, so they only do when nobody reads."""
+    transport = connection.transport
+    return transport is not None and transport.get_write_buffer_size() > 0

@@ -1,0 +1,116 @@
+"""Pods and workloads in, verdicts out: what /mutate, /validate and the offline plan all call.
+
+Pure and total: any JSON at all gets a verdict, nothing is looked up, nothing is kept.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from webhook.mutation import completed, edits, strip_remarks
+from webhook.pods import Pod, mapping, read_pod
+from webhook.rules import EARLY_RULES, Facts, is_advice, remarks, violations
+from webhook.settings import Enforcement, Settings
+from webhook.verdicts import ALLOWED, Remark, Verdict, Violation
+from webhook.workloads import read_template
+
+_MOST_WARNINGS: Final = 12  # the API server passes on 4096 bytes in all
+_LONGEST_AUDIT: Final = 1024
+
+
+def mutate(pod: object, settings: Settings) -> Verdict:
+    """Completes a slice pod that is being created; its patch is empty for every other pod.
+
+    Refuses only what the API server would otherwise answer before `validate` is asked.
+    """
+    view = read_pod(pod)
+    if view.mirror or not view.mentions_slices:
+        return ALLOWED
+    early = tuple(violations(view, Facts(settings), EARLY_RULES))
+    if early and settings.enforcement is Enforcement.DENY:
+        return _refused(early[0])
+    changes = tuple(edits(view, mapping(mapping(pod).get("spec")), settings))
+    injected = ", ".join(change.field for change in changes)
+    verdict = _warned((*early, *strip_remarks(view, settings)), early[0] if early else None)
+    return replace(
+        verdict,
+        audit={**verdict.audit, **({"injected": injected[:_LONGEST_AUDIT]} if injected else {})},
+        patch=tuple(change.operation for change in changes),
+    )
+
+
+def validate(
+    pod: object, settings: Settings, *, old: object = None, largest: int | None = None
+) -> Verdict:
+    """Judges a pod as it will be stored.
+
+    `old` is the pod before an UPDATE: what was wrong then is not refused now, so that labels and
+    finalizers of old pods can always be changed. `largest` is the capacity in gb of the largest
+    GPU known, None while none is.
+    """
+    view = read_pod(pod)
+    if view.mirror or not view.mentions_slices:
+        return ALLOWED
+    facts = Facts(settings, largest)
+    before = _findings(read_pod(old), facts) if old is not None else ()
+    return _judged([found for found in _findings(view, facts) if found not in before], settings)
+
+
+def advise(
+    workload: object,
+    kind: str,
+    settings: Settings,
+    *,
+    old: object = None,
+    largest: int | None = None,
+) -> Verdict:
+    """Warns of what the pods of a workload would be refused for; never refuses.
+
+    `kind` is the workload's (`Deployment`, …); `old` and `largest` as for `validate`.
+    """
+    template = read_template(workload, kind)
+    if not template.mentions_slices:
+        return ALLOWED
+    facts = Facts(settings, largest)
+    before = _template_findings(read_template(old, kind), facts) if old is not None else ()
+    found = [item for item in _template_findings(template, facts) if item not in before]
+    return _warned(found, next((f for f in found if isinstance(f, Violation)), None))
+
+
+def _findings(pod: Pod, facts: Facts) -> tuple[Remark, ...]:
+    return (*violations(pod, facts), *remarks(pod))
+
+
+def _template_findings(template: Pod, facts: Facts) -> tuple[Remark, ...]:
+    stripped = strip_remarks(template, facts.settings)
+    return (*_findings(completed(template, facts.settings), facts), *stripped)
+
+
+def _judged(found: Sequence[Remark], settings: Settings) -> Verdict:
+    refusals = [f for f in found if isinstance(f, Violation) and not is_advice(f, settings)]
+    first = refusals[0] if refusals else None
+    if first is not None and settings.enforcement is Enforcement.DENY:
+        return _refused(first)
+    return _warned(found, first)
+
+
+def _refused(first: Violation) -> Verdict:
+    return Verdict(
+        allowed=False, reason=first.reason, message=first.message, audit=_reason_audit(first)
+    )
+
+
+def _warned(found: Sequence[Remark], first: Violation | None) -> Verdict:
+    return Verdict(
+        reason=first.reason if first else None,
+        warnings=_warnings(found),
+        audit=_reason_audit(first) if first else {},
+    )
+
+
+def _reason_audit(first: Violation) -> Mapping[str, str]:
+    return {"reason": str(first.reason)}
+
+
+def _warnings(found: Iterable[Remark]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item.warning for item in found))[:_MOST_WARNINGS]

@@ -1,0 +1,116 @@
+"""AdmissionReview in, AdmissionReview out (admission.k8s.io/v1), around the pure policy.
+
+Format: k8s.io/api/admission/v1/types.go. A patch travels as base64 of its JSON.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from webhook.errors import BadReview
+from webhook.pods import mapping, text
+from webhook.policy import advise, mutate, validate
+from webhook.settings import Settings
+from webhook.verdicts import ALLOWED, Verdict
+from webhook.workloads import TEMPLATES
+
+API_VERSION: Final = "admission.k8s.io/v1"
+
+_JUDGED: Final = ("CREATE", "UPDATE")
+_FORBIDDEN: Final = 403
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One request of the API server; objects as it sent them, whatever they are.
+
+    `name` is `namespace/name` for the log; a pod of a workload has none yet.
+    """
+
+    uid: str
+    operation: str
+    kind: str
+    new: object
+    old: object
+    name: str = ""
+
+
+def read_review(body: bytes) -> Review:
+    """The review in a request's body; raises BadReview when it is none."""
+    try:
+        review = mapping(json.loads(body, parse_constant=_no_constant))
+    except (ValueError, RecursionError) as error:
+        raise BadReview(f"the body is no JSON that can be read: {error}") from error
+    if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
+        raise BadReview(f"the body is no AdmissionReview of {API_VERSION}; send one")
+    request = mapping(review.get("request"))
+    uid = text(request.get("uid"))
+    if not uid:
+        raise BadReview("the AdmissionReview has no request with a uid; send one")
+    return Review(
+        uid=uid,
+        operation=text(request.get("operation")),
+        kind=_kind(request),
+        new=request.get("object"),
+        old=request.get("oldObject"),
+        name=_name(request),
+    )
+
+
+def _name(request: Mapping[str, Any]) -> str:
+    metadata = mapping(mapping(request.get("object")).get("metadata"))
+    name = text(request.get("name")) or text(metadata.get("generateName"))
+    return f"{text(request.get('namespace'))}/{name}"
+
+
+def _no_constant(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _kind(request: Mapping[str, Any]) -> str:
+    """`Pod`, a workload's kind, or "" for what other groups may call by the same names."""
+    kind = mapping(request.get("kind"))
+    name, group = text(kind.get("kind")), text(kind.get("group"))
+    if name == "Pod":
+        return name if group == "" else ""
+    return name if group in ("apps", "batch") and name in TEMPLATES else ""
+
+
+def judge_mutation(review: Review, settings: Settings) -> Verdict:
+    """What /mutate answers: pods are completed when they are created, and never later."""
+    if review.operation == "CREATE" and review.kind == "Pod":
+        return mutate(review.new, settings)
+    return ALLOWED
+
+
+def judge_validation(review: Review, settings: Settings, largest: int | None) -> Verdict:
+    """What /validate answers; `largest` is the capacity of the largest GPU known, in gb."""
+    if review.operation not in _JUDGED:
+        return ALLOWED
+    old = review.old if review.operation == "UPDATE" else None
+    if review.kind == "Pod":
+        return validate(review.new, settings, old=old, largest=largest)
+    return advise(review.new, review.kind, settings, old=old, largest=largest)
+
+
+def answer(review: Review, verdict: Verdict) -> bytes:
+    """The body of the response."""
+    response: dict[str, Any] = {"uid": review.uid, "allowed": verdict.allowed}
+    if not verdict.allowed:
+        response["status"] = {
+            "code": _FORBIDDEN,
+            "reason": "Forbidden",
+            "message": verdict.message,
+        }
+    if verdict.patch:
+        patch = json.dumps(verdict.patch, separators=(",", ":")).encode()
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(patch).decode()
+    if verdict.warnings:
+        response["warnings"] = verdict.warnings
+    if verdict.audit:
+        response["auditAnnotations"] = verdict.audit
+    review_out = {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
+    return json.dumps(review_out, separators=(",", ":")).encode()
