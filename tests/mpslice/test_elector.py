@@ -1,0 +1,171 @@
+"""The elector: one worker at a time, through every fault of the API server."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpslice.kube.api import Json, Kube
+from mpslice.kube.elector import Elector, Timing
+from mpslice.kube.errors import Conflict, NotFound, Unreachable
+
+FAST = Timing(lease=0.7, renew_within=0.5, retry=0.1)
+
+
+class LeaseServer:
+    """The one Lease, with resource versions; `trouble` makes every call fail or hang."""
+
+    def __init__(self) -> None:
+        self.lease: Json | None = None
+        self.version = 0
+        self.trouble: Callable[[], Any] | None = None
+
+    async def _pass(self) -> None:
+        if self.trouble is not None:
+            await self.trouble()
+
+    async def read(self, *_args: Any, **_options: Any) -> Json:
+        await self._pass()
+        if self.lease is None:
+            raise NotFound("no lease", status=404)
+        return dict(self.lease)
+
+    async def create(self, _resource: Any, body: Json, **_options: Any) -> Json:
+        await self._pass()
+        if self.lease is not None:
+            raise Conflict("there is one", status=409)
+        return self._store(body)
+
+    async def replace(self, _resource: Any, _name: str, body: Json, **_options: Any) -> Json:
+        await self._pass()
+        assert self.lease is not None
+        if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise Conflict("somebody was quicker", status=409)
+        return self._store(body)
+
+    def _store(self, body: Json) -> Json:
+        self.version += 1
+        metadata = {**body["metadata"], "resourceVersion": str(self.version)}
+        self.lease = {**body, "metadata": metadata}
+        return dict(self.lease)
+
+
+class Candidate:
+    """A replica whose work does nothing but show that it is at work."""
+
+    def __init__(self, server: LeaseServer, name: str) -> None:
+        self.working = False
+        self.started = asyncio.Event()
+        kube: Any = _Link(server)
+        self.link = kube
+        typed: Kube = kube
+        self.elector = Elector(typed, namespace="n", name="l", identity=name, timing=FAST)
+        self.task = asyncio.create_task(self.elector.run(self._work))
+
+    async def _work(self) -> None:
+        self.working = True
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.working = False
+            self.started.clear()
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+class _Link:
+    """One replica's way to the server, which can be cut for it alone."""
+
+    def __init__(self, server: LeaseServer) -> None:
+        self._server = server
+        self.cut: Callable[[], Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            if self.cut is not None:
+                await self.cut()
+            return await getattr(self._server, name)(*args, **options)
+
+        return call
+
+
+async def refused() -> None:
+    raise Unreachable("connection refused")
+
+
+async def silence() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_lone_candidate_works_and_releases_at_its_end() -> None:
+    server = LeaseServer()
+    only = Candidate(server, "a")
+    async with asyncio.timeout(5):
+        await only.started.wait()
+    await only.stop()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_second_takes_over_at_once_when_the_first_ends() -> None:
+    server = LeaseServer()
+    first = Candidate(server, "a")
+    await first.started.wait()
+    second = Candidate(server, "b")
+    await first.stop()
+    async with asyncio.timeout(FAST.lease):
+        await second.started.wait()
+    assert server.lease is not None
+    assert server.lease["spec"]["leaseTransitions"] == 2
+    await second.stop()
+
+
+@pytest.mark.parametrize("fault", [refused, silence], ids=["refused", "silent"])
+async def test_leader_cut_off_stops_before_another_starts(fault: Callable[[], Any]) -> None:
+    server = LeaseServer()
+    first, second = Candidate(server, "a"), Candidate(server, "b")
+    await asyncio.wait(
+        {asyncio.ensure_future(c.started.wait()) for c in (first, second)},
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    leader, other = (first, second) if first.working else (second, first)
+    overlaps: list[bool] = []
+    leader.link.cut = fault
+    async with asyncio.timeout(10):
+        while not other.working:
+            overlaps.append(first.working and second.working)
+            await asyncio.sleep(0.005)
+    assert not leader.working
+    assert not any(overlaps)
+    leader.link.cut = None
+    await leader.stop()
+    await other.stop()
+
+
+async def test_work_that_fails_ends_the_run_and_the_renewing() -> None:
+    server = LeaseServer()
+
+    async def fail() -> None:
+        raise RuntimeError("broken work")
+
+    kube: Any = server
+    elector = Elector(kube, namespace="n", name="l", identity="a", timing=FAST)
+    with pytest.raises(RuntimeError, match="broken work"):
+        await elector.run(fail)
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_times_have_the_six_digits_that_go_insists_on() -> None:
+    server = LeaseServer()
+    only = Candidate(server, "a")
+    await only.started.wait()
+    assert server.lease is not None
+    renewed = server.lease["spec"]["renewTime"]
+    assert len(renewed) == len("2026-01-01T00:00:00.000000Z")
+    assert renewed.endswith("Z")
+    await only.stop()

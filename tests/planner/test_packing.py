@@ -1,0 +1,347 @@
+"""The plan: greedy best fit over GPUs, with what must hold for any input."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpslice.gpus import GpuUuid
+from mpslice.nodelayout import Slices
+from mpslice.slices import SliceSize
+from planner.explain import refusal_text
+from planner.model import (
+    Cause,
+    Constraints,
+    Gpu,
+    HostPort,
+    Node,
+    NodeState,
+    Plan,
+    Pod,
+    Resources,
+    SliceClaim,
+    Snapshot,
+    Taint,
+)
+from planner.packing import plan
+
+LABEL = "nos.nebuly.com/gpu-partitioning=mps"
+ROOM = Resources(cpu_milli=32_000, memory=1 << 38)
+
+
+def node(
+    name: str,
+    *capacities: int,
+    used: dict[int, Slices] | None = None,
+    free: dict[int, Slices] | None = None,
+    idle: Resources = ROOM,
+    **fields: Any,
+) -> NodeState:
+    gpus = tuple(
+        Gpu(
+            GpuUuid(f"{name}-{index}"),
+            index,
+            capacity,
+            used=(used or {}).get(index, {}),
+            free=(free or {}).get(index, {}),
+        )
+        for index, capacity in enumerate(capacities)
+    )
+    return NodeState(Node(name, labels={"host": name}, **fields), gpus, idle)
+
+
+def pod(name: str, *sizes: int, **fields: Any) -> Pod:
+    claims = tuple(SliceClaim(f"c{seat}", SliceSize(size), seat) for seat, size in enumerate(sizes))
+    return Pod("default", name, uid=name, claims=claims, **fields)
+
+
+def on(host: str) -> Constraints:
+    return Constraints(node_selector=(("host", host),))
+
+
+def where(made: Plan) -> dict[str, str]:
+    return {p.pod.name: p.node for p in made.placements}
+
+
+def gb(sizes: dict[int, int]) -> Slices:
+    return {SliceSize(size): count for size, count in sizes.items()}
+
+
+def test_tightest_gpu_that_suffices_is_carved() -> None:
+    made = plan(Snapshot((node("n1", 80), node("n2", 24), node("n3", 40))), [pod("p", 20)])
+    assert where(made) == {"p": "n2"}
+    assert made.layouts == {"n2": {"n2-0": gb({20: 1})}}
+
+
+def test_standing_free_slice_is_used_before_anything_is_carved() -> None:
+    nodes = (node("n1", 20), node("n2", 80, free={0: gb({20: 1})}))
+    made = plan(Snapshot(nodes), [pod("p", 20)])
+    assert where(made) == {"p": "n2"}
+    assert made.layouts == {}
+
+
+def test_free_slice_on_a_cordoned_node_does_not_count() -> None:
+    nodes = (node("n1", 80, free={0: gb({10: 1})}, unschedulable=True), node("n2", 80))
+    assert where(plan(Snapshot(nodes), [pod("p", 10)])) == {"p": "n2"}
+
+
+def test_free_slices_are_withdrawn_only_as_far_as_there_is_need() -> None:
+    nodes = (node("n1", 80, used={0: gb({30: 1})}, free={0: gb({10: 2, 20: 1})}),)
+    made = plan(Snapshot(nodes), [pod("p", 25)])
+    # 10 gb are uncarved: 15 more are needed, and one slice of 20 gives them.
+    assert made.withdrawn == 1
+    assert made.layouts == {"n1": {"n1-0": gb({10: 2, 25: 1, 30: 1})}}
+
+
+def test_free_slice_that_a_pending_pod_asks_for_is_the_last_to_go() -> None:
+    nodes = (node("n1", 60, free={0: gb({20: 1, 21: 1})}),)
+    made = plan(Snapshot(nodes), [pod("a", 39), pod("b", 20)])
+    assert where(made) == {"a": "n1", "b": "n1"}
+    assert made.layouts["n1"]["n1-0"] == gb({20: 1, 39: 1})  # type: ignore[index]  # a str is a uuid
+
+
+def test_used_slice_is_never_withdrawn() -> None:
+    made = plan(Snapshot((node("n1", 80, used={0: gb({70: 1})}),)), [pod("p", 20)])
+    assert made.placements == ()
+    assert made.layouts == {}
+
+
+def test_higher_priority_goes_first_then_the_older() -> None:
+    pods = [
+        pod("young", 50, created="2026-01-01T00:00:02Z"),
+        pod("old", 50, created="2026-01-01T00:00:01Z"),
+        pod("urgent", 50, created="2026-01-01T00:00:03Z", priority=10),
+    ]
+    made = plan(Snapshot((node("n1", 80), node("n2", 80))), pods)
+    assert where(made) == {"urgent": "n1", "old": "n2"}
+
+
+def test_all_slices_of_a_pod_are_on_one_node_or_none_is_made() -> None:
+    nodes = (node("n1", 40), node("n2", 24, 24))
+    made = plan(Snapshot(nodes), [pod("two", 20, 24), pod("three", 30, 30)])
+    assert where(made) == {"two": "n2"}
+    assert set(made.layouts) == {"n2"}
+
+
+def test_gpu_takes_no_more_slices_than_mps_serves() -> None:
+    nodes = (node("n1", 80),)
+    pods = [pod(f"p{i}", 1) for i in range(50)]
+    made = plan(Snapshot(nodes, max_slices_per_gpu=48), pods)
+    assert len(made.placements) == 48
+    assert made.refusals[0].causes == ((Cause.GPU_SLOTS, 1),)
+
+
+def test_five_small_pods_touch_two_of_six_nodes() -> None:
+    """The predecessor carves all six (research on nos, section 2)."""
+    nodes = tuple(node(f"n{i}", 40) for i in range(6))
+    made = plan(Snapshot(nodes), [pod(f"p{i}", 10) for i in range(5)])
+    assert len(made.placements) == 5
+    assert len(made.layouts) == 2
+
+
+def test_pinned_small_pods_do_not_starve_a_large_one_elsewhere() -> None:
+    nodes = (node("n0", 80), node("n1", 80))
+    small = [pod(f"small{i}", 10, constraints=on("n1")) for i in range(8)]
+    made = plan(Snapshot(nodes), [*small, pod("large", 40, constraints=on("n0"))])
+    assert len(made.placements) == 9
+
+
+def test_two_halves_fit_one_gpu() -> None:
+    made = plan(Snapshot((node("n1", 40),)), [pod("a", 20), pod("b", 20)])
+    assert where(made) == {"a": "n1", "b": "n1"}
+
+
+def test_each_node_is_counted_once_at_its_first_failure() -> None:
+    gpu_taint = Taint("dedicated", "x", "NoSchedule")
+    nodes = (
+        node("a", 80, ready=False),
+        node("b", 80, unschedulable=True),
+        node("c", 80),
+        node("d", 80, taints=(gpu_taint,)),
+        node("e", 80, idle=Resources(cpu_milli=100, memory=1 << 38)),
+        node("f", 16),
+        node("g", 80, used={0: gb({68: 1})}),
+        node("h"),
+    )
+    wants = Resources(cpu_milli=1000)
+    selector = Constraints(node_selector=(("zone", "x"),))
+    labelled = tuple(
+        s
+        if s.node.name == "c"
+        else NodeState(
+            Node(
+                s.node.name,
+                labels={"zone": "x"},
+                taints=s.node.taints,
+                unschedulable=s.node.unschedulable,
+                ready=s.node.ready,
+            ),
+            s.gpus,
+            s.idle,
+        )
+        for s in nodes
+    )
+    made = plan(Snapshot(labelled), [pod("p", 20, requests=wants, constraints=selector)])
+    (refusal,) = made.refusals
+    assert dict(refusal.causes) == {
+        Cause.NOT_READY: 2,
+        Cause.UNSCHEDULABLE: 1,
+        Cause.NODE_AFFINITY: 1,
+        Cause.TAINT: 1,
+        Cause.CPU: 1,
+        Cause.GPU_TOO_SMALL: 1,
+        Cause.GPU_MEMORY: 1,
+    }
+    assert refusal.nodes == len(nodes)
+    assert refusal_text(refusal, LABEL) == (
+        "20gb: 0 of 8 nodes: 2 NotReady, 1 GPUMemory (largest hole 12gb on g GPU 0), "
+        "1 GPUTooSmall, 1 CPU, 1 Taint, 1 NodeAffinity, 1 Unschedulable"
+    )
+
+
+def test_without_labelled_nodes_the_label_is_named() -> None:
+    (refusal,) = plan(Snapshot(), [pod("p", 20)]).refusals
+    assert refusal_text(refusal, LABEL) == f"20gb: 0 of 0 nodes: no node is labelled {LABEL}"
+
+
+def test_host_port_is_taken_once_a_node() -> None:
+    pods = [pod("a", 10, ports=(HostPort(80),)), pod("b", 10, ports=(HostPort(80),))]
+    made = plan(Snapshot((node("n1", 80),)), pods)
+    assert where(made) == {"a": "n1"}
+    assert made.refusals[0].causes == ((Cause.HOST_PORT, 1),)
+
+
+sizes = st.integers(min_value=1, max_value=40)
+
+
+@st.composite
+def states(draw: st.DrawFn, name: str) -> NodeState:
+    capacities = draw(st.lists(st.integers(min_value=1, max_value=80), max_size=3))
+    used: dict[int, dict[SliceSize, int]] = {}
+    free: dict[int, dict[SliceSize, int]] = {}
+    for index, capacity in enumerate(capacities):
+        standing = draw(st.lists(st.tuples(sizes, st.booleans()), max_size=5))
+        left = capacity
+        for size, in_use in standing:
+            if size <= left:
+                left -= size
+                counts = (used if in_use else free).setdefault(index, {})
+                counts[SliceSize(size)] = counts.get(SliceSize(size), 0) + 1
+    cpu = draw(st.integers(min_value=0, max_value=8000))
+    return node(
+        name,
+        *capacities,
+        used=used,
+        free=free,
+        idle=Resources(cpu_milli=cpu, memory=1 << 38),
+        unschedulable=draw(st.booleans()) and draw(st.booleans()),
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Snapshot, list[Pod]]:
+    nodes = [draw(states(f"n{i}")) for i in range(draw(st.integers(0, 4)))]
+    pods = [
+        pod(
+            f"p{i}",
+            *draw(st.lists(sizes, min_size=1, max_size=3)),
+            priority=draw(st.integers(0, 2)),
+            requests=Resources(cpu_milli=draw(st.integers(0, 4000))),
+            constraints=draw(st.sampled_from([Constraints(), on("n0"), on("n1")])),
+        )
+        for i in range(draw(st.integers(0, 12)))
+    ]
+    return Snapshot(tuple(nodes), max_slices_per_gpu=draw(st.sampled_from([3, 48]))), pods
+
+
+def check(snapshot: Snapshot, made: Plan) -> None:
+    """An independent, simple reading of what a plan promises."""
+    by_name = {state.node.name: state for state in snapshot.nodes}
+    for name, state in by_name.items():
+        placed = [p for p in made.placements if p.node == name]
+        assert sum(p.pod.requests.cpu_milli for p in placed) <= state.idle.cpu_milli
+        layout = made.layouts.get(name)
+        for gpu in state.gpus:
+            before = {s: gpu.used.get(s, 0) + gpu.free.get(s, 0) for s in {*gpu.used, *gpu.free}}
+            after = dict(before if layout is None else layout[gpu.uuid])
+            assert sum(s * n for s, n in after.items()) <= gpu.capacity
+            if layout is not None and after != before:
+                assert sum(after.values()) <= max(snapshot.max_slices_per_gpu, sum(before.values()))
+            need = dict(gpu.used)
+            for p in placed:
+                for uuid, size in zip(p.gpus, p.pod.seats, strict=True):
+                    if uuid == gpu.uuid:
+                        need[size] = need.get(size, 0) + 1
+            assert all(after.get(size, 0) >= count for size, count in need.items())
+
+
+@settings(max_examples=200, deadline=None)
+@given(problem=problems())
+def test_every_placed_pod_fits_together_with_all_others(
+    problem: tuple[Snapshot, list[Pod]],
+) -> None:
+    snapshot, pods = problem
+    made = plan(snapshot, pods)
+    check(snapshot, made)
+    names = [p.pod.name for p in made.placements] + [r.pod.name for r in made.refusals]
+    assert sorted(names) == sorted(p.name for p in pods)
+    assert all(refusal.nodes == len(snapshot.nodes) for refusal in made.refusals)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(), random=st.randoms())
+def test_plan_does_not_depend_on_the_order_of_its_input(
+    problem: tuple[Snapshot, list[Pod]], random: Any
+) -> None:
+    snapshot, pods = problem
+    nodes = list(snapshot.nodes)
+    shuffled = list(pods)
+    random.shuffle(nodes)
+    random.shuffle(shuffled)
+    other = Snapshot(tuple(nodes), max_slices_per_gpu=snapshot.max_slices_per_gpu)
+    assert plan(other, shuffled) == plan(snapshot, pods)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems())
+def test_applied_plan_is_not_changed_again(problem: tuple[Snapshot, list[Pod]]) -> None:
+    snapshot, pods = problem
+    made = plan(snapshot, pods)
+    applied = Snapshot(
+        tuple(_applied(state, made) for state in snapshot.nodes),
+        max_slices_per_gpu=snapshot.max_slices_per_gpu,
+    )
+    again = plan(applied, [p.pod for p in made.placements])
+    assert again.layouts == {}
+    assert len(again.placements) == len(made.placements)
+
+
+def _applied(state: NodeState, made: Plan) -> NodeState:
+    layout = made.layouts.get(state.node.name)
+    if layout is None:
+        return state
+    gpus = tuple(
+        Gpu(
+            gpu.uuid,
+            gpu.index,
+            gpu.capacity,
+            used=gpu.used,
+            free={
+                size: count - gpu.used.get(size, 0)
+                for size, count in layout[gpu.uuid].items()
+                if count > gpu.used.get(size, 0)
+            },
+        )
+        for gpu in state.gpus
+    )
+    return NodeState(state.node, gpus, state.idle)
+
+
+@pytest.mark.parametrize("count", [500])
+def test_mixed_sizes_on_many_empty_gpus_are_all_placed(count: int) -> None:
+    """The predecessor carves no 40gb and no 80gb at all here (research on nos, section 2)."""
+    nodes = tuple(node(f"n{i:03}", *[80] * 8) for i in range(100))
+    pods = [pod(f"p{i:03}", (5, 10, 20, 40, 80)[i % 5]) for i in range(count)]
+    made = plan(Snapshot(nodes), pods)
+    assert len(made.placements) == count
