@@ -37,3 +37,5 @@ def set_up_logging(level: str = "info") -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A line for each request that the ops port answers would drown the rest.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # What is wrong with a kubeconfig is said once, by the error that ends the start.
+    logging.getLogger("kubernetes_asyncio.config").setLevel(logging.CRITICAL)

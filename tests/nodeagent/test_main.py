@@ -1,0 +1,152 @@
+"""The executable: what it cannot work with gets one line, and help comes at once."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-m", "nodeagent.main")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> Path:
+    file = tmp_path / "gpus.yaml"
+    file.write_text("gpus: [{uuid: GPU-1, memoryMiB: 1000}]")
+    return file
+
+
+def test_help_names_every_flag_of_the_contract() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for flag in (
+        "--node-name",
+        "--kubeconfig",
+        "--device-plugin-dir",
+        "--pod-resources-socket",
+        "--simulated-gpus",
+        "--mps-root",
+        "--mps-user",
+        "--host-ipc",
+        "--memory-unit",
+        "--reserved-memory",
+        "--compute",
+        "--ops-listen",
+    ):
+        assert flag in done.stdout
+
+
+def test_flags_are_parsed_without_anything_heavy() -> None:
+    """So that --help answers in well under 0.3 s."""
+    probe = (
+        "import sys, nodeagent.main; nodeagent.main.parser(); "
+        "print([m for m in ('grpc', 'aiohttp', 'kubernetes_asyncio', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--node-name=n", "--host-ipc=perhaps"],
+            "--host-ipc: 'perhaps' is neither true nor false",
+        ),
+        (["--node-name=n", "--memory-unit=MB"], "--memory-unit: 'MB' is not one of GB, GiB"),
+        (["--node-name=n", "--reserved-memory=much"], "--reserved-memory: 'much' is no quantity"),
+        ([], "--node-name: is required"),
+    ],
+)
+def test_unusable_flag_is_named(arguments: list[str], line: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def refused(status: int, line: str, *arguments: str) -> None:
+    done = run("--node-name=n", "--ops-listen=", *arguments)
+    assert done.returncode == status
+    (printed,) = done.stderr.splitlines()
+    assert printed.startswith("mpslice-nodeagent: ")
+    assert line in printed
+
+
+def test_without_simulation_it_says_what_is_missing(short_path: Path) -> None:
+    refused(1, "give --simulated-gpus FILE", f"--device-plugin-dir={short_path}")
+
+
+def test_missing_kubelet_directory_is_named(gpus: Path) -> None:
+    refused(
+        1,
+        "--device-plugin-dir: /nowhere is no directory",
+        f"--simulated-gpus={gpus}",
+        "--device-plugin-dir=/nowhere",
+    )
+
+
+def test_simulation_file_and_field_are_named(tmp_path: Path, short_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("gpus: [{uuid: GPU-1, memoryMiB: lots}]")
+    refused(
+        1,
+        f"simulated GPUs: {bad}: gpus[0].memoryMiB: 'lots'",
+        f"--simulated-gpus={bad}",
+        f"--device-plugin-dir={short_path}",
+    )
+
+
+@pytest.mark.parametrize("flag", ["--pod-resources-socket", "--mps-root"])
+def test_socket_path_that_is_too_long_is_named(gpus: Path, short_path: Path, flag: str) -> None:
+    refused(
+        1,
+        f"{flag}: the socket path /{'x' * 100}",
+        f"--simulated-gpus={gpus}",
+        f"--device-plugin-dir={short_path}",
+        f"{flag}=/{'x' * 100}/y.sock",
+    )
+
+
+def test_unusable_credentials_are_named(gpus: Path, short_path: Path) -> None:
+    refused(
+        1,
+        "cannot use kubeconfig /nowhere",
+        f"--simulated-gpus={gpus}",
+        f"--device-plugin-dir={short_path}",
+        f"--pod-resources-socket={short_path}/p.sock",
+        "--kubeconfig=/nowhere",
+    )
+
+
+def test_stops_at_once_when_told_so_while_everything_is_away(
+    gpus: Path, short_path: Path, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "users: [{name: u, user: {}}]\n"
+    )
+    arguments = (
+        "--node-name=n",
+        "--ops-listen=",
+        f"--simulated-gpus={gpus}",
+        f"--device-plugin-dir={short_path}",
+        f"--pod-resources-socket={short_path}/p.sock",
+        f"--kubeconfig={kubeconfig}",
+    )
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()  # it follows the API server, in vain
+        started = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == 0
+    assert "following failed" in first
+    assert time.monotonic() - started < 5

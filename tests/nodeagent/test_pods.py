@@ -1,0 +1,108 @@
+"""What a pod asks for, and whether it may yet arrive."""
+
+from typing import Any
+
+import pytest
+
+from mpslice.slices import SliceSize
+from nodeagent.pods import IN_HAND_SECONDS, Need, PodFacts, project_pod
+from tests.nodeagent.conftest import pod_manifest
+
+CREATED = 1767225600.0  # 2026-01-01T00:00:00Z
+
+
+def facts(pod: dict[str, Any]) -> PodFacts:
+    pod["metadata"].setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
+    found = project_pod(pod)
+    assert found is not None
+    return found
+
+
+def test_pod_without_slices_is_nobody() -> None:
+    pod = pod_manifest("a", 10)
+    pod["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "1", "nvidia.com/gpu": "1"}}
+    assert project_pod(pod) is None
+
+
+@pytest.mark.parametrize("quantity", ["0", "nonsense"])
+def test_slice_that_is_not_asked_for_is_none(quantity: str) -> None:
+    pod = pod_manifest("a", 10)
+    pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu-10gb"] = quantity
+    assert project_pod(pod) is None
+
+
+def test_init_containers_need_too() -> None:
+    pod = pod_manifest("a", 10)
+    pod["spec"]["initContainers"] = pod_manifest("b", 5)["spec"]["containers"]
+    pod["spec"]["initContainers"][0]["name"] = "init"
+    assert facts(pod).needs == (Need("init", SliceSize(5)), Need("main", SliceSize(10)))
+
+
+def test_mirror_pod_has_the_uid_that_the_kubelet_knows() -> None:
+    pod = pod_manifest("a", 10)
+    pod["metadata"] |= {"uid": "api", "annotations": {"kubernetes.io/config.mirror": "kubelet"}}
+    assert facts(pod).uid == "kubelet"
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal"),
+    [
+        ({"phase": "Failed", "reason": "UnexpectedAdmissionError"}, "UnexpectedAdmissionError"),
+        ({"phase": "Failed", "reason": "OutOfnvidia.com/gpu-10gb"}, "OutOfnvidia.com/gpu-10gb"),
+        ({"phase": "Failed", "reason": "Evicted"}, ""),
+        ({"phase": "Running"}, ""),
+    ],
+)
+def test_refusal_of_the_kubelet_is_told_from_other_failures(
+    status: dict[str, str], refusal: str
+) -> None:
+    assert pending(**status).refusal == refusal
+
+
+def pending(**changes: Any) -> PodFacts:
+    pod = pod_manifest("a", 10)
+    pod["spec"] |= changes.pop("spec", {})
+    pod["status"] |= changes
+    return facts(pod)
+
+
+def unschedulable() -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    return {"conditions": [condition]}
+
+
+def test_ungated_pod_without_a_verdict_is_on_its_way() -> None:
+    assert pending().on_its_way_to("n1", CREATED + 1)
+
+
+def test_pod_is_not_waited_for_for_ever() -> None:
+    assert not pending().on_its_way_to("n1", CREATED + IN_HAND_SECONDS + 1)
+
+
+def test_late_ungating_starts_the_clock_anew() -> None:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulingGated",
+        "lastTransitionTime": "2026-01-01T01:00:00Z",
+    }
+    assert pending(conditions=[condition]).on_its_way_to("n1", CREATED + 3600 + 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec": {"schedulingGates": [{"name": "mpslice.io/carve"}]}},
+        {"spec": {"nodeName": "n2"}},
+        {"phase": "Failed"},
+        unschedulable(),
+    ],
+)
+def test_pods_that_cannot_come_by_an_old_decision(changes: dict[str, Any]) -> None:
+    assert not pending(**changes).on_its_way_to("n1", CREATED + 1)
+
+
+def test_nominated_pod_is_on_its_way_to_that_node_only() -> None:
+    pod = pending(nominatedNodeName="n1", **unschedulable())
+    assert pod.on_its_way_to("n1", CREATED + 10_000)
+    assert not pod.on_its_way_to("n2", CREATED + 1)
