@@ -6,11 +6,13 @@ half written is not served, and tried again.
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
 from certs.errors import UnusableCertificate
-from certs.issue import Pair
+from certs.issue import Pair, facts
 from certs.serving import HotSwap
 
 _POLL: Final = 5.0  # seconds; inotify sees no change behind the links of a mounted Secret
@@ -22,8 +24,15 @@ class FileWatcher:
     """Serves what two PEM files hold, looking every `poll` seconds."""
 
     def __init__(
-        self, certificate: str, key: str, hot_swap: HotSwap, *, poll: float = _POLL
+        self,
+        certificate: str,
+        key: str,
+        hot_swap: HotSwap,
+        *,
+        poll: float = _POLL,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._clock = clock
         self._certificate = Path(certificate)
         self._key = Path(key)
         self._hot_swap = hot_swap
@@ -38,12 +47,18 @@ class FileWatcher:
             _read(self._certificate, "--tls-cert-file"), _read(self._key, "--tls-private-key-file")
         )
         try:
+            self._refuse_expired(pair)
             return self._hot_swap.serve(pair)
         except UnusableCertificate as error:
             raise UnusableCertificate(
                 f"--tls-cert-file {self._certificate} and --tls-private-key-file {self._key}: "
-                f"{error}; give a PEM certificate and its own key, without a password"
+                f"{error}; give a PEM certificate that is alive and its own key, without a password"
             ) from error
+
+    def _refuse_expired(self, pair: Pair) -> None:
+        ends = facts(pair.certificate).not_after
+        if ends <= self._clock():
+            raise UnusableCertificate(f"the certificate has expired on {ends:%Y-%m-%d %H:%M}")
 
     async def run(self) -> NoReturn:
         """Follows the files until cancelled; a pair that cannot be used is logged once."""

@@ -8,10 +8,13 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.issue import is_issued_by, load_bundle, load_certificate
+from certs.issue import is_authority, is_issued_by, load_bundle, load_certificate
 from mpslice.kube.api import (
     MUTATING_WEBHOOKS,
     VALIDATING_WEBHOOKS,
@@ -21,6 +24,8 @@ from mpslice.kube.api import (
     Resource,
 )
 from mpslice.kube.errors import NotFound
+
+_MOST_ADOPTED: Final = 8  # keeps a caBundle small when a Secret is broken again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,14 @@ def targets(mutating: Sequence[str], validating: Sequence[str]) -> tuple[Target,
         *(Target(MUTATING_WEBHOOKS, name) for name in mutating),
         *(Target(VALIDATING_WEBHOOKS, name) for name in validating),
     )
+
+
+def adoptable(hooks: Sequence[Hook], now: datetime) -> tuple[bytes, ...]:
+    """The living CAs that caBundles hold, the newest first, each once, in PEM."""
+    held = {certificate for hook in hooks for certificate in load_bundle(hook.bundle)}
+    newest = sorted(held, key=lambda ca: (ca.not_valid_before_utc, ca.serial_number), reverse=True)
+    blocks = [ca.public_bytes(Encoding.PEM) for ca in newest if ca.not_valid_after_utc > now]
+    return tuple(block for block in blocks if is_authority(block))[:_MOST_ADOPTED]
 
 
 async def read_hooks(kube: Kube, ours: Sequence[Target]) -> tuple[Hook, ...]:

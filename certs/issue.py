@@ -19,6 +19,7 @@ from certs.errors import UnusableCertificate
 
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
+_SHORTEST_LIFE: Final = timedelta(seconds=2)  # X.509 counts in whole seconds
 _CRITICAL: Final = True
 _NO_USAGE: Final = {
     "content_commitment": False,
@@ -45,9 +46,6 @@ class Facts:
     not_before: datetime
     not_after: datetime
     names: frozenset[str]
-
-    def is_valid(self, now: datetime) -> bool:
-        return self.not_before <= now < self.not_after
 
     @property
     def renewal(self) -> datetime:
@@ -79,10 +77,12 @@ def issue_authority(*, now: datetime, life: timedelta) -> Pair:
 def issue_leaf(authority: Pair, names: Sequence[str], *, now: datetime, life: timedelta) -> Pair:
     """A serving certificate for DNS names, signed by the CA; it never outlives the CA.
 
-    Raises UnusableCertificate for a CA that cannot be read.
+    Raises UnusableCertificate for a CA that cannot be read or is about to end.
     """
     ca, ca_key = load_certificate(authority.certificate), _load_key(authority.key)
     life = min(life, ca.not_valid_after_utc - now)
+    if life < _SHORTEST_LIFE:
+        raise UnusableCertificate("the CA ends too soon to sign anything")
     key = ec.generate_private_key(ec.SECP256R1())
     usage = x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **_NO_USAGE)
     certificate = (

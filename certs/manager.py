@@ -12,22 +12,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 from certs.errors import BrokenSecret, CannotManage, ForeignSecret, UnusableCertificate
-from certs.injection import Hook, Sightings, Target, inject, read_hooks, targets
+from certs.injection import Hook, Sightings, Target, adoptable, inject, read_hooks, targets
 from certs.issue import facts
 from certs.readiness import Trust
-from certs.rotation import Step, Terms, next_step, take
+from certs.rotation import Step, Terms, next_date, next_step, take
 from certs.serving import HotSwap
 from certs.state import KEYS, State, decode, encode
 from certs.watching import watches
 from mpslice.flags import Address
 from mpslice.kube.api import SECRETS, Json, Kube, PatchType
-from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
+from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound, Unreachable
 from mpslice.kube.reflector import Backoff
 
 _POLL: Final = 60.0  # seconds; for what no watch reports, and for the clock
 _LABEL: Final = "app.kubernetes.io/managed-by"
 _OURS: Final = "mpslice"
-_MOST_STEPS: Final = 8  # in one go; more would mean that steps undo each other
+_SOONEST: Final = 0.1  # seconds; what is due and cannot be done must not spin
+_MOST_STEPS: Final = 8  # in one go; more would mean that replicas undo each other's steps
+_UNREST: Final = 5.0  # seconds until the next look then
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ class ManagerSettings:
 
     `address` is where we serve, for the handshake with ourselves. `propagation` is how long, in
     seconds, every caBundle has to have held a CA before it signs: the time that API servers other
-    than the one we read from may lag behind.
+    than the one we read from may lag behind. `patience` is how long, in seconds, an API server that
+    does not answer is waited for at the start.
     """
 
     namespace: str
@@ -51,6 +54,7 @@ class ManagerSettings:
     authority_life: timedelta = timedelta(days=5 * 365)
     leaf_life: timedelta = timedelta(days=90)
     propagation: float = 30.0
+    patience: float = 10.0
 
     @property
     def terms(self) -> Terms:
@@ -106,13 +110,7 @@ class CertificateManager:
 
     async def run(self) -> None:
         """Runs until cancelled. Raises CannotManage when the first look fails, and never later."""
-        try:
-            await self._advance()
-        except (KubeError, ForeignSecret) as error:
-            raise CannotManage(
-                f"cannot keep the certificate in the Secret {self._settings.namespace}/"
-                f"{self._settings.secret_name}: {error}{_remedy(error)}"
-            ) from error
+        await self._start()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._trust.run())
@@ -124,6 +122,22 @@ class CertificateManager:
                 self._wake,
             ):
                 tasks.create_task(watch)
+
+    async def _start(self) -> None:
+        loop, backoff = asyncio.get_running_loop(), Backoff(longest=2.0)
+        deadline = loop.time() + self._settings.patience
+        while True:
+            try:
+                await self._advance()
+            except (KubeError, ForeignSecret) as error:
+                if _is_passing(error) and loop.time() < deadline:
+                    await asyncio.sleep(backoff.delay())
+                    continue
+                raise CannotManage(
+                    f"cannot keep the certificate in the Secret {self._settings.namespace}/"
+                    f"{self._settings.secret_name}: {error}{_remedy(error)}"
+                ) from error
+            return
 
     def _wake(self) -> None:
         self._woken.set()
@@ -163,8 +177,13 @@ class CertificateManager:
             if record.state is not None:
                 wait = min(wait, self._use(record.state, hooks) or _POLL)
                 if not await self._inject(hooks, record.state):
-                    return min(_POLL, wait)
-        return _POLL
+                    return min(_POLL, wait, self._until_due(record.state))
+        log.warning("the certificate does not come to rest", extra={"looks": _MOST_STEPS})
+        return _UNREST
+
+    def _until_due(self, state: State) -> float:
+        due = (next_date(state) - self._clock()).total_seconds()
+        return max(_SOONEST, due)
 
     def _until_spread(self, state: State | None) -> float:
         """Seconds until the upcoming CA may sign; infinity while some caBundle lacks it."""
@@ -182,7 +201,7 @@ class CertificateManager:
         good = self._last_good
         if record.state is None and good is not None and _lives(good, now):
             return good  # the Secret was lost or spoilt, but we know what it said
-        return take(step, record.state, now, self._terms, _adoptable(hooks, now))
+        return take(step, record.state, now, self._terms, adoptable(hooks, now))
 
     def _use(self, state: State, hooks: tuple[Hook, ...]) -> float:
         """Serves the state's leaf; answers in how many seconds, 0 when it does."""
@@ -212,14 +231,14 @@ class CertificateManager:
         except NotFound:
             return _Record("", None)
         data = secret.get("data") or {}
+        if data and (secret["metadata"].get("labels") or {}).get(_LABEL) != _OURS:
+            raise ForeignSecret(
+                f"it holds somebody else's data, for it has no label {_LABEL}={_OURS}; "
+                "choose another name with --tls-secret, or delete it"
+            )
         try:
             state = decode(data)
         except BrokenSecret as error:
-            if data and (secret["metadata"].get("labels") or {}).get(_LABEL) != _OURS:
-                raise ForeignSecret(
-                    f"it holds somebody else's data ({', '.join(sorted(data)[:4])}); "
-                    "choose another name with --tls-secret, or delete it"
-                ) from error
             if data:
                 log.warning("the Secret is repaired", extra={"error": str(error)})
             state = None
@@ -254,7 +273,7 @@ class CertificateManager:
 
 
 def _lives(state: State, now: datetime) -> bool:
-    return facts(state.authority.certificate).is_valid(now)
+    return now < facts(state.authority.certificate).not_after
 
 
 def _secret(name: str, data: Json) -> Json:
@@ -267,28 +286,17 @@ def _secret(name: str, data: Json) -> Json:
     }
 
 
-def _adoptable(hooks: tuple[Hook, ...], now: datetime) -> tuple[bytes, ...]:
-    """The CAs that caBundles hold and that are still alive, each once."""
-    found: dict[bytes, None] = {}
-    for hook in hooks:
-        for block in _blocks(hook.bundle):
-            try:
-                alive = facts(block).is_valid(now)
-            except UnusableCertificate:
-                continue
-            if alive:
-                found[block] = None
-    return tuple(found)
-
-
-def _blocks(pem: bytes) -> list[bytes]:
-    end = b"-----END CERTIFICATE-----\n"
-    return [block + end for block in pem.split(end)[:-1]]
+def _is_passing(error: KubeError | ForeignSecret) -> bool:
+    """Whether the same request may succeed in a moment."""
+    passing = isinstance(error, ApiError) and (error.status == 429 or error.status >= 500)
+    return passing or isinstance(error, Unreachable)
 
 
 def _remedy(error: KubeError | ForeignSecret) -> str:
     if isinstance(error, ForeignSecret):
         return ""
+    if isinstance(error, ApiError) and error.status == 422:
+        return "; delete the Secret if it is immutable, it is made anew"
     if isinstance(error, ApiError) and error.status in (401, 403):
         return (
             "; grant the service account get, create and patch on that Secret and get and patch on "

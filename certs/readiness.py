@@ -49,9 +49,10 @@ class Trust:
         while True:
             self._woken.clear()
             before, self._reason = self._reason, await self._look()
-            if self._reason != before:
-                level = logging.WARNING if self._reason else logging.INFO
-                log.log(level, "trust by the API server", extra={"missing": self._reason})
+            if self._reason and self._reason != before:
+                log.warning("the API server would not trust us", extra={"reason": self._reason})
+            elif before and not self._reason:
+                log.info("the API server trusts us")
             try:
                 async with asyncio.timeout(_SOON if self._reason else _POLL):
                     await self._woken.wait()

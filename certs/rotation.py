@@ -1,7 +1,15 @@
 """When which certificate is renewed: a state machine over (state, time), without any I/O.
 
-At every moment the leaf in service comes from a CA that every caBundle holds: a new CA is spread
-before it signs (PREPARE, then PROMOTE once seen), an old one is forgotten when its leaves are dead.
+Invariant: *a leaf in service, while it lives, is verified by every caBundle that we wrote.* Let T
+be the CAs that the Secret trusts; each caBundle that we write is the T of a Secret that was read
+after the configuration was, and the write fails if the configuration has changed since.
+
+1. So no caBundle of an older Secret is ever written over one of a newer Secret.
+2. Only the `authority` signs, and a CA becomes that (PROMOTE) only after every caBundle has held it
+   for the propagation time; by 1 they go on holding it while T does. So a new leaf verifies.
+3. The CA before is `retired` in the same write, and stays in T until its last leaf is dead.
+4. START_OVER alone signs with a CA that nobody trusts yet. It adopts the CAs of the caBundles as
+   retired, and no replica gives up a leaf that verifies for one that does not yet (`manager`).
 """
 
 from dataclasses import dataclass, replace
@@ -39,15 +47,15 @@ def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool)
     if state is None:
         return Step.START_OVER
     authority = facts(state.authority.certificate)
-    alive = authority.is_valid(now)
-    if state.upcoming is not None and facts(state.upcoming.certificate).is_valid(now):
-        if spread or not alive:
-            return Step.PROMOTE
-    elif not alive:
+    alive = now < authority.not_after
+    upcoming = state.upcoming is not None and now < facts(state.upcoming.certificate).not_after
+    if upcoming and (spread or not alive):
+        return Step.PROMOTE
+    if not alive:
         return Step.START_OVER
     if state.leaf is None or _is_due(facts(state.leaf.certificate), authority, now, terms):
         return Step.RENEW_LEAF
-    if state.upcoming is None and now >= authority.renewal:
+    if not upcoming and now >= authority.renewal:
         return Step.PREPARE
     if any(item.until <= now for item in state.retired):
         return Step.FORGET
@@ -57,10 +65,21 @@ def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool)
 def _is_due(leaf: Facts, authority: Facts, now: datetime, terms: Terms) -> bool:
     # Only the name that API servers call decides: replicas that disagree about another would
     # renew against each other for ever.
-    if terms.names[0] not in leaf.names or now < leaf.not_before:
-        return True
+    return terms.names[0] not in leaf.names or now >= _leaf_renewal(leaf, authority)
+
+
+def _leaf_renewal(leaf: Facts, authority: Facts) -> datetime:
     # A leaf that ends with its CA cannot be had any longer-lived from it.
-    return now >= leaf.renewal and leaf.not_after < authority.not_after
+    return leaf.renewal if leaf.not_after < authority.not_after else authority.not_after
+
+
+def next_date(state: State) -> datetime:
+    """When the next step is due by the clock alone."""
+    authority = facts(state.authority.certificate)
+    dates = [authority.renewal if state.upcoming is None else authority.not_after]
+    if state.leaf is not None:
+        dates.append(_leaf_renewal(facts(state.leaf.certificate), authority))
+    return min(*dates, *(item.until for item in state.retired), dates[0])
 
 
 def take(
@@ -80,7 +99,8 @@ def take(
         case Step.PREPARE:
             return replace(state, upcoming=issue_authority(now=now, life=terms.authority_life))
         case Step.PROMOTE if state.upcoming is not None:
-            return _fresh(state.upcoming, (*state.retired, *_retire(state)), now, terms)
+            retired = (*state.retired, _retire(state, now, terms))
+            return _fresh(state.upcoming, retired, now, terms)
         case Step.FORGET:
             return replace(state, retired=tuple(r for r in state.retired if r.until > now))
     return state
@@ -94,7 +114,7 @@ def _leaf(authority: Pair, now: datetime, terms: Terms) -> Pair:
     return issue_leaf(authority, terms.names, now=now, life=terms.leaf_life)
 
 
-def _retire(state: State) -> tuple[Retired, ...]:
-    if state.leaf is None:
-        return ()
-    return (Retired(state.authority.certificate, facts(state.leaf.certificate).not_after),)
+def _retire(state: State, now: datetime, terms: Terms) -> Retired:
+    # A leaf that the Secret has lost may be in service all the same; none was issued after now.
+    ends = facts(state.leaf.certificate).not_after if state.leaf else now + terms.leaf_life
+    return Retired(state.authority.certificate, ends)

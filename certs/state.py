@@ -1,6 +1,6 @@
 """The state that all replicas share, and the codec between it and the Secret that holds it.
 
-A part that cannot be read is dropped where the rest can mend it; only a lost CA is an error.
+A part that cannot be read is dropped where the rest can mend it.
 """
 
 import base64
@@ -69,7 +69,10 @@ def _encode_retired(item: Retired) -> dict[str, str]:
 
 
 def decode(data: Mapping[str, Any]) -> State:
-    """The state in a Secret's `data`; raises BrokenSecret when it holds no CA that works."""
+    """The state in a Secret's `data`.
+
+    Raises BrokenSecret when it holds no CA that works, or no longer says what else is trusted.
+    """
     authority = _decode_pair(data, "ca")
     if authority is None or not is_authority(authority.certificate):
         raise BrokenSecret("ca.crt and ca.key are no CA with its key")
@@ -101,11 +104,15 @@ def _decode_value(data: Mapping[str, Any], key: str) -> bytes:
 
 
 def _decode_retired(data: Mapping[str, Any]) -> tuple[Retired, ...]:
-    try:
-        items = json.loads(_decode_value(data, _RETIRED) or b"[]")
-        return tuple(_retired(item) for item in items)
-    except (ValueError, TypeError, KeyError, UnusableCertificate):
+    if not data.get(_RETIRED):
         return ()
+    try:
+        items = json.loads(base64.b64decode(data[_RETIRED], validate=True))
+        if not isinstance(items, list):
+            raise BrokenSecret(f"{_RETIRED} holds no list")
+        return tuple(_retired(item) for item in items)
+    except (ValueError, TypeError, KeyError, UnusableCertificate) as error:
+        raise BrokenSecret(f"{_RETIRED} cannot be read") from error
 
 
 def _retired(item: Mapping[str, str]) -> Retired:
