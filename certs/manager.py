@@ -231,18 +231,25 @@ class CertificateManager:
         except NotFound:
             return _Record("", None)
         data = secret.get("data") or {}
-        if data and (secret["metadata"].get("labels") or {}).get(_LABEL) != _OURS:
-            raise ForeignSecret(
-                f"it holds somebody else's data, for it has no label {_LABEL}={_OURS}; "
-                "choose another name with --tls-secret, or delete it"
-            )
         try:
             state = decode(data)
         except BrokenSecret as error:
             if data:
-                log.warning("the Secret is repaired", extra={"error": str(error)})
+                log.warning("the Secret holds no certificates of ours", extra={"error": str(error)})
             state = None
+        if data and not self._is_ours(secret, state):
+            raise ForeignSecret(
+                f"it holds somebody else's data, for it has no label {_LABEL}={_OURS}; "
+                "choose another name with --tls-secret, or delete it"
+            )
         return _Record(str(secret["metadata"]["resourceVersion"]), state)
+
+    def _is_ours(self, secret: Json, state: State | None) -> bool:
+        """By its label or, where that was lost, by a leaf for our Service."""
+        labelled = (secret["metadata"].get("labels") or {}).get(_LABEL) == _OURS
+        if labelled or state is None or state.leaf is None:
+            return labelled
+        return self._terms.names[0] in facts(state.leaf.certificate).names
 
     async def _write(self, record: _Record, state: State, step: Step) -> None:
         name, namespace = self._settings.secret_name, self._settings.namespace

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certs.errors import BrokenSecret, CannotManage
-from certs.issue import is_issued_by, load_bundle, load_certificate
+from certs.issue import is_issued_by, issue_authority, load_bundle, load_certificate
 from certs.manager import CertificateManager, ManagerSettings
 from certs.serving import HotSwap
 from certs.state import State, decode, encode
@@ -312,6 +312,26 @@ async def test_somebody_elses_secret_is_never_overwritten(kube: MemoryKube, cloc
     with pytest.raises(CannotManage, match=r"somebody else's data.*--tls-secret"):
         await Replica(kube, clock).manager.run()
     assert kube.writes == []
+
+
+async def test_somebody_elses_ca_is_never_overwritten(kube: MemoryKube, clock: Clock) -> None:
+    theirs = issue_authority(now=clock(), life=DAY)
+    data = {"ca.crt": theirs.certificate, "ca.key": theirs.key}
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    kube.put(SECRETS, SECRET, {"metadata": {}, "data": encoded})
+    with pytest.raises(CannotManage, match="somebody else's data"):
+        await Replica(kube, clock).manager.run()
+    assert kube.writes == []
+
+
+async def test_our_own_secret_is_known_without_its_label(kube: MemoryKube, clock: Clock) -> None:
+    async with Replica(kube, clock).running() as replica:
+        await settled(kube, replica)
+        before = replica.swap.pair
+    kube.put(SECRETS, SECRET, {**secret(kube), "metadata": {}})
+    async with Replica(kube, clock).running() as replica:
+        await settled(kube, replica)
+        assert replica.swap.pair == before
 
 
 async def test_foreign_keys_and_labels_of_our_secret_are_left_alone(
