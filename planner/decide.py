@@ -102,7 +102,7 @@ def decide(view: View) -> Decision:
     )
     pending = _pending(view)
     made = plan(snapshot, pending)
-    ready, carving = _split_by_bindable(made, layouts, view.pods)
+    ready, carving = _split_by_bindable(made, view, layouts)
     return Decision(
         actions=(
             *(Ungate(placement.pod) for placement in ready if placement.pod.gated),
@@ -140,27 +140,32 @@ def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterable[Writ
 
 
 def _split_by_bindable(
-    made: Plan, layouts: Mapping[str, NodeLayout], pods: Iterable[Pod]
+    made: Plan, view: View, layouts: Mapping[str, NodeLayout]
 ) -> tuple[list[Placement], list[Placement]]:
-    """The placements whose slices are all bindable now, and those that wait; in planned order."""
-    bindable = _bindable(made, layouts, pods)
+    """The placements whose slices are all bindable now, and those that wait; in planned order.
+
+    Bindable is what the layout's status lists as free and the node's status shows: the second
+    drops to 0 when the agent is away, and a pod bound then would fail the kubelet's admission.
+    """
+    carved = _carved(made, layouts)
+    shown = _shown(view)
     ready: list[Placement] = []
     waiting: list[Placement] = []
     for placement in made.placements:
-        seats = Counter(
-            (placement.node, gpu, size)
-            for gpu, size in zip(placement.gpus, placement.pod.seats, strict=True)
-        )
-        if all(bindable[seat] >= count for seat, count in seats.items()):
-            bindable.subtract(seats)
+        node, sizes = placement.node, placement.pod.seats
+        seats = Counter((node, gpu, size) for gpu, size in zip(placement.gpus, sizes, strict=True))
+        counts = Counter((node, size) for size in sizes)
+        if seats <= carved and counts <= shown:
+            carved.subtract(seats)
+            shown.subtract(counts)
             ready.append(placement)
         else:
             waiting.append(placement)
     return ready, waiting
 
 
-def _bindable(made: Plan, layouts: Mapping[str, NodeLayout], pods: Iterable[Pod]) -> Counter[Seat]:
-    """Free slices that the status shows and this plan keeps, less what bound pods will take."""
+def _carved(made: Plan, layouts: Mapping[str, NodeLayout]) -> Counter[Seat]:
+    """Free slices that the layouts' status lists and this plan keeps."""
     free: Counter[Seat] = Counter()
     for name, layout in layouts.items():
         planned = made.layouts.get(name)
@@ -171,32 +176,18 @@ def _bindable(made: Plan, layouts: Mapping[str, NodeLayout], pods: Iterable[Pod]
             if gpu.healthy:
                 for size, count in (standing & kept).items():
                     free[name, gpu.uuid, size] = count - used[size]
-    snapshot_free = _claimed_by_bound(layouts, pods)
-    for (name, size), count in snapshot_free.items():
-        for seat in sorted(seat for seat in free if seat[0] == name and seat[2] == size):
-            taken = min(count, max(0, free[seat]))
-            free[seat] -= taken
-            count -= taken
     return free
 
 
-def _claimed_by_bound(
-    layouts: Mapping[str, NodeLayout], pods: Iterable[Pod]
-) -> Counter[tuple[str, SliceSize]]:
-    """Slices that pods bound to a node will take there, not seen in its status yet."""
-    held: Counter[tuple[str, str, SliceSize]] = Counter(
-        (name, entry.pod or "", entry.id.size)
-        for name, layout in layouts.items()
-        for gpu in (layout.status or LayoutStatus()).gpus
-        for entry in gpu.slices
-        if entry.state is SliceState.USED
+def _shown(view: View) -> Counter[tuple[str, SliceSize]]:
+    """Slices that the scheduler still sees room for: the nodes' status less all that is bound."""
+    shown = Counter(
+        {(node.name, size): count for node in view.nodes for size, count in node.slices.items()}
     )
-    missing: Counter[tuple[str, SliceSize]] = Counter()
-    for pod in pods:
-        if pod.node in layouts and pod.claims and not pod.finished:
-            for size, count in Counter(pod.seats).items():
-                missing[pod.node, size] += max(0, count - held[pod.node, pod.key, size])
-    return missing
+    for pod in view.pods:
+        if pod.node and pod.claims and not pod.finished:
+            shown.subtract((pod.node, size) for size in pod.seats)
+    return shown
 
 
 def _hand_over(labelled: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Iterable[Action]:

@@ -158,7 +158,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A labelled node; `max_pods` and `allocatable` are of the whole node."""
+    """A node; `allocatable`, `max_pods` and `slices` (what its status shows) are of the whole."""
 
     name: str
     uid: str = ""
@@ -168,6 +168,7 @@ class Node:
     ready: bool = True
     allocatable: Resources = field(default_factory=Resources)
     max_pods: int = 110
+    slices: Slices = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,11 @@ def parse_node(obj: Json) -> Node:
         ready=_is_ready(status),
         allocatable=_resources(allocatable),
         max_pods=whole(allocatable["pods"]) if "pods" in allocatable else 110,
+        slices={
+            size: whole(quantity)
+            for name, quantity in allocatable.items()
+            if (size := parse_resource(name)) is not None
+        },
     )
 
 

@@ -61,9 +61,6 @@ class Session:
 
     async def close(self) -> None:
         await self._client.close()
-        # Aborted TLS connections close their sockets in the loop's next rounds.
-        for _ in range(3):
-            await asyncio.sleep(0)
 
     async def read(self, resource: Resource, name: str, *, namespace: str | None = None) -> Json:
         return await self._request("GET", resource.path(name, namespace=namespace))
@@ -149,8 +146,11 @@ class Session:
                     raise from_status(
                         response.status, payload, what=what, retry_after=_retry_after(response)
                     )
-                async for line in response.content:
-                    yield _watch_event(line, what)
+                try:
+                    async for line in response.content:
+                        yield _watch_event(line, what)
+                finally:
+                    _abort(response)
         except KubeError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -178,6 +178,13 @@ class Session:
             _request_timeout=timeout,
         )
         return response
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Drops a stream that has more to say, without waiting for the other side to agree."""
+    connection = response.connection  # None once the stream has come to its end
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def _watch_event(line: bytes, what: str) -> Json:

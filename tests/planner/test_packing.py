@@ -1,5 +1,6 @@
 """The plan: greedy best fit over GPUs, with what must hold for any input."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -218,16 +219,16 @@ sizes = st.integers(min_value=1, max_value=40)
 @st.composite
 def states(draw: st.DrawFn, name: str) -> NodeState:
     capacities = draw(st.lists(st.integers(min_value=1, max_value=80), max_size=3))
-    used: dict[int, dict[SliceSize, int]] = {}
-    free: dict[int, dict[SliceSize, int]] = {}
+    used: dict[int, Slices] = {}
+    free: dict[int, Slices] = {}
     for index, capacity in enumerate(capacities):
         standing = draw(st.lists(st.tuples(sizes, st.booleans()), max_size=5))
         left = capacity
         for size, in_use in standing:
             if size <= left:
                 left -= size
-                counts = (used if in_use else free).setdefault(index, {})
-                counts[SliceSize(size)] = counts.get(SliceSize(size), 0) + 1
+                counts = used if in_use else free
+                counts[index] = Counter(counts.get(index, {})) + Counter([SliceSize(size)])
     cpu = draw(st.integers(min_value=0, max_value=8000))
     return node(
         name,
