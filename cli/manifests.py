@@ -101,24 +101,33 @@ def _manifests(source: Source) -> Iterator[Manifest]:
 def _documents(source: Source) -> Iterable[Any]:
     if source.text.lstrip()[:1] == "{":
         try:
-            return [json.loads(source.text)]
+            return list(_json_documents(source.text))
         except json.JSONDecodeError as error:
-            as_json = error
-        except RecursionError:
-            raise UnusableInput(f"{source.name}:1: nested too deeply") from None
-    else:
-        as_json = None
+            # A YAML document may begin like that too, but not in a file that is called JSON.
+            if source.name.endswith(".json"):
+                message = f"{source.name}:{error.lineno}: is no JSON: {error.msg}"
+                raise UnusableInput(message) from error
+        except RecursionError as error:
+            raise UnusableInput(f"{source.name}:1: is nested too deeply") from error
     try:
         return list(yaml.load_all(source.text, _Loader))
     except yaml.MarkedYAMLError as error:
-        if as_json is not None and source.name.endswith(".json"):
-            raise UnusableInput(f"{source.name}:{as_json.lineno}: {as_json.msg}") from error
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         problem = error.problem or error.context
         raise UnusableInput(f"{source.name}:{line}: is no YAML: {problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnusableInput(f"{source.name}:1: is no YAML: {error}") from error
+
+
+def _json_documents(text: str) -> Iterator[Any]:
+    """The JSON values of a text, one behind the other; the standard decoder reads one."""
+    decoder = json.JSONDecoder()
+    position = len(text) - len(text.lstrip())
+    while position < len(text):
+        value, end = decoder.raw_decode(text, position)
+        yield value
+        position = end + len(text[end:]) - len(text[end:].lstrip())
 
 
 def _objects(document: Any, source: Source, at: tuple[str | int, ...]) -> Iterator[Manifest]:
