@@ -23,7 +23,6 @@ from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
 from nodeagent.publisher import Publisher
 from nodeagent.report import applied, not_applied, ready, released, standing_gpus
-from nodeagent.service import make_directories
 from nodeagent.settings import Settings
 from nodeagent.withdrawal import Withdrawal
 
@@ -66,7 +65,8 @@ class Executor:
                 return None
             decision = self._decide(layout, kept)
             if decision.carve:
-                await self._carve(decision.carve)
+                self.inventory.add(decision.carve)
+                self.metrics.carved(len(decision.carve))
             elif decision.withdraw:
                 kept |= await self._withdraw(decision.withdraw, layout.generation, wanted)
                 continue
@@ -92,12 +92,6 @@ class Executor:
         standing = standing_gpus(self.inventory, self.ledger.holders, kept, self.settings)
         return decide(standing, layout.spec)
 
-    async def _carve(self, ids: Sequence[DeviceId]) -> None:
-        pipes = {self.settings.pipe_directory(device.gpu) for device in ids}
-        await asyncio.to_thread(make_directories, self.settings, *pipes)
-        self.inventory.add(ids)
-        self.metrics.carved(len(ids))
-
     async def _withdraw(
         self, ids: Sequence[DeviceId], generation: int, wanted: Wanted
     ) -> dict[DeviceId, Obstacle]:
@@ -117,23 +111,22 @@ class Executor:
         state = (self.inventory.changed.count, self.link.changed.count)
         if state == self._confirmed and not self.publisher.node_differs():
             return
-        offered = [device for device in self.inventory.slices if self.inventory.is_offered(device)]
-        if offered:
-            await self.knowledge.until_known(offered)
-        self.inventory.confirm(offered)
+        self.inventory.confirm(await self.knowledge.until_known(self._offered))
         self._confirmed = state
+
+    def _offered(self) -> frozenset[DeviceId]:
+        return frozenset(filter(self.inventory.is_offered, self.inventory.slices))
 
     async def _publish(self, layout: NodeLayout, decision: Decision) -> None:
         started = perf_counter()
         release = layout.spec.release and not self.inventory.slices
         await self.publisher.write_node(release=release)
-        observed = layout.generation
-        if not decision.settled:  # more is to come: nothing half applied is acknowledged
-            observed = self.publisher.observed_generation
+        # While more is to come nothing is acknowledged.
+        acknowledged = layout.generation if decision.settled else None
         conditions = [ready(), self._applied(decision)]
         if layout.spec.release:
             conditions.append(released(self.inventory))
-        await self.publisher.write_layout(layout, observed, conditions)
+        await self.publisher.write_layout(layout, acknowledged, conditions)
         self.metrics.published(perf_counter() - started)
 
     def _applied(self, decision: Decision) -> Condition:

@@ -5,7 +5,8 @@ about 3 ms; the kubelet tells nobody when it has.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from mpslice.gpus import DeviceId
@@ -16,6 +17,9 @@ KNOWN_SECONDS: Final = 5.0
 
 _PAUSES: Final = (0.001, 0.001, 0.002, 0.003, 0.005)
 _LONGEST_PAUSE: Final = 0.010
+
+
+Devices = frozenset[DeviceId]
 
 
 class Allocatable(Protocol):
@@ -30,22 +34,25 @@ class KubeletKnowledge:
     def __init__(self, pod_resources: Allocatable) -> None:
         self._pod_resources = pod_resources
 
-    async def until_known(self, ids: Collection[DeviceId]) -> None:
-        """Returns when the kubelet shows all of these as healthy."""
-        await self._until(lambda shown: shown.issuperset(ids), ids, "does not know")
+    async def until_known(self, offered: Callable[[], Devices]) -> Devices:
+        """Returns what is offered once the kubelet shows all of it as healthy.
 
-    async def until_hidden(self, ids: Collection[DeviceId]) -> None:
+        It is asked for at each look: a GPU that turns unhealthy meanwhile is waited for no longer.
+        """
+        return await self._until(lambda shown: offered() - shown, offered, "does not know")
+
+    async def until_hidden(self, ids: Devices) -> None:
         """Returns when the kubelet shows none of these as healthy."""
-        await self._until(lambda shown: shown.isdisjoint(ids), ids, "still offers")
+        await self._until(lambda shown: ids & shown, lambda: ids, "still offers")
 
     async def _until(
-        self, done: Callable[[frozenset[DeviceId]], bool], ids: Iterable[DeviceId], what: str
-    ) -> None:
-        try:
-            async with asyncio.timeout(KNOWN_SECONDS):
-                pauses = iter(_PAUSES)
-                while not done(await self._pod_resources.allocatable()):  # noqa: ASYNC110  no event
-                    await asyncio.sleep(next(pauses, _LONGEST_PAUSE))
-        except TimeoutError as error:
-            some = ", ".join(str(device) for device in list(ids)[:3])
-            raise KubeletUnavailable(f"the kubelet {what} {some}") from error
+        self, missing: Callable[[Devices], Devices], wanted: Callable[[], Devices], what: str
+    ) -> Devices:
+        pauses = iter(_PAUSES)
+        deadline = monotonic() + KNOWN_SECONDS
+        while left := missing(await self._pod_resources.allocatable()):
+            if monotonic() > deadline:
+                some = ", ".join(sorted(str(device) for device in left)[:3])
+                raise KubeletUnavailable(f"the kubelet {what} {some}")
+            await asyncio.sleep(next(pauses, _LONGEST_PAUSE))
+        return wanted()

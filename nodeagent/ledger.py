@@ -75,8 +75,12 @@ class Ledger:
             self._holders.setdefault(device, holder)
 
     def checkpoint_written(self) -> None:
-        """The kubelet wrote its checkpoint: the evidence is to be read again."""
-        self._stale.beat()
+        """The kubelet wrote its checkpoint: it may explain an Allocate.
+
+        Without one it is only the echo of a list of ours, or of somebody else's plugin.
+        """
+        if self._allocated:
+            self._stale.beat()
 
     def pods_changed(self) -> None:
         """A pod came, went or ended: judges the evidence anew."""

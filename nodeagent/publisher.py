@@ -64,11 +64,6 @@ class Publisher:
             self._node = node
 
     @property
-    def observed_generation(self) -> int:
-        """The generation that was acknowledged last."""
-        return self._observed
-
-    @property
     def node(self) -> NodeFacts:
         """The newest reading of the node."""
         return self._node
@@ -111,7 +106,7 @@ class Publisher:
         """Only the condition Ready is news; what was said of the last generation stays said."""
         self._begin_with(layout)
         others = [c for c in self._conditions if c.type is not ConditionType.READY]
-        await self.write_layout(layout, self._observed, [trouble, *others])
+        await self.write_layout(layout, None, [trouble, *others])
 
     def _begin_with(self, layout: NodeLayout) -> None:
         if self._written_to != layout.uid:  # another object of the name, or our first
@@ -120,10 +115,14 @@ class Publisher:
             self._conditions, self._observed = status.conditions, status.observed_generation
 
     async def write_layout(
-        self, layout: NodeLayout, observed_generation: int, conditions: Sequence[Condition]
+        self, layout: NodeLayout, acknowledged: int | None, conditions: Sequence[Condition]
     ) -> None:
-        """The NodeLayout's status; nothing when the object is gone."""
+        """The NodeLayout's status; nothing when the object is gone.
+
+        `acknowledged` becomes observedGeneration; None leaves that as it was.
+        """
         self._begin_with(layout)
+        observed_generation = self._observed if acknowledged is None else acknowledged
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         merged = merge_conditions(self._conditions, conditions, now=now)
         gpus = gpu_statuses(self._inventory, self._holders, self._settings)

@@ -7,7 +7,6 @@ id twice answers the same.
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from mpslice.allocation import GpuRoom, preferred
@@ -104,9 +103,7 @@ class SliceService:
         Raises AgentError when the daemon is not ready within READY_SECONDS.
         """
         for gpu in {DeviceId.parse(text).gpu for text in texts}:
-            await asyncio.to_thread(
-                make_directories, self._settings, self._settings.pipe_directory(gpu)
-            )
+            await asyncio.to_thread(_make_directories, self._settings, gpu)
             try:
                 async with asyncio.timeout(READY_SECONDS):
                     await self._mps.wait_ready(gpu)
@@ -116,13 +113,12 @@ class SliceService:
                 ) from error
 
 
-def make_directories(settings: Settings, *pipes: Path) -> None:
+def _make_directories(settings: Settings, gpu: GpuUuid) -> None:
     """Makes what containers mount from the host; a mount of what is missing fails the container.
 
     The MPS server becomes the client's user, so every directory down to the pipe is open to pass.
     """
-    for pipe in pipes:
-        pipe.mkdir(mode=0o755, parents=True, exist_ok=True)
+    settings.pipe_directory(gpu).mkdir(mode=0o755, parents=True, exist_ok=True)
     if not settings.host_ipc:
         settings.shared_memory.mkdir(parents=True, exist_ok=True)
         settings.shared_memory.chmod(0o1777)

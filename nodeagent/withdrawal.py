@@ -54,7 +54,7 @@ class Withdrawal:
         try:
             await self.publisher.write_node(sure=True)
             self.inventory.retire(ids)
-            await self.knowledge.until_hidden(ids)
+            await self.knowledge.until_hidden(frozenset(ids))
             arrived = await self._pods_have_arrived(ids, superseded)
             await self.ledger.refresh()
             # From here to the shorter list nothing is awaited.

@@ -23,6 +23,7 @@ class FakeKube:
     away: bool = False
     writes: list[tuple[str, Json]] = field(default_factory=list)
     on_write: Callable[[str, Json], None] = lambda _plural, _body: None
+    on_call: Callable[[], None] = lambda: None
     closed: bool = False
     _objects: dict[Key, Json] = field(default_factory=dict)
     _events: list[tuple[int, Resource, Json]] = field(default_factory=list)
@@ -77,6 +78,7 @@ class FakeKube:
     # The seam.
 
     async def _answer(self) -> None:
+        self.on_call()
         await asyncio.sleep(0)
         if self.away:
             raise Unreachable("the API server is away")

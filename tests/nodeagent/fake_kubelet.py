@@ -72,6 +72,7 @@ class FakeKubelet:
     write_checkpoints: bool = True
     refusals: int = 0  # PodResources calls that its rate limit is to refuse
     on_list: Callable[[str], None] = lambda _resource: None
+    on_call: Callable[[], None] = lambda: None
     _clients: dict[str, Client] = field(default_factory=dict)
     _server: grpc.aio.Server | None = None
     _resources: grpc.aio.Server | None = None
@@ -187,6 +188,7 @@ class FakeKubelet:
         temporary.rename(self.directory / "kubelet_internal_checkpoint")
 
     async def register(self, request: plugin_api.RegisterRequest) -> None:
+        self.on_call()
         path = self.directory / request.endpoint
         channel = grpc.aio.insecure_channel(f"unix:{path}", OPTIONS)
         await asyncio.wait_for(channel.channel_ready(), 10)
@@ -216,6 +218,7 @@ class FakeKubelet:
     def _receive(self, resource: str, response: plugin_api.ListAndWatchResponse) -> None:
         listed = {device.ID: device.health == "Healthy" for device in response.devices}
         self.devices[resource] = listed
+        self.on_call()
         self.lists.append((resource, listed))
         self.checkpoint()
         self.on_list(resource)
@@ -254,6 +257,7 @@ class _Lister(PodResourcesListerServicer):
         self._kubelet = kubelet
 
     async def _limit(self, context: Any) -> None:
+        self._kubelet.on_call()
         if self._kubelet.refusals > 0:
             self._kubelet.refusals -= 1
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
