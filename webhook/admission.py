@@ -21,6 +21,8 @@ from webhook.verdicts import Verdict
 
 LONGEST_BODY: Final = 8 * 1024 * 1024  # bytes; an object in etcd has at most 1.5 MiB, sent twice
 
+_TOO_LARGE: Final = f"the body is larger than {LONGEST_BODY >> 20} MiB; send less"
+
 Judge = Callable[[Review], Verdict]
 
 log = logging.getLogger(__name__)
@@ -82,14 +84,15 @@ class Admission:
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body, in time; what is announced as too long is not read at all."""
-        too_large = BodyTooLarge(f"the body is larger than {LONGEST_BODY >> 20} MiB; send less")
         if (request.content_length or 0) > LONGEST_BODY:
-            raise too_large
+            raise BodyTooLarge(_TOO_LARGE)
         try:
+            if request.content.is_eof():  # it all came at once, as it nearly always does
+                return await request.read()
             async with asyncio.timeout(self._body_seconds):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
-            raise too_large from None
+            raise BodyTooLarge(_TOO_LARGE) from None
         except TimeoutError:
             raise BodyTooSlow(
                 f"the body did not arrive within {self._body_seconds:g} s; send it faster"

@@ -77,8 +77,12 @@ async def listening(
         watching.cancel()
 
 
-def _request(*args: Any) -> web.BaseRequest:
-    return web.BaseRequest(*args, asyncio.get_running_loop(), client_max_size=LONGEST_BODY)
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    # As web.Server makes it, but for the limit, which is 1 MiB otherwise.
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, loop, client_max_size=LONGEST_BODY
+    )
 
 
 @dataclass(slots=True)
@@ -92,9 +96,9 @@ class _Watch:
     _unread_since: dict[object, float] = field(default_factory=dict)
 
     def note(self, handler: Handler) -> Handler:
-        async def noted(request: web.BaseRequest) -> web.StreamResponse:
+        def noted(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             self._asked.add(request.protocol)
-            return await handler(request)
+            return handler(request)
 
         return noted
 

@@ -20,6 +20,7 @@ class Metrics:
             ["verdict", "reason"],
             registry=self.registry,
         )
+        self._counters: dict[tuple[str, str], Counter] = {}  # labels() costs more than counting
         self._seconds = Histogram(
             "mpslice_admission_seconds",
             "From the head of a review to its answer, the client's sending included.",
@@ -44,5 +45,8 @@ class Metrics:
 
     def answered(self, verdict: str, reason: str, seconds: float) -> None:
         """Counts one request; `reason` is the reason code, "" where there is none."""
-        self._requests.labels(verdict, reason).inc()
+        counter = self._counters.get((verdict, reason))
+        if counter is None:
+            counter = self._counters[verdict, reason] = self._requests.labels(verdict, reason)
+        counter.inc()
         self._seconds.observe(seconds)

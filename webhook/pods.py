@@ -7,6 +7,7 @@ says so better.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 """On the API's copy of a static pod, which the kubelet runs whatever we answer."""
 
+_looks_like_slice = lru_cache(maxsize=1024)(looks_like_slice)  # clusters use few resource names
+
 _SHARED_GPU: Final = "nvidia.com/gpu.shared"  # NVIDIA's plugin's name for a time-sliced whole GPU
 
 
@@ -35,6 +38,9 @@ class ContainerKind(StrEnum):
     INIT = "initContainers"
     APP = "containers"
     EPHEMERAL = "ephemeralContainers"
+
+
+_FIELDS: Final = tuple((kind.value, kind) for kind in ContainerKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,52 +71,76 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What the rules need of one container; None is what it does not say itself."""
+    """What the rules need of one container.
+
+    `slices` are those of `asks` that it really requests, `security` is its securityContext. What
+    only one rule looks at is read from `raw` when that rule comes to it; `stripped` are the indexes
+    of mounts that are taken away.
+    """
 
     kind: ContainerKind
     place: Place
     raw: Mapping[str, Any]
-    asks: tuple[Ask, ...] = ()
-    whole_gpus: tuple[str, ...] = ()
-    run_as_user: object = None
-    run_as_non_root: object = None
-    privileged: bool = False
-    restarts: bool = False
-    environment: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
-
-    @property
-    def slices(self) -> tuple[Ask, ...]:
-        """The slices that it really requests."""
-        return tuple(ask for ask in self.asks if ask.size is not None and ask.count)
+    asks: tuple[Ask, ...]
+    slices: tuple[Ask, ...]
+    security: Mapping[str, Any]
+    stripped: frozenset[int] = frozenset()
 
     @property
     def ends(self) -> bool:
         """Whether it is an init container that is no sidecar."""
-        return self.kind is ContainerKind.INIT and not self.restarts
+        return self.kind is ContainerKind.INIT and self.raw.get("restartPolicy") != "Always"
+
+    @property
+    def whole_gpus(self) -> tuple[str, ...]:
+        """What it requests of whole GPUs, MIG devices and time-sliced GPUs, by name."""
+        limits, requests = _resources(self.raw)
+        return tuple(
+            name
+            for name in _names(limits, requests)
+            if (name in (WHOLE_GPU, _SHARED_GPU) or name.startswith(MIG_PREFIX))
+            and whole_count(_value(name, limits, requests)[1]) != 0
+        )
+
+    @property
+    def environment(self) -> Iterator[str]:
+        """The names that it sets, each at its index; "" for an entry without one."""
+        return (text(mapping(entry).get("name")) for entry in sequence(self.raw.get("env")))
+
+    @property
+    def mounts(self) -> Iterator[Mount]:
+        """The volume mounts that stay."""
+        for index, mount in enumerate(sequence(self.raw.get("volumeMounts"))):
+            path = mapping(mount).get("mountPath")
+            if isinstance(path, str) and index not in self.stripped:
+                yield Mount(index, path)
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What the rules need of a pod; `containers` in the order of the rules, init first."""
+    """What the rules need of a pod.
+
+    `containers` are those that mention a slice and the ephemeral ones, in the order of the rules;
+    `slice_containers` are those of them that request one.
+    """
 
     prefix: str
-    containers: tuple[Container, ...] = ()
-    host_ipc: bool = False
-    host_users: bool = True
-    bound: bool = False
-    gates: tuple[str, ...] = ()
-    run_as_user: object = None
-    run_as_non_root: object = None
-    mirror: bool = False
+    spec: Mapping[str, Any]
+    security: Mapping[str, Any]
+    containers: tuple[Container, ...]
+    slice_containers: tuple[Container, ...]
+    host_ipc: bool
+    mirror: bool
 
     @property
-    def slice_containers(self) -> Iterator[Container]:
-        return (container for container in self.containers if container.slices)
+    def host_users(self) -> bool:
+        """Whether it runs in the host's user namespace."""
+        return self.spec.get("hostUsers") is not False
 
     @property
-    def is_slice_pod(self) -> bool:
-        return any(self.slice_containers)
+    def bound(self) -> bool:
+        """Whether it has a node already."""
+        return bool(self.spec.get("nodeName"))
 
     @property
     def mentions_slices(self) -> bool:
@@ -119,90 +149,77 @@ class Pod:
 
     def joins_slices(self, container: Container) -> bool:
         """Whether it debugs a slice pod; it asks for nothing itself, and sees what the pod sees."""
-        return container.kind is ContainerKind.EPHEMERAL and self.is_slice_pod
+        return container.kind is ContainerKind.EPHEMERAL and bool(self.slice_containers)
+
+    def has_gate(self, name: str) -> bool:
+        """Whether this scheduling gate is on it."""
+        gates = sequence(self.spec.get("schedulingGates"))
+        return any(mapping(gate).get("name") == name for gate in gates)
 
     def user_of(self, container: Container) -> object:
         """The runAsUser in effect: the container's own, else the pod's, else None."""
-        return self.run_as_user if container.run_as_user is None else container.run_as_user
+        own = container.security.get("runAsUser")
+        return self.security.get("runAsUser") if own is None else own
 
     def non_root_of(self, container: Container) -> object:
         """The runAsNonRoot in effect, likewise."""
-        own = container.run_as_non_root
-        return self.run_as_non_root if own is None else own
+        own = container.security.get("runAsNonRoot")
+        return self.security.get("runAsNonRoot") if own is None else own
 
 
 def read_pod(pod: object, prefix: str = "") -> Pod:
     """Reads a pod, or a pod template whose path is `prefix` (`spec.template.`)."""
     obj = mapping(pod)
     spec = mapping(obj.get("spec"))
-    security = mapping(spec.get("securityContext"))
     annotations = mapping(mapping(obj.get("metadata")).get("annotations"))
-    gates = (mapping(gate).get("name") for gate in sequence(spec.get("schedulingGates")))
+    containers = tuple(_containers(spec, prefix))
     return Pod(
         prefix=prefix,
-        containers=tuple(_containers(spec, prefix)),
+        spec=spec,
+        security=mapping(spec.get("securityContext")),
+        containers=containers,
+        slice_containers=tuple([container for container in containers if container.slices]),
         host_ipc=spec.get("hostIPC") is True,
-        host_users=spec.get("hostUsers") is not False,
-        bound=bool(spec.get("nodeName")),
-        gates=tuple(gate for gate in gates if isinstance(gate, str)),
-        run_as_user=security.get("runAsUser"),
-        run_as_non_root=security.get("runAsNonRoot"),
         mirror=MIRROR_ANNOTATION in annotations,
     )
 
 
 def _containers(spec: Mapping[str, Any], prefix: str) -> Iterator[Container]:
-    for kind in ContainerKind:
-        for index, raw in enumerate(sequence(spec.get(kind.value))):
-            yield _container(kind, f"{prefix}spec.{kind.value}[{index}]", mapping(raw))
+    """Most containers mention no slice: nothing more of them is ever looked at."""
+    for field, kind in _FIELDS:
+        for index, raw in enumerate(sequence(spec.get(field))):
+            if kind is ContainerKind.EPHEMERAL:  # cannot ask (validateEphemeralContainers)
+                yield _container(kind, f"{prefix}spec.{field}[{index}]", mapping(raw), ())
+            elif asks := tuple(_asks(*_resources(mapping(raw)))):
+                yield _container(kind, f"{prefix}spec.{field}[{index}]", raw, asks)
 
 
-def _container(kind: ContainerKind, path: str, raw: Mapping[str, Any]) -> Container:
-    place = Place(text(raw.get("name")), path)
-    security = mapping(raw.get("securityContext"))
-    privileged = security.get("privileged") is True
-    resources = mapping(raw.get("resources"))
-    limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
-    if (
-        kind is ContainerKind.EPHEMERAL
-    ):  # which cannot ask for resources (validateEphemeralContainers)
-        return Container(kind, place, raw, privileged=privileged, environment=_environment(raw))
-    asks = tuple(_asks(limits, requests))
-    if not asks:  # most containers of most pods: nothing more of them is ever looked at
-        return Container(kind, place, raw, privileged=privileged)
+def _container(
+    kind: ContainerKind, path: str, raw: Mapping[str, Any], asks: tuple[Ask, ...]
+) -> Container:
     return Container(
         kind=kind,
-        place=place,
+        place=Place(text(raw.get("name")), path),
         raw=raw,
         asks=asks,
-        whole_gpus=tuple(_whole_gpus(limits, requests)),
-        run_as_user=security.get("runAsUser"),
-        run_as_non_root=security.get("runAsNonRoot"),
-        privileged=privileged,
-        restarts=raw.get("restartPolicy") == "Always",
-        environment=_environment(raw),
-        mounts=tuple(_mounts(sequence(raw.get("volumeMounts")))),
+        slices=tuple([ask for ask in asks if ask.size is not None and ask.count]),
+        security=mapping(raw.get("securityContext")),
     )
 
 
-def _environment(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(text(mapping(entry).get("name")) for entry in sequence(raw.get("env")))
+def _resources(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Limits and requests."""
+    resources = mapping(raw.get("resources"))
+    return mapping(resources.get("limits")), mapping(resources.get("requests"))
 
 
 def _asks(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[Ask]:
     for name in _names(limits, requests):
-        if looks_like_slice(name):
+        if _looks_like_slice(name):
             field, value = _value(name, limits, requests)
             count = whole_count(value)
             if count != 0:
                 yield Ask(name, f"resources.{field}", show(value), parse_resource(name), count)
-
-
-def _whole_gpus(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[str]:
-    for name in _names(limits, requests):
-        whole = name in (WHOLE_GPU, _SHARED_GPU) or name.startswith(MIG_PREFIX)
-        if whole and whole_count(_value(name, limits, requests)[1]) != 0:
-            yield name
 
 
 def _names(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterable[str]:
@@ -213,13 +230,6 @@ def _names(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterable[s
 
 def _value(name: str, limits: Mapping[str, Any], requests: Mapping[str, Any]) -> tuple[str, object]:
     return ("limits", limits[name]) if name in limits else ("requests", requests[name])
-
-
-def _mounts(raw: Sequence[Any]) -> Iterator[Mount]:
-    for index, mount in enumerate(raw):
-        path = mapping(mount).get("mountPath")
-        if isinstance(path, str):
-            yield Mount(index, path)
 
 
 def whole_count(value: object) -> int | None:

@@ -3,12 +3,11 @@
 Pure and total: any JSON at all gets a verdict, nothing is looked up, nothing is kept.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from webhook.mutation import completed, edits, strip_remarks
-from webhook.pods import Pod, mapping, read_pod
+from webhook.mutation import completed, operations, strip_remarks
+from webhook.pods import Pod, read_pod
 from webhook.rules import EARLY_RULES, Facts, is_advice, remarks, violations
 from webhook.settings import Enforcement, Settings
 from webhook.verdicts import ALLOWED, Remark, Verdict, Violation
@@ -26,16 +25,21 @@ def mutate(pod: object, settings: Settings) -> Verdict:
     view = read_pod(pod)
     if view.mirror or not view.mentions_slices:
         return ALLOWED
-    early = tuple(violations(view, Facts(settings), EARLY_RULES))
+    facts = Facts(settings)
+    early = tuple(violations(view, facts, EARLY_RULES))
     if early and settings.enforcement is Enforcement.DENY:
-        return _refused(early[0])
-    changes = tuple(edits(view, mapping(mapping(pod).get("spec")), settings))
-    injected = ", ".join(change.field for change in changes)
+        # Refused now or later, the reason is the first in the order of the contract.
+        return _refused(next(violations(completed(view, settings), facts)))
+    patch = tuple(operations(view, settings))
     verdict = _warned((*early, *strip_remarks(view, settings)), early[0] if early else None)
-    return replace(
-        verdict,
-        audit={**verdict.audit, **({"injected": injected[:_LONGEST_AUDIT]} if injected else {})},
-        patch=tuple(change.operation for change in changes),
+    if not patch:
+        return verdict
+    injected = ", ".join([operation["path"] for operation in patch])[:_LONGEST_AUDIT]
+    return Verdict(
+        reason=verdict.reason,
+        warnings=verdict.warnings,
+        audit={**verdict.audit, "injected": injected},
+        patch=patch,
     )
 
 
@@ -95,21 +99,18 @@ def _judged(found: Sequence[Remark], settings: Settings) -> Verdict:
 
 
 def _refused(first: Violation) -> Verdict:
+    reason = first.reason
     return Verdict(
-        allowed=False, reason=first.reason, message=first.message, audit=_reason_audit(first)
+        allowed=False, reason=reason, message=first.message, audit={"reason": str(reason)}
     )
 
 
 def _warned(found: Sequence[Remark], first: Violation | None) -> Verdict:
-    return Verdict(
-        reason=first.reason if first else None,
-        warnings=_warnings(found),
-        audit=_reason_audit(first) if first else {},
-    )
-
-
-def _reason_audit(first: Violation) -> Mapping[str, str]:
-    return {"reason": str(first.reason)}
+    if not found:
+        return ALLOWED
+    reason = first.reason if first else None
+    audit = {"reason": str(reason)} if reason else {}
+    return Verdict(reason=reason, warnings=_warnings(found), audit=audit)
 
 
 def _warnings(found: Iterable[Remark]) -> tuple[str, ...]:

@@ -18,29 +18,51 @@ from webhook.workloads import TEMPLATES
 
 API_VERSION: Final = "admission.k8s.io/v1"
 
+_ENVELOPE: Final = f'{{"apiVersion":"{API_VERSION}","kind":"AdmissionReview","response":'.encode()
 _JUDGED: Final = ("CREATE", "UPDATE")
 _FORBIDDEN: Final = 403
 
 
+def _no_constant(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
+
+
+# Made once: json.loads and json.dumps would make one for each call with these options.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One request of the API server; objects as it sent them, whatever they are.
-
-    `name` is `namespace/name` for the log; a pod of a workload has none yet.
-    """
+    """One request of the API server; objects as it sent them, whatever they are."""
 
     uid: str
     operation: str
     kind: str
-    new: object
-    old: object
-    name: str = ""
+    request: Mapping[str, Any]
+
+    @property
+    def new(self) -> object:
+        """The object as it would be stored."""
+        return self.request.get("object")
+
+    @property
+    def old(self) -> object:
+        """The object as it is stored, on UPDATE."""
+        return self.request.get("oldObject")
+
+    @property
+    def name(self) -> str:
+        """`namespace/name` for the log; a pod of a workload has no name yet, but its beginning."""
+        metadata = mapping(mapping(self.new).get("metadata"))
+        name = text(self.request.get("name")) or text(metadata.get("generateName"))
+        return f"{text(self.request.get('namespace'))}/{name}"
 
 
 def read_review(body: bytes) -> Review:
     """The review in a request's body; raises BadReview when it is none."""
     try:
-        review = mapping(json.loads(body, parse_constant=_no_constant))
+        review = mapping(_DECODER.decode(body.decode()))
     except (ValueError, RecursionError) as error:
         raise BadReview(f"the body is no JSON that can be read: {error}") from error
     if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
@@ -49,24 +71,7 @@ def read_review(body: bytes) -> Review:
     uid = text(request.get("uid"))
     if not uid:
         raise BadReview("the AdmissionReview has no request with a uid; send one")
-    return Review(
-        uid=uid,
-        operation=text(request.get("operation")),
-        kind=_kind(request),
-        new=request.get("object"),
-        old=request.get("oldObject"),
-        name=_name(request),
-    )
-
-
-def _name(request: Mapping[str, Any]) -> str:
-    metadata = mapping(mapping(request.get("object")).get("metadata"))
-    name = text(request.get("name")) or text(metadata.get("generateName"))
-    return f"{text(request.get('namespace'))}/{name}"
-
-
-def _no_constant(constant: str) -> object:
-    raise ValueError(f"{constant} is no JSON")
+    return Review(uid, text(request.get("operation")), _kind(request), request)
 
 
 def _kind(request: Mapping[str, Any]) -> str:
@@ -105,12 +110,10 @@ def answer(review: Review, verdict: Verdict) -> bytes:
             "message": verdict.message,
         }
     if verdict.patch:
-        patch = json.dumps(verdict.patch, separators=(",", ":")).encode()
         response["patchType"] = "JSONPatch"
-        response["patch"] = base64.b64encode(patch).decode()
+        response["patch"] = base64.b64encode(_encode(verdict.patch).encode()).decode()
     if verdict.warnings:
         response["warnings"] = verdict.warnings
     if verdict.audit:
         response["auditAnnotations"] = verdict.audit
-    review_out = {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
-    return json.dumps(review_out, separators=(",", ":")).encode()
+    return b"%s%s}" % (_ENVELOPE, _encode(response).encode())

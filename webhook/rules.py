@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mpslice.errors import InvalidQuantity
+from mpslice.quantities import milli
 from mpslice.slices import RESOURCE_PREFIX, SliceSize, probably_meant, resource_name
 from webhook.pods import Ask, Container, Pod, show
 from webhook.settings import Compute, Settings, TooLarge
@@ -89,13 +91,22 @@ def api_would_refuse(pod: Pod, _: Facts) -> Iterator[Violation]:
 
 
 def _no_count(container: Container, ask: Ask) -> Violation:
-    name = ask.name if ask.size else probably_meant(ask.name) or ask.name
+    name = _part_of(ask) or probably_meant(ask.name) or ask.name
     return violation(
         Reason.INVALID_SLICE,
         container.place,
         f"{ask.field} asks for {ask}, but slices are counted in whole numbers; "
         f"ask for {shorten(name)}: 1",
     )
+
+
+def _part_of(ask: Ask) -> str | None:
+    """The slice that a fraction of one stands for: half of 10gb is 5gb."""
+    try:
+        size = -(-(ask.size or 0) * milli(ask.written) // 1000)
+    except InvalidQuantity:
+        return None
+    return resource_name(SliceSize(size)) if 0 < size <= _LARGEST_SIZE else None
 
 
 def size_allowed(pod: Pod, facts: Facts) -> Iterator[Violation]:
@@ -130,7 +141,8 @@ def no_user_namespace(pod: Pod, facts: Facts) -> Iterator[Violation]:
 def host_ipc(pod: Pod, facts: Facts) -> Iterator[Violation]:
     """An MPS client talks to its server through the host's shared memory."""
     for container in pod.slice_containers:
-        if facts.settings.host_ipc and not pod.host_ipc:
+        # Beside hostUsers: false nobody could set it.
+        if facts.settings.host_ipc and not pod.host_ipc and pod.host_users:
             yield violation(
                 Reason.HOST_IPC_REQUIRED,
                 container.place,
@@ -149,7 +161,7 @@ def mps_user(pod: Pod, facts: Facts) -> Iterator[Violation]:
             continue
         if user is None:
             found, remedy = "securityContext.runAsUser is not set", f"set it to {served}"
-        elif container.run_as_user is not None:
+        elif container.security.get("runAsUser") is not None:
             found = f"securityContext.runAsUser is {show(user)}"
             remedy = f"set it to {served} or leave it out"
         else:
@@ -166,7 +178,7 @@ def root_allowed(pod: Pod, facts: Facts) -> Iterator[Violation]:
     """The kubelet would not start a container that must not be root and has to be."""
     for container in pod.slice_containers if facts.settings.mps_user == 0 else ():
         if pod.non_root_of(container) is True:
-            by_container = container.run_as_non_root is not None
+            by_container = container.security.get("runAsNonRoot") is not None
             where = "" if by_container else f", set by the pod in {pod.prefix}spec.securityContext"
             yield violation(
                 Reason.RUN_AS_NON_ROOT_CONFLICT,
@@ -179,12 +191,13 @@ def root_allowed(pod: Pod, facts: Facts) -> Iterator[Violation]:
 def no_whole_gpu(pod: Pod, _: Facts) -> Iterator[Violation]:
     """Two device plugins would each set NVIDIA_VISIBLE_DEVICES, and one of them would win."""
     for container in pod.slice_containers:
-        if container.whole_gpus:
+        whole = container.whole_gpus
+        if whole:
             yield violation(
                 Reason.SLICE_WITH_WHOLE_GPU,
                 container.place,
-                f"resources asks for {container.slices[0]} and for "
-                f"{shorten(container.whole_gpus[0])}; ask for one of them",
+                f"resources asks for {container.slices[0]} and for {shorten(whole[0])}; "
+                "ask for one of them",
             )
 
 
@@ -196,7 +209,7 @@ def environment_untouched(pod: Pod, facts: Facts) -> Iterator[Violation]:
     proportional = facts.settings.compute is Compute.PROPORTIONAL
     reserved = _RESERVED_IF_PROPORTIONAL if proportional else _RESERVED
     for container in pod.containers:
-        if not container.environment or not (container.slices or pod.joins_slices(container)):
+        if not container.slices and not pod.joins_slices(container):
             continue
         for index, name in enumerate(container.environment):
             if name in reserved:
@@ -282,7 +295,8 @@ def is_advice(found: Violation, settings: Settings) -> bool:
 def remarks(pod: Pod) -> Iterator[Remark]:
     """What is allowed and yet worth a warning."""
     for container in pod.containers:
-        if container.privileged and (container.slices or pod.joins_slices(container)):
+        privileged = container.security.get("privileged") is True
+        if privileged and (container.slices or pod.joins_slices(container)):
             yield Remark(
                 "PrivilegedSlice",
                 container.place,

@@ -25,7 +25,7 @@ def read_template(obj: object, kind: str) -> Pod:
     workload = mapping(obj)
     steps = TEMPLATES.get(kind)
     if steps is None or _is_owned(workload):
-        return Pod(prefix="")
+        return read_pod(None)
     template: Any = workload
     for step in steps:
         template = mapping(template).get(step)
