@@ -77,7 +77,10 @@ class _Record:
 
 
 class CertificateManager:
-    """`run` keeps everything in step; `not_ready` is for /readyz, "" when we are trusted."""
+    """`run` keeps everything in step; `not_ready` is for /readyz, "" when we are trusted.
+
+    `started` is set once the first look has succeeded, and `run` can no longer raise.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class CertificateManager:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.started = asyncio.Event()
         self._kube = kube
         self._settings = settings
         self._terms = settings.terms
@@ -111,6 +115,7 @@ class CertificateManager:
     async def run(self) -> None:
         """Runs until cancelled. Raises CannotManage when the first look fails, and never later."""
         await self._start()
+        self.started.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._trust.run())

@@ -148,6 +148,7 @@ async def test_an_empty_cluster_gets_a_certificate_that_every_webhook_trusts(
         (bundle,) = bundles(kube)
         shake_hands(replica.swap.context, bundle, NAME)
         shake_hands(replica.swap.context, bundle, f"{NAME}.cluster.local")
+        assert replica.manager.started.is_set()
         assert secret(kube)["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "mpslice"}
 
 
