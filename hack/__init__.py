@@ -1,0 +1,1 @@
+"""What obtains and starts the test cluster; never part of the installed project."""

@@ -1,0 +1,130 @@
+"""Makes the node's two container images, without a registry or a builder.
+
+An OCI archive is a tar of blobs named by their digest and an index. Both images hold
+Debian's static busybox: as `localhost/busybox:1` for pods, and as the pod sandbox,
+where its shell waits and reaps as pid 1, so that no compiler is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BUSYBOX_IMAGE = "localhost/busybox:1"
+SANDBOX_IMAGE = "localhost/pause:1"
+
+# `wait` also collects processes it never started: those whose parent ended first.
+_PAUSE = "trap 'exit 0' TERM INT; sleep 2147483647 & while :; do wait; done"
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ETC = {
+    "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n",
+    "etc/group": b"root:x:0:\nuser:x:1000:\n",
+    "etc/nsswitch.conf": b"hosts: files dns\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A name, one layer (an uncompressed tar) and how a container of it starts."""
+
+    name: str
+    layer: bytes
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def busybox_images(busybox: Path) -> list[Image]:
+    """The image for pods and the sandbox's."""
+    layer = _busybox_layer(busybox)
+    return [
+        Image(BUSYBOX_IMAGE, layer, ["/bin/sh"]),
+        Image(SANDBOX_IMAGE, layer, ["/bin/sh", "-c", _PAUSE]),
+    ]
+
+
+def write_archive(images: Sequence[Image], path: Path) -> None:
+    """Write one OCI archive of several images; they share equal layers."""
+    blobs: dict[str, bytes] = {}
+    manifests = []
+    for image in images:
+        manifest = _manifest(image, blobs)
+        annotations = {
+            "io.containerd.image.name": image.name,
+            "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
+        }
+        manifests.append({**manifest, "annotations": annotations})
+    index = {"schemaVersion": 2, "manifests": manifests}
+    with tarfile.open(path, "w") as archive:
+        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        _add(archive, "index.json", json.dumps(index).encode())
+        for digest, content in blobs.items():
+            _add(archive, f"blobs/sha256/{digest}", content)
+
+
+def _manifest(image: Image, blobs: dict[str, bytes]) -> dict[str, object]:
+    """Put the image's blobs among `blobs`; returns the descriptor of its manifest."""
+    config = {
+        "architecture": _architecture(),
+        "os": "linux",
+        "config": {
+            "Cmd": list(image.command),
+            "Env": [_PATH, *(f"{name}={value}" for name, value in image.environment.items())],
+            "WorkingDir": "/",
+        },
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(image.layer).hexdigest()}"],
+        },
+    }
+    kind = "application/vnd.oci.image"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}.manifest.v1+json",
+        "config": _blob(f"{kind}.config.v1+json", json.dumps(config).encode(), blobs),
+        "layers": [_blob(f"{kind}.layer.v1.tar", image.layer, blobs)],
+    }
+    return _blob(f"{kind}.manifest.v1+json", json.dumps(manifest).encode(), blobs)
+
+
+def _blob(media_type: str, content: bytes, blobs: dict[str, bytes]) -> dict[str, object]:
+    digest = hashlib.sha256(content).hexdigest()
+    blobs[digest] = content
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def _busybox_layer(busybox: Path) -> bytes:
+    listed = subprocess.run(
+        [str(busybox), "--list"], capture_output=True, text=True, check=True, timeout=20
+    )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777)):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            layer.addfile(entry)
+        _add(layer, "bin/busybox", busybox.read_bytes(), 0o755)
+        for applet in listed.stdout.split():
+            if applet != "busybox":
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                layer.addfile(link)
+        for name, content in _ETC.items():
+            _add(layer, name, content)
+    return buffer.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), mode
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
