@@ -35,6 +35,7 @@ class Inventory:
         self._closed: set[DeviceId] = set()
         self._retired: set[DeviceId] = set()
         self._sizes: set[SliceSize] = set()
+        self._ordered: tuple[DeviceId, ...] | None = ()
         self.changed = Pulse()
         self.gpus: Mapping[GpuUuid, Gpu] = MappingProxyType(self._gpus)
 
@@ -42,6 +43,7 @@ class Inventory:
         """Replaces what is known of the GPUs; slices keep standing, healthy or not."""
         self._gpus.clear()
         self._gpus.update({gpu.uuid: gpu for gpu in gpus})
+        self._ordered = None
         self.changed.beat()
 
     def add(self, ids: Iterable[DeviceId], *, bindable: bool = False) -> None:
@@ -49,6 +51,7 @@ class Inventory:
         for device in ids:
             self._bindable.setdefault(device, bindable)
             self._sizes.add(device.size)
+        self._ordered = None
         self.changed.beat()
 
     def confirm(self, ids: Iterable[DeviceId]) -> None:
@@ -76,6 +79,7 @@ class Inventory:
             self._bindable.pop(device, None)
             self._closed.discard(device)
             self._retired.discard(device)
+        self._ordered = None
         self.changed.beat()
 
     def __contains__(self, device: object) -> bool:
@@ -84,7 +88,9 @@ class Inventory:
     @property
     def slices(self) -> tuple[DeviceId, ...]:
         """All that stand, by GPU index, size and ordinal."""
-        return tuple(sorted(self._bindable, key=self._order))
+        if self._ordered is None:  # hundreds of slices, asked for several times a change
+            self._ordered = tuple(sorted(self._bindable, key=self._order))
+        return self._ordered
 
     @property
     def sizes(self) -> frozenset[SliceSize]:

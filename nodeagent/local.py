@@ -45,7 +45,7 @@ class LocalNode(AbstractAsyncContextManager["LocalNode"]):
         return self.pods()
 
     async def __aexit__(self, *exc: object) -> None:
-        self.link.close()
+        await self.link.close()
         await self.pod_resources.close()
 
     def capacities(self) -> dict[GpuUuid, int]:
