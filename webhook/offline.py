@@ -20,6 +20,21 @@ class Admission:
     verdict: Verdict
 
 
+def apply(pod: Mapping[str, Any], verdict: Verdict) -> Mapping[str, Any]:
+    """The pod with the verdict's patch; the pod given is left as it is."""
+    patched: Mapping[str, Any] = jsonpatch.apply_patch(
+        _unshared(pod), list(verdict.patch), in_place=True
+    )
+    return patched
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which nothing is shared: YAML's aliases would patch two containers at once."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
 def admit(pod: Mapping[str, Any], settings: Settings, *, largest: int | None = None) -> Admission:
     """What creating the pod would do; the pod given is left as it is."""
     first = mutate(pod, settings)

@@ -1,0 +1,138 @@
+"""What holds for every pod and every body, found out by generating them."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.webhook.cases import Manifest
+from tests.webhook.strategies import json_values, pods, reviews
+from webhook.errors import BadReview
+from webhook.offline import apply
+from webhook.pods import read_pod
+from webhook.policy import advise, mutate, validate
+from webhook.review import answer, judge_mutation, judge_validation, read_review
+from webhook.settings import Compute, DevShm, Enforcement, Settings, TooLarge
+from webhook.verdicts import LONGEST_WARNING, Reason
+from webhook.workloads import TEMPLATES
+
+some_settings = st.builds(
+    Settings,
+    mps_user=st.sampled_from([1000, 0]),
+    host_ipc=st.booleans(),
+    gate=st.booleans(),
+    enforcement=st.sampled_from(Enforcement),
+    dev_shm=st.sampled_from(DevShm),
+    too_large=st.sampled_from(TooLarge),
+    compute=st.sampled_from(Compute),
+    allowed_sizes=st.sampled_from([frozenset(), frozenset({10})]),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(pods, some_settings)
+def test_mutation_is_idempotent(pod: Manifest, given_settings: Settings) -> None:
+    """Contract: "idempotent; only `add` operations, but for `devShm: strip`"."""
+    first = mutate(pod, given_settings)
+    allowed = {"add", "remove"} if given_settings.dev_shm is DevShm.STRIP else {"add"}
+    assert {operation["op"] for operation in first.patch} <= allowed
+    assert mutate(apply(pod, first), given_settings).patch == ()
+
+
+@settings(max_examples=1000, deadline=None)
+@given(pods, some_settings)
+def test_mutation_never_makes_a_pod_bad(pod: Manifest, given_settings: Settings) -> None:
+    """A mutated pod that is refused would be refused unmutated too, for what its user set."""
+    after = validate(apply(pod, mutate(pod, given_settings)), given_settings)
+    if after.reason is None:
+        return
+    assert validate(pod, given_settings).reason is not None
+    if after.reason is Reason.HOST_IPC_REQUIRED:
+        assert read_pod(pod).spec["hostUsers"] is False
+    if after.reason is Reason.RUN_AS_USER_MISMATCH:
+        assert "runAsUser is not set" not in after.message
+
+
+@settings(max_examples=1000, deadline=None)
+@given(pods, some_settings)
+def test_what_mutation_refuses_validation_refuses_for_the_same_reason(
+    pod: Manifest, given_settings: Settings
+) -> None:
+    early = mutate(pod, given_settings)
+    if not early.allowed:
+        completed = apply(pod, mutate(pod, _warning(given_settings)))
+        late = validate(completed, given_settings)
+        assert (late.reason, late.allowed) == (early.reason, False)
+
+
+def _warning(given_settings: Settings) -> Settings:
+    return Settings(
+        **{
+            **{name: getattr(given_settings, name) for name in Settings.__slots__},
+            "enforcement": Enforcement.WARN,
+        }
+    )
+
+
+@settings(max_examples=500, deadline=None)
+@given(pods, some_settings, st.sampled_from([None, 5]))
+def test_update_that_changes_nothing_passes_in_silence(
+    pod: Manifest, given_settings: Settings, largest: int | None
+) -> None:
+    verdict = validate(pod, given_settings, old=pod, largest=largest)
+    assert (verdict.allowed, verdict.warnings) == (True, ())
+
+
+@settings(max_examples=500, deadline=None)
+@given(json_values, st.sampled_from(sorted(TEMPLATES)), some_settings)
+def test_nothing_at_all_makes_the_policy_raise(
+    anything: Any, kind: str, given_settings: Settings
+) -> None:
+    assert mutate(anything, given_settings).patch == ()
+    assert validate(anything, given_settings, old=anything, largest=1).allowed
+    assert advise(anything, kind, given_settings, old=anything).allowed
+
+
+@settings(max_examples=1000, deadline=None)
+@given(reviews, some_settings)
+def test_every_json_gets_an_answer_or_is_told_to_be_no_review(
+    body: Any, given_settings: Settings
+) -> None:
+    """Contract: "nothing a client sends makes a 500"."""
+    data = json.dumps(body).encode()
+    for path in ("/mutate", "/validate"):
+        try:
+            check(respond(path, data, given_settings))
+        except BadReview:
+            continue  # a 400
+
+
+def respond(path: str, data: bytes, given_settings: Settings) -> bytes:
+    """What the server answers to a body. Raises BadReview."""
+    review = read_review(data)
+    if path == "/mutate":
+        return answer(review, judge_mutation(review, given_settings))
+    return answer(review, judge_validation(review, given_settings, 80))
+
+
+def check(reply: bytes) -> None:
+    """An answer is a strict AdmissionReview, and its warnings fit."""
+    response = json.loads(reply, parse_constant=_refuse)["response"]
+    assert isinstance(response["uid"], str)
+    assert response["allowed"] or response["status"]["message"]
+    warnings = response.get("warnings", ())
+    assert all(0 < len(warning) <= LONGEST_WARNING for warning in warnings)
+    assert sum(len(warning) for warning in warnings) <= 4096
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_json_are_told_to_be_no_review(data: bytes) -> None:
+    with pytest.raises(BadReview):
+        read_review(data)
