@@ -86,6 +86,8 @@ class Controller:
             self._wake.clear()
             decision = self._decide()
             await self._act(decision.actions)
+            # Told after the writes that pods wait for, which Events would only slow down.
+            self._storyteller.tell(decision, now=time.monotonic())
 
     async def _wait(self) -> None:
         due = self._batch.due(time.monotonic())
@@ -99,7 +101,6 @@ class Controller:
         started = time.perf_counter()
         decision = decide(self._view())
         self._metrics.decided(decision, seconds=time.perf_counter() - started)
-        self._storyteller.tell(decision, now=time.monotonic())
         return decision
 
     def _view(self) -> View:
@@ -136,6 +137,7 @@ class Controller:
             log.warning("a write failed, it is tried again", extra={"error": str(error)})
             return False
         self._remember(action, answer)
+        log.info("done", extra=action.facts)
         return True
 
     def _remember(self, action: Action, answer: Json) -> None:

@@ -17,6 +17,7 @@ from mpslice.nodelayout import (
     LayoutStatus,
     NodeLayout,
     SliceState,
+    slices_to_json,
 )
 from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod, Refusal, Snapshot
@@ -24,6 +25,9 @@ from planner.packing import plan
 from planner.snapshot import build_snapshot, holders
 
 MANAGED_LABEL: Final = "mpslice.io/managed"
+
+Facts = dict[str, object]
+"""What a log line says of an action."""
 
 Seat = tuple[str, GpuUuid, SliceSize]
 """A slice of a size on a GPU of a node."""
@@ -47,6 +51,10 @@ class CreateLayout:
 
     node: Node
 
+    @property
+    def facts(self) -> Facts:
+        return {"action": "create NodeLayout", "node": self.node.name}
+
 
 @dataclass(frozen=True, slots=True)
 class SetManaged:
@@ -55,12 +63,20 @@ class SetManaged:
     node: Node
     managed: bool
 
+    @property
+    def facts(self) -> Facts:
+        return {"action": "set managed", "node": self.node.name, "managed": self.managed}
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteLayout:
     """The node was handed back and is released."""
 
     layout: NodeLayout
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "delete NodeLayout", "node": self.layout.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +86,21 @@ class WriteSpec:
     layout: NodeLayout
     spec: LayoutSpec
 
+    @property
+    def facts(self) -> Facts:
+        layout = {gpu.uuid: slices_to_json(gpu.slices) for gpu in self.spec.gpus}
+        return {"action": "write layout", "node": self.layout.name, "layout": layout}
+
 
 @dataclass(frozen=True, slots=True)
 class Ungate:
     """The pod's slices are bindable, or no node can hold it: the scheduler's turn."""
 
     pod: Pod
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "take gate away", "pod": self.pod.key}
 
 
 Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Ungate
