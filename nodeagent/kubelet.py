@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _REGISTER: Final = 12.0  # seconds; the kubelet dials back for up to 10 s inside the call
 _STREAM: Final = 5.0  # seconds from a registration to its ListAndWatch
 _AGAIN: Final = 0.002  # seconds until the second try: a kubelet binds its socket before it listens
-_LONGEST_AGAIN: Final = 5.0
+_LONGEST_AGAIN: Final = 10.0
+_ABSENT: Final = 3600.0
 _REFUSAL: Final = 0.1
 
 _PREFIX: Final = "mpslice-"
@@ -60,6 +61,7 @@ class KubeletLink:
         self._channel: grpc.aio.Channel | None = None
         self._live: set[SliceSize] = set()
         self._keepers: dict[SliceSize, asyncio.Task[NoReturn]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         # A name of its own per process and server: one that ends unlinks its path, whoever's it is.
         self._names = (f"{_PREFIX}{secrets.token_hex(4)}-{number}.sock" for number in count())
 
@@ -82,6 +84,7 @@ class KubeletLink:
         for keeper in self._keepers.values():
             keeper.cancel()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._drop_channel(self._channel)
 
     async def until_live(self, sizes: frozenset[SliceSize], seconds: float) -> None:
@@ -108,28 +111,42 @@ class KubeletLink:
     async def _keep(self, size: SliceSize) -> NoReturn:
         backoff = Backoff(first=_AGAIN, longest=_LONGEST_AGAIN)
         while True:
-            seen = self._kubelets.count
-            if not self._socket.exists():
-                await self._kubelets.after(seen)
-                continue
-            # Sockets older than the kubelet's own are gone, so a new kubelet needs a new endpoint.
-            newer = asyncio.ensure_future(self._kubelets.after(seen))
-            life = asyncio.ensure_future(self._serve_one(size, backoff))
-            try:
-                await asyncio.wait((newer, life), return_when=asyncio.FIRST_COMPLETED)
-                failure = life.exception() if life.done() else None
-            finally:
-                newer.cancel()
-                life.cancel()
-                self._put_live(size, live=False)
-            if isinstance(failure, KubeletUnavailable | OSError):
-                log.info(
-                    "not registered with the kubelet",
-                    extra={"resource": resource_name(size), "error": str(failure)},
-                )
-                await self._kubelets.within(seen, backoff.delay())
-            elif failure is not None:
-                raise failure
+            kubelet = self._kubelets.count
+            delay = await self._until_cut_off(size, kubelet, backoff)
+            if await self._kubelets.within(kubelet, delay):
+                backoff.reset()
+
+    async def _until_cut_off(self, size: SliceSize, kubelet: int, backoff: Backoff) -> float:
+        """Serves one kubelet until another comes or the stream ends; the seconds to wait then."""
+        if not self._socket.exists():
+            return _ABSENT  # whoever makes it wakes us
+        # A kubelet that starts deletes all sockets, so each needs an endpoint made after it.
+        newer = asyncio.ensure_future(self._kubelets.after(kubelet))
+        life = asyncio.ensure_future(self._serve_one(size, backoff))
+        try:
+            await asyncio.wait((newer, life), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            newer.cancel()
+            self._put_live(size, live=False)
+            failure = _failure_of(life)
+            self._end(life)
+        if failure is None:
+            return 0.0
+        if not isinstance(failure, KubeletUnavailable | OSError):
+            raise failure
+        about = {"resource": resource_name(size), "error": str(failure)}
+        log.info("not registered with the kubelet", extra=about)
+        return backoff.delay()
+
+    def _end(self, life: asyncio.Task[None]) -> None:
+        """Nobody waits for an endpoint's end but `stop`: the next kubelet is not to."""
+        self._ending.add(life)
+        life.add_done_callback(self._ended)
+        life.cancel()
+
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        self._ending.discard(life)
+        _failure_of(life)
 
     async def _serve_one(self, size: SliceSize, backoff: Backoff) -> None:
         """One endpoint from its registration to the end of its stream."""
@@ -182,6 +199,15 @@ class KubeletLink:
         else:
             self._live.discard(size)
         self.changed.beat()
+
+
+def _failure_of(life: asyncio.Task[None]) -> BaseException | None:
+    """What ended an endpoint, None while it lives or when its stream just ended."""
+    if not life.done():
+        return None
+    if life.cancelled():  # gRPC cancels the calls of a channel that is closed
+        return KubeletUnavailable("the connection to the kubelet was closed")
+    return life.exception()
 
 
 def remove_left_sockets(directory: Path) -> None:

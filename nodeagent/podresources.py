@@ -1,7 +1,7 @@
 """The kubelet's PodResources API as a client: who has which device, and which devices it knows.
 
 It answers 100 calls a second after a burst of 10 (kubelet/apis/podresources/constants.go) and
-refuses more; a refusal is waited out here.
+refuses more; a refusal, and a kubelet that is just starting, are waited out here.
 """
 
 import asyncio
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CALL: Final = 3.0  # seconds
-_REFUSED_PAUSE: Final = 0.010  # one token of the kubelet's rate limit
+_CALL: Final = 2.0  # seconds, through a restart of the kubelet
+_PAUSE: Final = 0.010  # one token of the kubelet's rate limit
 _LARGEST: Final = 16 << 20  # bytes; the kubelet's own limit for this API
+
+_PASSING: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
 
 CHANNEL_OPTIONS: Final = (
     # Python percent-encodes the socket's path into :authority, which Go's servers refuse.
@@ -40,12 +42,14 @@ CHANNEL_OPTIONS: Final = (
 class PodResources:
     """A client of one socket; it connects when it is used, and again after a kubelet restart.
 
-    Every call raises KubeletUnavailable when there is no answer in time.
+    Every call raises KubeletUnavailable when there is no answer in time. They go one after another:
+    closing a channel after a failure would cancel whatever else is in flight on it.
     """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self._channel: grpc.aio.Channel | None = None
+        self._turn = asyncio.Lock()
 
     async def close(self) -> None:
         channel, self._channel = self._channel, None
@@ -70,19 +74,29 @@ class PodResources:
         return frozenset(_slices(response.devices))
 
     async def _call(self, call: "Callable[[PodResourcesListerAsyncStub], Awaitable[T]]") -> T:
+        async with self._turn:
+            return await self._call_now(call)
+
+    async def _call_now(self, call: "Callable[[PodResourcesListerAsyncStub], Awaitable[T]]") -> T:
+        why = "no answer"
         try:
             async with asyncio.timeout(_CALL):
                 while True:
                     try:
                         return await call(self._stub())
                     except grpc.aio.AioRpcError as error:
-                        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                            raise
-                    await asyncio.sleep(_REFUSED_PAUSE)
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+                        why = error.details() or str(error.code())
+                        if error.code() not in _PASSING:
+                            break
+                        await self._wait_out(error.code())
+        except TimeoutError:
+            await self.close()
+        raise KubeletUnavailable(f"PodResources on {self._socket}: {why}")
+
+    async def _wait_out(self, code: grpc.StatusCode) -> None:
+        if code is grpc.StatusCode.UNAVAILABLE:
             await self.close()  # a new channel connects at once, an old one when its backoff ends
-            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-            raise KubeletUnavailable(f"PodResources on {self._socket}: {why}") from error
+        await asyncio.sleep(_PAUSE)
 
     def _stub(self) -> "PodResourcesListerAsyncStub":
         if self._channel is None:

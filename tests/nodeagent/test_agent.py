@@ -369,7 +369,7 @@ async def test_new_kubelet_hears_of_every_size_again(machine: Machine) -> None:
         await machine.applied({"10gb": 1, "20gb": 1}, {"40gb": 1})
         key = await machine.run_pod(10)
         await machine.until(machine.holders, "holder")
-        shown = machine.status()
+        machine.kube.writes.clear()
         await machine.kubelet.restart()
         await machine.until(
             lambda: sum(map(len, machine.kubelet.devices.values())) == 3, "registered again"
@@ -377,8 +377,10 @@ async def test_new_kubelet_hears_of_every_size_again(machine: Machine) -> None:
         await machine.applied({"10gb": 2, "20gb": 1}, {"40gb": 1})
         assert machine.holders() == {device(1, 10, 0): (key, "main")}
         assert len(machine.slices()) == 4
+        told = [body for plural, body in machine.kube.writes if plural == "nodelayouts"]
     assert machine.kubelet.overlaps == 0
-    assert shown["summary"]["usedGB"] == 10
+    assert [body["status"]["summary"]["usedGB"] for body in told][-1] == 10
+    assert all(c["status"] == "True" for body in told for c in body["status"]["conditions"])
 
 
 async def test_node_status_that_the_kubelet_overwrote_is_written_again(machine: Machine) -> None:

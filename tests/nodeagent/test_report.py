@@ -1,0 +1,110 @@
+"""What is written about the node: enough, no more, and never more than the kubelet knows."""
+
+import pytest
+
+from mpslice.gpus import DeviceId, GpuUuid
+from mpslice.slices import SliceSize
+from nodeagent.hardware import Gpu
+from nodeagent.holders import Holder
+from nodeagent.inventory import Inventory
+from nodeagent.report import (
+    Amount,
+    NodeFacts,
+    node_patch,
+    node_resources,
+    project_node,
+    used_resources,
+)
+
+A, B = GpuUuid("GPU-a"), GpuUuid("GPU-b")
+TEN, TWENTY = SliceSize(10), SliceSize(20)
+
+
+def slice_(size: int, ordinal: int = 0, uuid: GpuUuid = A) -> DeviceId:
+    return DeviceId(uuid, SliceSize(size), ordinal)
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    gpus = [Gpu(uuid, n, "x", 81920, 0, "8.0") for n, uuid in enumerate((A, B))]
+    inventory = Inventory(gpus)
+    inventory.add([slice_(10), slice_(10, 1), slice_(10, 0, B)], bindable=True)
+    return inventory
+
+
+def test_new_slice_counts_once_the_kubelet_knows_it(inventory: Inventory) -> None:
+    inventory.add([slice_(20)])
+    assert node_resources(inventory)[TWENTY] == Amount(0, 0)
+    inventory.confirm([slice_(20)])
+    assert node_resources(inventory)[TWENTY] == Amount(1, 1)
+
+
+def test_closed_slice_is_still_healthy_to_the_kubelet(inventory: Inventory) -> None:
+    """So a pod that was bound to it already is admitted, and the withdrawal given up."""
+    inventory.close([slice_(10)])
+    assert node_resources(inventory)[TEN] == Amount(3, 2)
+    assert all(device.healthy for device in inventory.devices(TEN))
+
+
+def test_retired_slice_is_listed_as_unhealthy_and_removed_one_not_at_all(
+    inventory: Inventory,
+) -> None:
+    inventory.retire([slice_(10)])
+    assert [device.healthy for device in inventory.devices(TEN)] == [False, True, True]
+    inventory.remove([slice_(10)])
+    assert len(inventory.devices(TEN)) == 2
+    assert node_resources(inventory)[TEN] == Amount(2, 2)
+
+
+def test_unhealthy_gpu_offers_nothing(inventory: Inventory) -> None:
+    sick = Gpu(B, 1, "x", 81920, 0, "8.0", reason="XidError")
+    inventory.put_gpus([inventory.gpus[A], sick])
+    assert node_resources(inventory)[TEN] == Amount(3, 2)
+
+
+def test_agent_that_goes_away_leaves_what_is_used(inventory: Inventory) -> None:
+    holders = {slice_(10, 1): Holder("ns/a", "main", "uid")}
+    assert used_resources(inventory, holders)[TEN] == Amount(3, 1)
+
+
+def test_patch_names_only_what_differs() -> None:
+    node = NodeFacts(
+        resources={TEN: Amount(1, 1), TWENTY: Amount(1, 1)},
+        annotations={"nos.nebuly.com/status-gpu-0-10gb-free": "1"},
+    )
+    patch = node_patch(node, {TEN: Amount(2, 1), TWENTY: Amount(1, 1)}, node.annotations)
+    assert patch == {
+        "status": {
+            "capacity": {"nvidia.com/gpu-10gb": "2"},
+            "allocatable": {"nvidia.com/gpu-10gb": "1"},
+        }
+    }
+
+
+def test_annotation_that_is_no_longer_true_is_taken_away() -> None:
+    node = NodeFacts(annotations={"nos.nebuly.com/status-gpu-0-10gb-free": "1"})
+    assert node_patch(node, {}, {}) == {
+        "metadata": {"annotations": {"nos.nebuly.com/status-gpu-0-10gb-free": None}}
+    }
+
+
+def test_nothing_to_say_is_no_patch() -> None:
+    node = NodeFacts(resources={TEN: Amount(1, 1)})
+    assert node_patch(node, {TEN: Amount(1, 1)}, {}) == {}
+
+
+def test_node_is_read_for_our_resources_and_annotations_only() -> None:
+    node = {
+        "metadata": {
+            "uid": "u",
+            "resourceVersion": "17",
+            "annotations": {"nos.nebuly.com/status-gpu-0-10gb-free": "1", "other": "x"},
+        },
+        "status": {
+            "capacity": {"cpu": "2", "nvidia.com/gpu": "1", "nvidia.com/gpu-10gb": "2"},
+            "allocatable": {"nvidia.com/gpu-10gb": "1"},
+        },
+    }
+    assert project_node(node) == NodeFacts(
+        "u", 17, {TEN: Amount(2, 1)}, {"nos.nebuly.com/status-gpu-0-10gb-free": "1"}
+    )
