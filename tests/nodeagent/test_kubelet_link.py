@@ -123,6 +123,38 @@ async def test_kubelet_that_was_away_is_told_when_it_comes(
         await knows(kubelet)
 
 
+async def test_kubelet_that_is_bound_before_it_listens_is_tried_again_at_once(
+    local: LocalNode, kubelet: FakeKubelet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the kubelet before it, whose socket was left behind, refused to answer."""
+    caplog.set_level("INFO", "nodeagent.kubelet")
+    await kubelet.stop()
+
+    def failures() -> int:
+        return sum(record.message.startswith("not registered") for record in caplog.records)
+
+    async def failed(count: int) -> None:
+        async def probe() -> bool:
+            return failures() >= count
+
+        await eventually(probe, f"{count} failures", seconds=10, every=0.002)
+
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(kubelet.socket))
+    local.inventory.remove(IDS[2:])
+    with socket.socket(socket.AF_UNIX) as listener:
+        async with serving(local):
+            await failed(8 * len(SIZES))
+            kubelet.socket.unlink()
+            before = failures()
+            listener.bind(str(kubelet.socket))
+            await failed(before + len(SIZES))
+            listener.listen()
+            listener.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(loop.sock_accept(listener), 0.2)
+
+
 async def test_size_that_was_cut_off_is_registered_again_alone(
     local: LocalNode, kubelet: FakeKubelet
 ) -> None:
