@@ -30,6 +30,7 @@ class GpuBook:
         "changed",
         "claimed",
         "free",
+        "free_count",
         "free_gb",
         "index",
         "node",
@@ -47,10 +48,11 @@ class GpuBook:
         self.start = gpu
         self.free: Counter[SliceSize] = Counter(gpu.free)
         self.claimed: Counter[SliceSize] = Counter()
+        self.free_count = sum(gpu.free.values())
         self.free_gb = sum(size * n for size, n in gpu.free.items())
         used = sum(size * n for size, n in gpu.used.items())
         self.uncarved = gpu.capacity - used - self.free_gb
-        self.slices = sum(gpu.used.values()) + sum(gpu.free.values())
+        self.slices = sum(gpu.used.values()) + self.free_count
         self.changed = 0  # carves and withdrawals in this pass
 
     @property
@@ -262,6 +264,8 @@ class Ledger:
         """
         lacking = size - gpu.uncarved
         too_many = gpu.slices + 1 - self.max_slices
+        if lacking <= 0 and too_many <= 0:
+            return []
         free = sorted(gpu.free.elements(), key=lambda s: (self.wanted[s] > 0, s))
         chosen: list[SliceSize] = []
         while free and (lacking > 0 or too_many > 0):
@@ -275,8 +279,8 @@ class Ledger:
 
     def can_carve(self, gpu: GpuBook, size: int) -> bool:
         """Whether memory and the number of slices allow another slice, free ones withdrawn."""
-        standing = gpu.slices - sum(gpu.free.values())
-        return size <= gpu.room and standing < self.max_slices
+        standing = gpu.slices - gpu.free_count
+        return size <= gpu.uncarved + gpu.free_gb and standing < self.max_slices
 
     def layout(self, node: NodeBook) -> Layout:
         return {gpu.uuid: gpu.layout() for gpu in node.gpus}
@@ -315,6 +319,7 @@ class Ledger:
         self._unindex(gpu)
         for size, count in free.items():
             gpu.free[size] += sign * count
+            gpu.free_count += sign * count
             gpu.free_gb += sign * count * size
         for size, count in claimed.items():
             gpu.claimed[size] += sign * count

@@ -128,6 +128,13 @@ class Pod:
     requests: Resources = field(default_factory=Resources)
     ports: tuple[HostPort, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    seats: tuple[SliceSize, ...] = field(init=False, compare=False)
+    """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
+
+    def __post_init__(self) -> None:
+        sizes = {claim.seat: claim.size for claim in self.claims}
+        # Kept, because a plan asks for it many times; this is how a frozen dataclass derives.
+        object.__setattr__(self, "seats", tuple(sizes[seat] for seat in sorted(sizes)))
 
     @property
     def key(self) -> str:
@@ -137,12 +144,6 @@ class Pod:
     def gated(self) -> bool:
         """Whether our gate is on it."""
         return GATE in self.gates
-
-    @property
-    def seats(self) -> tuple[SliceSize, ...]:
-        """The slices that the pod holds for its life, in the order of its seats."""
-        sizes = {claim.seat: claim.size for claim in self.claims}
-        return tuple(sizes[seat] for seat in sorted(sizes))
 
     @property
     def is_pending(self) -> bool:

@@ -5,7 +5,7 @@ withdrawn, and of the GPUs that suffice the tightest is taken.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 from mpslice.slices import SliceSize
@@ -13,7 +13,7 @@ from planner.feasibility import node_refusal
 from planner.ledger import GpuBook, Ledger, NodeBook, gpu_refusal
 from planner.model import Cause, Placement, Plan, Pod, Refusal, Snapshot
 
-_LOOK: Final = 8  # candidates compared once the tightest fit is found
+_LOOK: Final = 8  # how many as tight as the first are looked at
 
 
 def plan(snapshot: Snapshot, pending: Iterable[Pod]) -> Plan:
@@ -93,17 +93,18 @@ def _candidate_nodes(ledger: Ledger, pod: Pod) -> Iterator[NodeBook]:
         lambda: carvable(ledger.with_room(largest, kinds)),
     )
     for source in sources:
-        while True:
-            best = min(islice(source(), _LOOK), key=_tightness, default=None)
-            if best is None:
-                break
-            tried.add(best.node.name)
-            yield best.node
+        while (gpu := _tightest(source())) is not None:
+            tried.add(gpu.node.name)
+            yield gpu.node
 
 
-def _tightness(gpu: GpuBook) -> tuple[int, bool, int]:
-    """Least left over first; among equals a node that is written anyway; then by name."""
-    return gpu.uncarved, gpu.node.touched == 0, gpu.order
+def _tightest(gpus: Iterator[GpuBook]) -> GpuBook | None:
+    """The first, unless one that is as tight stands on a node that is written anyway."""
+    first = next(gpus, None)
+    if first is None or first.node.touched:
+        return first
+    alike = takewhile(lambda gpu: gpu.uncarved == first.uncarved, islice(gpus, _LOOK))
+    return next((gpu for gpu in alike if gpu.node.touched), first)
 
 
 def _seat_all(ledger: Ledger, node: NodeBook, pod: Pod) -> list[GpuBook] | None:
@@ -122,7 +123,7 @@ def _seat_all(ledger: Ledger, node: NodeBook, pod: Pod) -> list[GpuBook] | None:
 
 
 def _best_gpu(ledger: Ledger, node: NodeBook, size: SliceSize) -> GpuBook | None:
-    standing = [gpu for gpu in node.gpus if gpu.free[size] > 0]
+    standing = [gpu for gpu in node.gpus if gpu.free_count and gpu.free[size] > 0]
     if standing:
         return min(standing, key=lambda gpu: (gpu.uncarved, gpu.index))
     able = [gpu for gpu in node.gpus if ledger.can_carve(gpu, size)]

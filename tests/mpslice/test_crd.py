@@ -1,4 +1,4 @@
-"""The codec and the chart's CRD describe the same object: a field that one lacks would be pruned."""
+"""The codec and the chart's CRD describe the same object; what one lacks would be pruned."""
 
 from collections.abc import Iterator
 from typing import Any
