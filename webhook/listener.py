@@ -71,7 +71,7 @@ async def listening(
         yield Address(listen.host, sockets.sockets[0].getsockname()[1])
     finally:
         sockets.close()
-        await asyncio.sleep(0)  # what has been accepted gets to its handler
+        await watch.finished()
         server.pre_shutdown()
         await server.shutdown(limits.drain)
         watching.cancel()
@@ -91,16 +91,40 @@ class _Watch:
 
     limits: Limits
     server: web.Server | None = None
+    _busy: int = 0
+    _quiet: asyncio.Event = field(default_factory=asyncio.Event)
     _asked: set[object] = field(default_factory=set)
     _silent_since: dict[object, float] = field(default_factory=dict)
     _unread_since: dict[object, float] = field(default_factory=dict)
 
     def note(self, handler: Handler) -> Handler:
-        def noted(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        """The handler, with which connection has asked and how many are being answered noted."""
+
+        async def noted(request: web.BaseRequest) -> web.StreamResponse:
             self._asked.add(request.protocol)
-            return handler(request)
+            self._busy += 1
+            try:
+                return await handler(request)
+            finally:
+                self._busy -= 1
+                if self._busy == 0:
+                    self._quiet.set()
 
         return noted
+
+    async def finished(self) -> None:
+        """Returns when no request is in progress, after `limits.drain` at the latest.
+
+        aiohttp by itself drops the rest of a body that is still on its way when it shuts down.
+        """
+        await asyncio.sleep(0)  # what has been accepted gets to its handler
+        try:
+            async with asyncio.timeout(self.limits.drain):
+                while self._busy:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            pass
 
     async def run(self) -> None:
         pause = min(self.limits.first_request, self.limits.stuck_answer) / 4
