@@ -66,11 +66,22 @@ class Throwaway:
 
 
 Source = Files | Managed | Throwaway
-Upkeep = tuple[Coroutine[Any, Any, None], Readiness]
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What keeps the certificate fresh, and what tells whether it is ready.
+
+    `started` is set once the first look at the certificate went well.
+    """
+
+    run: Coroutine[Any, Any, None]
+    not_ready: Readiness
+    started: asyncio.Event
 
 
 def certificate(source: Source, kube: Kube | None, hot_swap: HotSwap, address: Address) -> Upkeep:
-    """What keeps the certificate fresh, and what tells whether it is ready.
+    """The upkeep of a certificate that `hot_swap` serves.
 
     `kube` is None without a cluster, `address` is where we serve. Raises UnusableCertificate.
     """
@@ -82,18 +93,18 @@ def certificate(source: Source, kube: Kube | None, hot_swap: HotSwap, address: A
     authority = issue_authority(now=now, life=_THROWAWAY_LIFE)
     names = (source.names.dns_name, "localhost")
     hot_swap.serve(issue_leaf(authority, names, now=now, life=_THROWAWAY_LIFE))
-    return _nothing(), _ready
+    return Upkeep(_nothing(), _ready, _set())
 
 
 def _files(source: Files, kube: Kube | None, hot_swap: HotSwap, address: Address) -> Upkeep:
     watcher = FileWatcher(source.certificate, source.key, hot_swap)
     watcher.load()
     if kube is None:
-        return watcher.run(), _ready
+        return Upkeep(watcher.run(), _ready, _set())
     names = source.names
     ours = targets(names.mutating_configurations, names.validating_configurations)
     trust = Trust(kube, ours, names.dns_name, address)
-    return _together(watcher.run(), trust.run()), trust.not_ready
+    return Upkeep(_together(watcher.run(), trust.run()), trust.not_ready, _set())
 
 
 def _managed(source: Managed, kube: Kube, hot_swap: HotSwap, address: Address) -> Upkeep:
@@ -111,11 +122,17 @@ def _managed(source: Managed, kube: Kube, hot_swap: HotSwap, address: Address) -
         propagation=source.propagation,
     )
     manager = CertificateManager(kube, settings, hot_swap)
-    return manager.run(), manager.not_ready
+    return Upkeep(manager.run(), manager.not_ready, manager.started)
 
 
 def _ready() -> str:
     return ""
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def _nothing() -> None:

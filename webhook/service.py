@@ -64,12 +64,14 @@ async def serve(settings: ServiceSettings) -> None:
         await stack.enter_async_context(ops)
         port = listening(settings.listen, hot_swap.context, admission.handle, settings.limits)
         address = await stack.enter_async_context(port)
-        keep, state.certificate = certificate(settings.certificate, kube, hot_swap, address)
+        upkeep = certificate(settings.certificate, kube, hot_swap, address)
+        state.certificate = upkeep.not_ready
         await stack.enter_async_context(_orderly_end(admission, state, settings.shutdown_delay))
         _spare_the_collector()
-        log.info("serving", extra={"address": str(address)})
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep)
+            tasks.create_task(upkeep.run)
+            await upkeep.started.wait()
+            log.info("serving", extra={"address": str(address)})
             if kube is not None:
                 tasks.create_task(largest.follow(kube))
 
