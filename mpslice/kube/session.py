@@ -8,6 +8,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes_asyncio.client.api_client import ApiClient
@@ -45,12 +47,16 @@ class Session:
                 load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             # Our own test clusters' CAs are strict, other people's may lack an AKI.
             configuration.disable_strict_ssl_verification = True
+            configuration.proxy = configuration.proxy or _proxy_from_environment(
+                configuration.host or ""
+            )
             client = ApiClient(configuration)
         except (ConfigException, OSError, ValueError, KeyError) as error:
             source = f"kubeconfig {kubeconfig}" if kubeconfig else "the in-cluster service account"
             hint = "" if kubeconfig else " (outside a cluster, give --kubeconfig)"
             raise BadCredentials(f"cannot use {source}: {error}{hint}") from error
         client.user_agent = f"mpslice-{component}/{__version__}"
+        _look_up_no_proxies(client)
         return cls(client)
 
     async def __aenter__(self) -> "Session":
@@ -178,6 +184,23 @@ class Session:
             _request_timeout=timeout,
         )
         return response
+
+
+def _proxy_from_environment(host: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY choose for the API server, as for other clients."""
+    url = urlsplit(host)
+    if proxy_bypass(url.hostname or ""):
+        return None
+    return getproxies().get(url.scheme)
+
+
+def _look_up_no_proxies(client: ApiClient) -> None:
+    """Takes the look into environment and netrc out of every request: two thread hops each."""
+    session = client.rest_client.pool_manager
+    connector = session.connector
+    session.detach()
+    # The same buffer as before: a watch event of a large object is one line.
+    client.rest_client.pool_manager = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
