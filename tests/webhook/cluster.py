@@ -1,0 +1,206 @@
+"""mpslice-webhook behind a real API server: the chart applied, replicas as processes.
+
+Stands in for what Kubernetes would do around our Deployment: each replica has an EndpointSlice of
+its own, whose `ready` is what its /readyz says.
+"""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hack.cluster import network, pki
+from hack.cluster.controlplane import ControlPlane
+from tests import chart
+from tests.webhook.cases import Manifest
+
+NAMESPACE = "mpslice-system"
+SERVICE = "mpslice-webhook"
+_SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+_WORKLOADS = ("Deployment", "DaemonSet", "PodDisruptionBudget")
+
+
+@dataclass
+class Replica:
+    """One process; `flags` are added to those that place it."""
+
+    name: str
+    command: list[str]
+    port: int
+    ops_port: int
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+
+    @property
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.ops("readyz"), timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def ops(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.ops_port}/{path}"
+
+    def wait_ready(self, seconds: float = 40) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.ready:
+            ended = self.process is None or self.process.poll() is not None
+            assert not ended, f"{self.name} has ended:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"{self.name}:\n{self.log.read_text()}"
+            time.sleep(0.05)
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Ends it and waits until it has; its exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal_number)
+        return self.process.wait(60)
+
+
+@dataclass
+class Installation:
+    """The chart on a control plane, and the replicas that serve for it."""
+
+    plane: ControlPlane
+    folder: Path
+    _files: int = field(default=0, init=False)
+
+    def kubectl(self, *arguments: str, objects: Sequence[Manifest] = ()) -> tuple[str, str]:
+        """What kubectl prints to stdout and stderr, whether it succeeds or not."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        done = self.plane.kubectl(*arguments, input=text if objects else None, check=False)
+        return done.stdout, done.stderr
+
+    def apply(self, objects: Sequence[Manifest]) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.plane.kubectl(
+            "apply", "--server-side", "--force-conflicts", "--filename=-", input=text
+        )
+
+    def install(self, *values: str) -> None:
+        """Applies the chart with Helm values such as `admission.enforcement=warn`."""
+        arguments = [argument for value in values for argument in ("--set", value)]
+        documents = chart.render(self.plane.parts.helm, *arguments)
+        kept = [document for document in documents if document["kind"] not in _WORKLOADS]
+        for document in kept:
+            if (document["kind"], document["metadata"]["name"]) == ("Service", SERVICE):
+                del document["spec"]["selector"]  # endpoints are ours to write
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        self.apply([namespace])
+        self.apply(kept)
+        self._forget({(document["kind"], document["metadata"]["name"]) for document in kept})
+
+    def _forget(self, kept: set[tuple[str, str]]) -> None:
+        """Deletes what an earlier set of values had and this one has not, as Helm would."""
+        for kind in (
+            "ValidatingWebhookConfiguration",
+            "ValidatingAdmissionPolicyBinding",
+            "ValidatingAdmissionPolicy",
+        ):
+            for name in ("mpslice-pods", "mpslice-workloads"):
+                if (kind, name) not in kept:
+                    self.plane.kubectl("delete", kind, name, "--ignore-not-found")
+
+    def replica(self, *flags: str, account: str = SERVICE) -> Replica:
+        """A replica that has not been started."""
+        self._files += 1
+        (port,) = network.free_ports(1, self.plane.address)
+        (ops_port,) = network.free_ports(1)
+        command = [
+            *(sys.executable, "-m", "webhook.main"),
+            f"--listen={self.plane.address}:{port}",
+            f"--ops-listen=127.0.0.1:{ops_port}",
+            f"--namespace={NAMESPACE}",
+            f"--service-name={SERVICE}",
+            f"--kubeconfig={self.kubeconfig(account)}",
+            "--shutdown-delay=0s",
+            *flags,
+        ]
+        name = f"replica-{self._files}"
+        return Replica(name, command, port, ops_port, self.folder / f"{name}.log")
+
+    def kubeconfig(self, account: str) -> Path:
+        """Credentials of a service account of the chart's namespace."""
+        path = self.folder / f"{account}.kubeconfig"
+        if not path.exists():
+            arguments = ("create", "token", account, f"--namespace={NAMESPACE}", "--duration=24h")
+            token = self.plane.kubectl(*arguments).stdout.strip()
+            authority = self.plane.pki.authority.pair.certificate
+            pki.write_kubeconfig(path, self.plane.url, authority, {"token": token})
+        return path
+
+    @contextlib.contextmanager
+    def serving(self, *flags: str) -> Iterator[Replica]:
+        """One ready replica, to which the Service leads."""
+        replica = self.replica(*flags)
+        replica.start()
+        try:
+            replica.wait_ready()
+            self.publish([replica])
+            yield replica
+        finally:
+            replica.stop()
+
+    def publish(self, replicas: Sequence[Replica], ready: Sequence[bool] = ()) -> None:
+        """Makes the Service lead to these replicas, and to no others."""
+        wanted = dict(zip((r.name for r in replicas), ready or [True] * len(replicas), strict=True))
+        self.apply([_endpoint_slice(r, self.plane.address, wanted[r.name]) for r in replicas])
+        for item in self.plane.api.get(_SLICES)["items"]:
+            if item["metadata"]["name"] not in wanted:
+                self.plane.api.request("DELETE", f"{_SLICES}/{item['metadata']['name']}")
+
+    @contextlib.contextmanager
+    def following(self, replicas: Sequence[Replica]) -> Iterator[None]:
+        """While inside, endpoints follow each replica's /readyz, looked at every 100 ms."""
+        stop = threading.Event()
+
+        def follow() -> None:
+            shown: dict[str, bool] = {}
+            while not stop.wait(0.1):
+                for replica in replicas:
+                    ready = replica.ready
+                    if shown.get(replica.name) != ready:
+                        shown[replica.name] = ready
+                        self._show(replica, ready)
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _show(self, replica: Replica, ready: bool) -> None:
+        body = _endpoint_slice(replica, self.plane.address, ready)
+        path = f"{_SLICES}/{replica.name}?fieldManager=test&force=true"
+        self.plane.api.request("PATCH", path, body, "application/apply-patch+yaml")
+
+
+def _endpoint_slice(replica: Replica, address: str, ready: bool) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": replica.name,
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": SERVICE},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
+        "ports": [{"name": "https", "port": replica.port, "protocol": "TCP"}],
+    }
