@@ -85,6 +85,10 @@ class Controller:
             lambda: local.link.registrations,
         )
 
+    def not_ready(self) -> str:
+        """Why the node is not served now, "" when it is."""
+        return "" if self.serving else "the node's layout is not served (yet)"
+
     async def run(self) -> NoReturn:
         """Serves the node's layout; raises UnknownNode."""
         self._tasks.create_task(self._events.run(), name="events")

@@ -6,15 +6,15 @@ Everything heavy is imported after the flags are parsed, so that `--help` answer
 import argparse
 import asyncio
 import importlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpslice import flags
 from mpslice.errors import MpsliceError
 from mpslice.gpus import MemoryUnit
 from mpslice.logs import set_up_logging
+from mpslice.processes import run_until_signal
 from nodeagent.errors import NoGpuSupport
 from nodeagent.settings import Compute, Settings
 
@@ -95,7 +95,7 @@ def settings_of(values: argparse.Namespace) -> Settings:
 
 
 async def run(settings: Settings) -> None:
-    """Runs the agent until SIGTERM or SIGINT; raises MpsliceErrors, alone or in groups."""
+    """Runs the agent until it is cancelled; raises MpsliceErrors, alone or in groups."""
     settings.check()
     if settings.simulated_gpus is None:
         raise NoGpuSupport(
@@ -107,17 +107,14 @@ async def run(settings: Settings) -> None:
 
     async def connect() -> ClosableKube:
         # In a thread, so that the kubelet stays served: these take half a second.
-        for module in ("mpslice.kube.session", "nodeagent.controller", "nodeagent.ops"):
+        for module in ("mpslice.kube.session", "nodeagent.controller", "mpslice.ops"):
             await asyncio.to_thread(importlib.import_module, module)
         from mpslice.kube.session import Session
 
         return await Session.connect("nodeagent", settings.kubeconfig)
 
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gpus = SimulatedGpus(settings.simulated_gpus)
-    await run_agent(settings, gpus, SimulatedMps(), connect, stop)
+    await run_agent(settings, gpus, SimulatedMps(), connect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,22 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not values.node_name:
         flag_parser.error("--node-name: is required")
     set_up_logging(values.log_level)
-    problems: list[str] = []
     try:
-        asyncio.run(run(settings_of(values)))
-    except* MpsliceError as group:
-        problems += dict.fromkeys(str(error) for error in _leaves(group))
-    for problem in problems:
-        sys.stderr.write(f"{PROGRAM}: {problem}\n")
-    return 1 if problems else 0
-
-
-def _leaves(group: BaseExceptionGroup[MpsliceError]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+        run_until_signal(run(settings_of(values)))
+    except MpsliceError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -18,7 +18,7 @@ class Metrics:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._carved = self._counter("slices_carved", "Slices made")
         self._withdrawn = self._counter("slices_withdrawn", "Slices taken away")
         self._given_up = self._counter("withdrawals_given_up", "Slices that had to stay after all")
@@ -28,24 +28,24 @@ class Metrics:
         self._publish = Histogram(
             "mpslice_status_write_seconds",
             "Time to write node and NodeLayout status",
-            registry=self._registry,
+            registry=self.registry,
             buckets=_SECONDS,
         )
         self._apply = Histogram(
             "mpslice_layout_apply_seconds",
             "Time from seeing a NodeLayout to having applied it",
-            registry=self._registry,
+            registry=self.registry,
             buckets=_SECONDS,
         )
 
     def _counter(self, name: str, help: str) -> Counter:
-        return Counter(f"mpslice_{name}", help, registry=self._registry)
+        return Counter(f"mpslice_{name}", help, registry=self.registry)
 
     def watch(
         self, gpus: Callable[[], Iterable[GpuStatus]], registrations: Callable[[], int]
     ) -> None:
         """Exposes the GPUs with their slices, and how often sizes were registered."""
-        self._registry.register(_Gauges(self._node, gpus, registrations))
+        self.registry.register(_Gauges(self._node, gpus, registrations))
 
     def carved(self, count: int) -> None:
         self._carved.inc(count)
@@ -63,10 +63,6 @@ class Metrics:
 
     def applied(self, seconds: float) -> None:
         self._apply.observe(seconds)
-
-    def text(self) -> bytes:
-        """The exposition format."""
-        return generate_latest(self._registry)
 
 
 class _Gauges(Collector):

@@ -13,6 +13,7 @@ import yaml
 
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
+from nodeagent.controller import Controller
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
 from tests.nodeagent.fake_kube import FakeKube
@@ -52,6 +53,10 @@ async def kubelet(short_path: Path) -> AsyncIterator[FakeKubelet]:
         yield kubelet
 
 
+async def _die(_controller: Controller) -> None:
+    """What a killed agent says."""
+
+
 class Machine:
     """What a test does to the agent's surroundings, and what it sees of them."""
 
@@ -79,22 +84,23 @@ class Machine:
     # The agent.
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator["asyncio.Task[None]"]:
-        """Runs an agent; it is killed at the end of the block unless it has stopped."""
-        stop = asyncio.Event()
-        task = asyncio.create_task(self._run(stop))
-        task.stop = stop  # type: ignore[attr-defined]
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def agent(self, *, farewell: bool = False) -> AsyncIterator["asyncio.Task[None]"]:
+        """Runs an agent; at the end of the block it dies, without a farewell unless told so."""
+        with pytest.MonkeyPatch.context() as patch:
+            if not farewell:
+                patch.setattr(Controller, "say_goodbye", _die)
+            task = asyncio.create_task(self._run())
+            try:
+                yield task
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
-    async def _run(self, stop: asyncio.Event) -> None:
+    async def _run(self) -> None:
         async def connect() -> FakeKube:
             return self.kube
 
-        await run_agent(self.settings, SimulatedGpus(self.file), self.mps, connect, stop)
+        await run_agent(self.settings, SimulatedGpus(self.file), self.mps, connect)
 
     # The layout.
 

@@ -433,12 +433,10 @@ async def test_layout_that_is_made_anew_gets_its_status(machine: Machine) -> Non
 
 
 async def test_stopped_agent_leaves_nothing_to_be_bound(machine: Machine) -> None:
-    async with machine.agent() as agent:
+    async with machine.agent(farewell=True):
         await machine.applied({"10gb": 3})
         await machine.run_pod(10)
         await machine.until(machine.holders, "holder")
-        agent.stop.set()  # type: ignore[attr-defined]
-        await asyncio.wait_for(agent, 5)
     assert machine.allocatable() == {resource(10): "1"}
     assert machine.condition("Ready")["reason"] == "Stopping"
     assert machine.condition("Applied")["status"] == "True"

@@ -1,14 +1,11 @@
-"""Health, readiness and metrics over HTTP."""
+"""Readiness and metrics over HTTP."""
 
 import socket
 from dataclasses import replace
 
 import aiohttp
-import pytest
 
 from mpslice.flags import Address
-from nodeagent.errors import BadSettings
-from nodeagent.ops import ops_server
 from tests.nodeagent.conftest import Machine
 
 
@@ -16,6 +13,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 async def get(port: int, path: str) -> tuple[int, str]:
@@ -27,30 +29,14 @@ async def get(port: int, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_readiness_follows_the_agent() -> None:
-    port, ready = free_port(), False
-    async with ops_server(Address("127.0.0.1", port), lambda: ready, lambda: b"metrics 1\n"):
-        assert await get(port, "/healthz") == (200, "ok\n")
-        assert (await get(port, "/readyz"))[0] == 503
-        ready = True
-        assert (await get(port, "/readyz"))[0] == 200
-        assert await get(port, "/metrics") == (200, "metrics 1\n")
-
-
-async def test_port_that_is_taken_is_named() -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        address = Address("127.0.0.1", holder.getsockname()[1])
-        with pytest.raises(BadSettings, match=f"--ops-listen: cannot listen on {address}"):
-            async with ops_server(address, lambda: True, lambda: b""):
-                pass
-
-
-async def test_metrics_show_slices_and_memory_by_state(machine: Machine) -> None:
+async def test_readiness_and_metrics_follow_the_agent(machine: Machine) -> None:
     port = free_port()
     machine.settings = replace(machine.settings, ops_listen=Address("127.0.0.1", port))
+    machine.kube.away = True
     async with machine.agent():
+        await machine.until(lambda: not port_is_free(port), "it listens")
+        assert (await get(port, "/readyz"))[0] == 503
+        machine.kube.away = False
         await machine.applied({"10gb": 2}, {"40gb": 1})
         await machine.run_pod(10)
         await machine.until(machine.holders, "holder")

@@ -18,15 +18,22 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from hack.cluster import controlplane, lifecycle
+from hack.cluster import node as nodes
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.images import BUSYBOX_IMAGE
 from hack.cluster.node import Node
 from hack.cluster.parts import Parts
+from hack.cluster.progress import Say
 from tests.chart import render
+from tests.cluster import plugin
 from tests.nodeagent.conftest import A100, device, gpu, resource
 
 T = TypeVar("T")
 Json = dict[str, Any]
+
+# Before the tests that share the session's node: a machine can have one.
+pytestmark = pytest.mark.usefixtures("machine_without_node")
 
 
 def until(probe: Callable[[], T], what: str, seconds: float = 20.0) -> T:
@@ -170,32 +177,47 @@ class Agent:
 
 
 @pytest.fixture(scope="module")
-def kinds(control_plane: ControlPlane, cluster_parts: Parts) -> None:
-    documents = render(cluster_parts.helm, "--show-only=templates/crd.yaml")
-    control_plane.kubectl("apply", "--filename=-", input=json.dumps(documents[0]))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/nodelayouts.mpslice.io")
+def plane(cluster_parts: Parts, cluster_say: Say) -> Iterator[ControlPlane]:
+    """A control plane without webhook and planner, which would have a say in these pods."""
+    with lifecycle.owned(cluster_say) as cluster:
+        plane = controlplane.start(cluster, cluster_parts, cluster_say)
+        documents = render(cluster_parts.helm, "--show-only=templates/crd.yaml")
+        plane.kubectl("apply", "--filename=-", input=json.dumps(documents[0]))
+        plane.kubectl("wait", "--for=condition=Established", "crd/nodelayouts.mpslice.io")
+        yield plane
+    for program in plane.programs:
+        program.stop()
+
+
+@pytest.fixture(scope="module")
+def own_node(plane: ControlPlane, cluster_say: Say) -> Iterator[Node]:
+    """The machine's node, with no agent but ours."""
+    node = plugin._get("node", lambda: nodes.start(plane, cluster_say))
+    yield node
+    for program in node.programs:
+        program.stop()
 
 
 @pytest.fixture
-def agent(kinds: None, control_plane: ControlPlane, node: Node) -> Iterator[Agent]:
+def agent(plane: ControlPlane, own_node: Node) -> Iterator[Agent]:
     folder = Path(tempfile.mkdtemp(prefix="na-"))
-    agent = Agent(control_plane, node, folder)
+    agent = Agent(plane, own_node, folder)
     yield agent
-    control_plane.kubectl("delete", "pods", "--all", "--grace-period=0", "--wait=true")
+    plane.kubectl("delete", "pods", "--all", "--grace-period=0", "--wait=true")
     if agent.process.poll() is None:
         agent.apply({}, {})
         agent.end(signal.SIGTERM)
-    control_plane.kubectl("delete", "nodelayout", node.name, "--ignore-not-found")
+    plane.kubectl("delete", "nodelayout", own_node.name, "--ignore-not-found")
     shutil.rmtree(folder)
 
 
 def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
-    agent: Agent, control_plane: ControlPlane
+    agent: Agent, plane: ControlPlane
 ) -> None:
     agent.apply({"10gb": 1, "20gb": 1}, {})
     assert agent.allocatable() == {resource(10): "1", resource(20): "1"}
     agent.run("train", 10)
-    environment = control_plane.kubectl("logs", "train").stdout.splitlines()
+    environment = plane.kubectl("logs", "train").stdout.splitlines()
     for line in (
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=9533M",
         "CUDA_MPS_PIPE_DIRECTORY=/run/mpslice/pipe",
@@ -248,7 +270,7 @@ def test_stopped_agent_leaves_nothing_to_be_bound(agent: Agent) -> None:
     assert agent.container("train")["state"].get("running")
 
 
-def test_kubelet_restart_loses_no_pod(agent: Agent, node: Node) -> None:
+def test_kubelet_restart_loses_no_pod(agent: Agent, own_node: Node) -> None:
     """Trap B: running, init-slice and crash-looping pods are admitted again, or Failed for good."""
     agent.apply({"10gb": 4}, {})
     agent.run("train", 10)
@@ -257,7 +279,7 @@ def test_kubelet_restart_loses_no_pod(agent: Agent, node: Node) -> None:
     agent.plane.kubectl("wait", "--for=condition=Ready", "pod/crashing", "--timeout=60s")
     agent.plane.kubectl("exec", "crashing", "--", "kill", "-9", "1", check=False)
     container = agent.container("train")["containerID"]
-    node.restart_kubelet()
+    own_node.restart_kubelet()
     agent.run("after", 10)
     for name in ("train", "prepared", "crashing"):
         agent.ready(name)
@@ -267,27 +289,27 @@ def test_kubelet_restart_loses_no_pod(agent: Agent, node: Node) -> None:
     until(lambda: set(agent.slices().values()) == held, "everybody's slice is known")
 
 
-def test_pods_bound_while_the_kubelet_was_down_run(agent: Agent, node: Node) -> None:
+def test_pods_bound_while_the_kubelet_was_down_run(agent: Agent, own_node: Node) -> None:
     agent.apply({"10gb": 1}, {})
-    node.kubelet.stop()
-    agent.create("late", 10, node_name=node.name)
-    node.kubelet.start()
+    own_node.kubelet.stop()
+    agent.create("late", 10, node_name=own_node.name)
+    own_node.kubelet.start()
     agent.ready("late")
 
 
-def test_withdrawal_waits_for_a_pod_that_is_being_admitted(agent: Agent, node: Node) -> None:
+def test_withdrawal_waits_for_a_pod_that_is_being_admitted(agent: Agent, own_node: Node) -> None:
     """Trap A, 20 times: a list without an id that is just being allocated panics the kubelet."""
-    kubelet = node.kubelet_pid
+    kubelet = own_node.kubelet_pid
     for turn in range(20):
         agent.apply({"10gb": 2}, {})
-        agent.create(f"racer-{turn}", 10, node_name=node.name)
+        agent.create(f"racer-{turn}", 10, node_name=own_node.name)
         agent.apply({"20gb": 4}, {})
         phase = agent.verdict(f"racer-{turn}")
         assert phase == "Running", agent.get("pod", f"racer-{turn}")["status"]
         agent.delete(f"racer-{turn}")
         until(lambda: len(agent.slices()) == 4, "all 20gb")
-    assert node.kubelet_pid == kubelet
-    assert node.kubelet.running
+    assert own_node.kubelet_pid == kubelet
+    assert own_node.kubelet.running
 
 
 def test_container_that_restarts_in_place_keeps_its_slice(agent: Agent) -> None:
@@ -301,7 +323,7 @@ def test_container_that_restarts_in_place_keeps_its_slice(agent: Agent) -> None:
     assert agent.slices() == slices
 
 
-def test_unknown_node_is_named(kinds: None, control_plane: ControlPlane, node: Node) -> None:
+def test_unknown_node_is_named(plane: ControlPlane, own_node: Node) -> None:
     with tempfile.TemporaryDirectory(prefix="na-") as folder:
         file = Path(folder) / "gpus.yaml"
         file.write_text(yaml.safe_dump({"gpus": [{"uuid": gpu(1), **A100}]}))
@@ -311,9 +333,9 @@ def test_unknown_node_is_named(kinds: None, control_plane: ControlPlane, node: N
             "-m",
             "nodeagent.main",
             "--node-name=nobody",
-            f"--kubeconfig={control_plane.kubeconfig}",
+            f"--kubeconfig={plane.kubeconfig}",
             f"--device-plugin-dir={folder}/dp",
-            f"--pod-resources-socket={node.pod_resources_socket}",
+            f"--pod-resources-socket={own_node.pod_resources_socket}",
             f"--simulated-gpus={file}",
             "--ops-listen=",
         ]
