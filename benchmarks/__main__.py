@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, one after the other, each with its own baseline in the same run."""
+"""`make bench`: every benchmark in turn, each with its own baseline in the same run."""
 
 import argparse
 import subprocess

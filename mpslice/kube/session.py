@@ -23,6 +23,8 @@ from mpslice.kube.errors import BadCredentials, Gone, KubeError, Unreachable, fr
 _CONNECT: Final = 5.0  # seconds
 _REQUEST: Final = 15.0  # seconds for a whole request but a list
 _LIST: Final = 60.0
+_WATCH_ANSWER = 15.0  # seconds until a watch is at least accepted
+_WATCH_QUIET = 150.0  # the server sends a bookmark a minute (storage/cacher, bookmarkFrequency)
 _WATCH_SLACK: Final = 15.0  # on top of the timeoutSeconds that the server was asked for
 _WATCH_DEFAULT: Final = 300.0
 
@@ -142,10 +144,15 @@ class Session:
         path = resource.path(namespace=namespace)
         what = f"WATCH {path}"
         silence = float(query.get("timeoutSeconds") or _WATCH_DEFAULT) + _WATCH_SLACK
-        timeout = aiohttp.ClientTimeout(total=silence, sock_connect=_CONNECT)
+        timeout = aiohttp.ClientTimeout(
+            total=silence, sock_connect=_CONNECT, sock_read=_WATCH_QUIET
+        )
         watching = {**query, "watch": "true"}
         try:
-            response = await self._send("GET", path, watching, None, "application/json", timeout)
+            async with asyncio.timeout(_WATCH_ANSWER):
+                response = await self._send(
+                    "GET", path, watching, None, "application/json", timeout
+                )
             async with response:
                 if response.status >= 400:
                     payload = _decode(await response.read())

@@ -135,6 +135,19 @@ def reset() -> Fault:
     return answer
 
 
+def silent(*, accept: bool) -> Fault:
+    """A connection on which nothing is said, before or after it is accepted as a stream."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        if accept:
+            await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    return answer
+
+
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[FaultyApiServer, Session]]:
     """The server on a free port, and a session with it."""

@@ -15,6 +15,7 @@ from tests.mpslice.api_server import (
     html,
     reset,
     serving,
+    silent,
     status,
     stream,
 )
@@ -34,6 +35,9 @@ class Following:
     async def is_equal(self) -> bool:
         wanted = {name: obj["value"] for name, obj in self.server.objects.items()}
         return dict(self.reflector.objects) == wanted
+
+    async def faults_are_used(self) -> bool:
+        return not self.server.faults
 
     async def catches_up(self) -> None:
         await eventually(self.is_equal, "the copy equals the server's objects")
@@ -124,6 +128,20 @@ async def test_watch_survives(name: str) -> None:
         state.server.end_watches()
         await state.catches_up()
         assert Change("t0", "v0", None) in state.changes
+
+
+@pytest.mark.parametrize("accept", [False, True], ids=["unanswered", "quiet"])
+async def test_watch_that_says_nothing_is_given_up(
+    accept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpslice.kube.session._WATCH_ANSWER", 0.3)
+    monkeypatch.setattr("mpslice.kube.session._WATCH_QUIET", 0.3)
+    async with following() as state:
+        state.server.faults.append(silent(accept=accept))
+        state.server.end_watches()
+        await eventually(state.faults_are_used, "the fault's turn has come")
+        state.server.remove("t0", silently=True)
+        await state.catches_up()
 
 
 @pytest.mark.parametrize("name", FAULTS)
