@@ -86,6 +86,8 @@ class Installation:
         return done.stdout, done.stderr
 
     def apply(self, objects: Sequence[Manifest]) -> None:
+        if not objects:
+            return
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         self.plane.kubectl(
             "apply", "--server-side", "--force-conflicts", "--filename=-", input=text
