@@ -1,6 +1,8 @@
 """`kubectl mpslice`: the command line. Each command imports what it needs when it is called."""
 
+import contextlib
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from mpslice.errors import MpsliceError
 from mpslice.flags import FlagParser, choice, label, positive, user_id
 
 _PLACED, _SOME_NOT, _UNUSABLE = 0, 1, 2
+_NODE_LABEL = "nos.nebuly.com/gpu-partitioning=mps"
 
 
 def parser() -> FlagParser:
@@ -42,11 +45,26 @@ def parser() -> FlagParser:
     plan.flag(
         "--node-label",
         label,
-        "nos.nebuly.com/gpu-partitioning=mps",
+        _NODE_LABEL,
         "the label that hands a node's GPUs to mpslice",
         "KEY=VALUE",
     )
     plan.set_defaults(run=_plan)
+    status = commands.add_parser(
+        "status",
+        help="show the cluster's GPUs with their slices, and which pods wait and why",
+        description="Shows a cluster's GPUs as bars with their slices, and what waits and why.",
+    )
+    status.add_argument("-w", "--watch", action="store_true", help="draw it again on every change")
+    status.flag("--kubeconfig", str, "", "else $KUBECONFIG, else ~/.kube/config", "FILE")
+    status.flag(
+        "--node-label",
+        label,
+        _NODE_LABEL,
+        "the label that hands a node's GPUs to mpslice",
+        "KEY=VALUE",
+    )
+    status.set_defaults(run=_status)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return top
@@ -94,6 +112,17 @@ def _plan(options: Namespace) -> int:
 
         render(outcome, Console(highlight=False))
     return _SOME_NOT if outcome.rejected or outcome.unplaced else _PLACED
+
+
+def _status(options: Namespace) -> int:
+    import asyncio
+
+    from cli.status import show
+
+    kubeconfig = options.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    with contextlib.suppress(KeyboardInterrupt):  # how a person ends a watch
+        asyncio.run(show(os.path.expanduser(kubeconfig), options.node_label, watch=options.watch))
+    return _PLACED
 
 
 def _version(_options: Namespace) -> int:

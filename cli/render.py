@@ -11,7 +11,7 @@ from rich.text import Text
 from cli.offline import Complaint, Outcome
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize, size_label
-from planner.model import Gpu, Layout, Placement
+from planner.model import Gpu, Layout, Placement, Plan, Snapshot
 
 _NARROWEST, _WIDEST = 20, 60  # cells of the bar that stands for a whole GPU
 _BESIDE_THE_BAR = 50
@@ -23,7 +23,7 @@ def render(outcome: Outcome, console: Console) -> None:
     parts = (
         ("Refused at admission", _complaints(outcome.rejected, "red")),
         ("Warnings", _complaints(outcome.warnings, "yellow")),
-        ("GPUs", _gpus(outcome, console.width)),
+        ("GPUs", gpu_bars(outcome.snapshot, outcome.plan, console.width)),
         ("Placed", _placements(outcome)),
         ("Not placed", _complaints(outcome.unplaced, "red")),
     )
@@ -48,16 +48,17 @@ def _complaints(complaints: Iterable[Complaint], style: str) -> Table | None:
     return table if table.row_count else None
 
 
-def _gpus(outcome: Outcome, width: int) -> Group | None:
+def gpu_bars(snapshot: Snapshot, made: Plan, width: int) -> Group | None:
+    """A line for each GPU as a plan leaves it, and the legend; None without GPUs."""
     cells = max(_NARROWEST, min(_WIDEST, width - _BESIDE_THE_BAR))
     table = _table()
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, min_width=cells)
     table.add_column()
-    for state in sorted(outcome.snapshot.nodes, key=lambda state: state.node.name):
-        layout = outcome.plan.layouts.get(state.node.name)
-        claimed = _claimed(outcome.placed, state.node.name)
+    for state in sorted(snapshot.nodes, key=lambda state: state.node.name):
+        layout = made.layouts.get(state.node.name)
+        claimed = _claimed(made.placements, state.node.name)
         for gpu in state.gpus:
             bar, words = _bar(gpu, layout, claimed.get(gpu.uuid, {}), cells)
             name = f"{state.node.name} GPU {gpu.index}"

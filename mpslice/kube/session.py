@@ -7,6 +7,7 @@ an event. What is added here is a deadline on every call and errors in our terms
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -42,6 +43,8 @@ class Session:
         Raises BadCredentials, saying what to do. Nothing is sent yet.
         """
         configuration = Configuration()
+        if kubeconfig and not Path(kubeconfig).is_file():
+            raise BadCredentials(f"kubeconfig {kubeconfig}: no such file; name another one")
         try:
             if kubeconfig:
                 await load_kube_config(kubeconfig, client_configuration=configuration)

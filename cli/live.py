@@ -1,0 +1,117 @@
+"""`kubectl mpslice status`: the GPUs of a cluster with their slices, and what waits and why.
+
+The reasons are not read from Events: the planner's own function is asked again, on what the
+cluster shows now, so that they are as fresh as the bars beside them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cli.errors import UnusableInput
+from mpslice.errors import MpsliceError
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, list_all
+from mpslice.kube.errors import NotFound
+from mpslice.kube.reflector import Change, Reflector
+from mpslice.nodelayout import NodeLayout, parse_node_layout
+from planner.model import GATE, Node, Plan, Pod, Snapshot
+from planner.packing import plan
+from planner.parse import parse_node, parse_pod
+from planner.snapshot import build_snapshot, holders
+
+T = TypeVar("T")
+Label = tuple[str, str]
+
+_SETTLE = 0.2  # seconds in which changes are gathered before the picture is drawn again
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is shown. `gated` are slice pods that wait for other people's gates."""
+
+    snapshot: Snapshot
+    layouts: dict[str, NodeLayout]
+    plan: Plan
+    gated: tuple[Pod, ...]
+
+
+async def look(kube: Kube, label: Label) -> Picture:
+    """The cluster as it is now; raises a KubeError, or UnusableInput where mpslice is not."""
+    try:
+        layouts, nodes, pods = await asyncio.gather(
+            list_all(kube, NODE_LAYOUTS), list_all(kube, NODES), list_all(kube, PODS)
+        )
+    except NotFound as error:
+        raise UnusableInput(
+            "the cluster knows no NodeLayouts; install mpslice's chart there first"
+        ) from error
+    return _picture(
+        [node for node in map(_node, nodes) if node],
+        {layout.name: layout for layout in map(_layout, layouts) if layout},
+        [pod for pod in map(_pod, pods) if pod],
+        label,
+    )
+
+
+async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
+    """A new picture whenever something changed, until the caller ends it."""
+    await look(kube, label)  # says in one sentence what is wrong, where a reflector would retry
+    changed = asyncio.Event()
+
+    def on_change(_change: Change[T]) -> None:
+        changed.set()
+
+    nodes = Reflector(kube, NODES, _node, on_change)
+    layouts = Reflector(kube, NODE_LAYOUTS, _layout, on_change)
+    pods = Reflector(kube, PODS, _pod, on_change)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(r.run()) for r in (nodes, layouts, pods)]
+        try:
+            for reflector in (nodes, layouts, pods):
+                await reflector.synced.wait()
+            while True:
+                changed.clear()
+                yield _picture(
+                    list(nodes.objects.values()),
+                    dict(layouts.objects),
+                    list(pods.objects.values()),
+                    label,
+                )
+                await changed.wait()
+                await asyncio.sleep(_SETTLE)
+        finally:
+            for task in running:
+                task.cancel()
+
+
+def _picture(
+    nodes: list[Node], layouts: dict[str, NodeLayout], pods: list[Pod], label: Label
+) -> Picture:
+    labelled = [node for node in nodes if node.labels.get(label[0]) == label[1]]
+    snapshot = build_snapshot(labelled, layouts, pods)
+    holding = holders(layouts.values())
+    pending = [pod for pod in pods if pod.is_pending and pod.key not in holding]
+    gated = [
+        pod
+        for pod in pods
+        if pod.claims and not pod.node and not pod.finished and set(pod.gates) - {GATE}
+    ]
+    return Picture(snapshot, layouts, plan(snapshot, pending), tuple(gated))
+
+
+def _reading(parse: Callable[[Json], T]) -> Callable[[Json], T | None]:
+    """What cannot be read is left out of the picture; the planner says so in its log."""
+
+    def read(obj: Json) -> T | None:
+        try:
+            return parse(obj)
+        except (MpsliceError, AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    return read
+
+
+_node = _reading(parse_node)
+_layout = _reading(parse_node_layout)
+_pod = _reading(parse_pod)
