@@ -43,7 +43,7 @@ class Session:
         Raises BadCredentials, saying what to do. Nothing is sent yet.
         """
         configuration = Configuration()
-        if kubeconfig and not Path(kubeconfig).is_file():
+        if kubeconfig and not Path(kubeconfig).is_file():  # noqa: ASYNC240  once, at the start
             raise BadCredentials(f"kubeconfig {kubeconfig}: no such file; name another one")
         try:
             if kubeconfig:
