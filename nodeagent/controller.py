@@ -99,6 +99,7 @@ class Controller:
         self._tasks.create_task(self._local.gpus.follow(self._gpus_changed), name="gpus")
         for pulse in (self._local.ledger.changed, self._local.link.changed):
             pulse.listen(self._wake.beat)
+        self._local.link.changed.listen(self._local.ledger.kubelet_changed)
         await self._until_holders_are_known()
         await self._converge_forever()
 

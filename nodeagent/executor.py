@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final
 
 from mpslice.gpus import DeviceId
@@ -36,6 +36,31 @@ Wanted = Callable[[], NodeLayout | None]
 
 
 @dataclass(slots=True)
+class _Patience:
+    """Withdrawals that waited for pods in vain rest before they are tried again."""
+
+    _ids: frozenset[DeviceId] = frozenset()
+    _generation: int = -1
+    _until: float = 0.0
+
+    def begin(self, generation: int, kept: Mapping[DeviceId, Obstacle]) -> None:
+        pending = [id_ for id_, why in kept.items() if why is Obstacle.PODS_PENDING]
+        if pending:
+            self._ids = frozenset(pending)
+            self._generation = generation
+            self._until = monotonic() + RETRY_PENDING_SECONDS
+
+    def still_kept(self, generation: int) -> dict[DeviceId, Obstacle]:
+        if generation != self._generation or self.seconds_left() is None:
+            return {}
+        return dict.fromkeys(self._ids, Obstacle.PODS_PENDING)
+
+    def seconds_left(self) -> float | None:
+        left = self._until - monotonic()
+        return left if left > 0 else None
+
+
+@dataclass(slots=True)
 class Executor:
     """One `converge` at a time."""
 
@@ -48,6 +73,7 @@ class Executor:
     withdrawal: Withdrawal
     metrics: Metrics
     tasks: asyncio.TaskGroup
+    _patience: _Patience = field(default_factory=_Patience, init=False)
     _confirmed: tuple[int, int] = field(default=(-1, -1), init=False)
     _generation: int = field(default=-1, init=False)
 
@@ -63,6 +89,7 @@ class Executor:
             if layout is None:
                 await self._keep_serving()
                 return None
+            kept |= self._patience.still_kept(layout.generation)
             decision = self._decide(layout, kept)
             if decision.carve:
                 self.inventory.add(decision.carve)
@@ -75,8 +102,7 @@ class Executor:
             await self._publish(layout, after)
             if after.settled:
                 self._acknowledged(layout, perf_counter() - started)
-                pending = any(b.obstacle is Obstacle.PODS_PENDING for b in after.blocked)
-                return RETRY_PENDING_SECONDS if pending else None
+                return self._patience.seconds_left()
 
     def _acknowledged(self, layout: NodeLayout, seconds: float) -> None:
         if self._generation != layout.generation:
@@ -100,6 +126,7 @@ class Executor:
             return newest is None or newest.generation != generation
 
         kept = await self.withdrawal.withdraw(ids, superseded)
+        self._patience.begin(generation, kept)
         self.metrics.withdrawn(len(ids) - len(kept), len(kept))
         return kept
 

@@ -24,7 +24,7 @@ FORGOTTEN_SECONDS: Final = 30.0
 """An Allocate that no evidence explains for so long was for a pod that failed its admission."""
 
 _FIRST_LOOK: Final = 0.005
-_LONGEST_LOOK: Final = 1.0
+_LONGEST_LOOK: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,16 @@ class Ledger:
     def pods_changed(self) -> None:
         """A pod came, went or ended: judges the evidence anew."""
         self._resolve()
-        if not all(claim.uid for claim in self._evidence.listed):
-            self._stale.beat()  # a listed pod that the API does not know (any more)
+        if self._has_strangers():
+            self._stale.beat()
+
+    def kubelet_changed(self) -> None:
+        """A kubelet began or ceased to listen; it may be another one."""
+        self._stale.beat()
+
+    def _has_strangers(self) -> bool:
+        """Whether the kubelet listed a pod that the API did not know: not yet, or no more."""
+        return not all(claim.uid for claim in self._evidence.listed)
 
     def _resolve(self) -> None:
         pods = self._pods()
@@ -104,8 +112,9 @@ class Ledger:
 
     async def refresh(self) -> None:
         """Reads all evidence and judges it; raises KubeletUnavailable."""
-        started = monotonic()
-        listed = await self._pod_resources.list()
+        started, before = monotonic(), self._pods()
+        # A pod that ends while this is read is told by the name that it had before.
+        listed = with_uids(await self._pod_resources.list(), before)
         checkpoint = await asyncio.to_thread(read_checkpoint, self._checkpoint)
         self._evidence = Evidence(listed, checkpoint.claims)
         self._resolve()
@@ -133,7 +142,7 @@ class Ledger:
                 log.info("who holds which slice is not known for now", extra={"error": str(error)})
                 await self._stale.within(seen, backoff.longest)
                 continue
-            if not self._allocated:
+            if not self._allocated and not self._has_strangers():
                 await self._stale.after(seen)
                 backoff.reset()
             elif await self._stale.within(seen, backoff.delay()):

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _CALL: Final = 2.0  # seconds, through a restart of the kubelet
 _PAUSE: Final = 0.010  # one token of the kubelet's rate limit
+_ABSENT_PAUSE: Final = 0.050
 _LARGEST: Final = 16 << 20  # bytes; the kubelet's own limit for this API
 
 _PASSING: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
@@ -96,7 +97,9 @@ class PodResources:
     async def _wait_out(self, code: grpc.StatusCode) -> None:
         if code is grpc.StatusCode.UNAVAILABLE:
             await self.close()  # a new channel connects at once, an old one when its backoff ends
-        await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_ABSENT_PAUSE)
+        else:
+            await asyncio.sleep(_PAUSE)
 
     def _stub(self) -> "PodResourcesListerAsyncStub":
         if self._channel is None:

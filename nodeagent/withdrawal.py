@@ -6,7 +6,7 @@ allocating makes it crash (kubelet/cm/devicemanager/manager.go, GetDeviceRunCont
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Final
@@ -53,15 +53,17 @@ class Withdrawal:
         self.inventory.close(ids)
         try:
             await self.publisher.write_node(sure=True)
-            self.inventory.retire(ids)
-            await self.knowledge.until_hidden(frozenset(ids))
-            arrived = await self._pods_have_arrived(ids, superseded)
-            await self.ledger.refresh()
-            # From here to the shorter list nothing is awaited.
-            kept = self._kept(ids, arrived=arrived)
+            # While pods are on their way the slices stay healthy, or the kubelet would refuse them.
+            kept = await self._kept(ids, superseded)
+            going = frozenset(ids) - kept.keys()
+            if going:
+                self.inventory.retire(going)
+                await self.knowledge.until_hidden(going)
+                kept |= await self._kept(going, superseded)
         except BaseException:
             self.inventory.restore(ids)
             raise
+        # Nothing is awaited between the last look at the holders and the shorter list.
         self.inventory.restore(kept)
         self.inventory.remove(device for device in ids if device not in kept)
         for device, obstacle in kept.items():
@@ -70,12 +72,17 @@ class Withdrawal:
             )
         return kept
 
-    def _kept(self, ids: Sequence[DeviceId], *, arrived: bool) -> dict[DeviceId, Obstacle]:
-        held = {device: Obstacle.SLICE_IN_USE for device in ids if device in self.ledger.holders}
+    async def _kept(
+        self, ids: Collection[DeviceId], superseded: Superseded
+    ) -> dict[DeviceId, Obstacle]:
+        """Those that have to stay: held by now, or needed by pods that do not arrive in time."""
+        arrived = await self._pods_have_arrived(ids, superseded)
+        await self.ledger.refresh()
         waiting = {} if arrived else dict.fromkeys(ids, Obstacle.PODS_PENDING)
-        return {**waiting, **held}
+        held = [device for device in ids if device in self.ledger.holders]
+        return {**waiting, **dict.fromkeys(held, Obstacle.SLICE_IN_USE)}
 
-    async def _pods_have_arrived(self, ids: Sequence[DeviceId], superseded: Superseded) -> bool:
+    async def _pods_have_arrived(self, ids: Collection[DeviceId], superseded: Superseded) -> bool:
         """Whether no pod is bound here, or about to be, that might yet be given one of the sizes.
 
         Each look is a consistent read, which a reflector's copy is not.

@@ -128,15 +128,15 @@ class FakeKubelet:
         container: str = "main",
         init: bool = False,
         between: Callable[[], Any] | None = None,
+        choice: str = "",
     ) -> Any:
-        """Gives a device to a container, or raises what fails the pod; the Allocate response."""
-        taken = {key for entry in self.admitted for key in entry.ids}
-        available = sorted(self.healthy(resource) - taken)
-        if not available:
-            raise AdmissionError(f"no healthy devices present: {resource}")
+        """Gives a device to a container, or raises what fails the pod; the Allocate response.
+
+        `between` runs between the choice of the device and its Allocate; `choice` is one that was
+        made before.
+        """
         client = self._clients[resource]
-        preferred = await client.api.GetPreferredAllocation(_preference(available), timeout=5)
-        ids = list(preferred.container_responses[0].deviceIDs)
+        ids = [choice] if choice else await self._choose(client)
         if between is not None:
             await between()
         response = await self._allocate(client, ids)
@@ -149,6 +149,14 @@ class FakeKubelet:
             request = plugin_api.PreStartContainerRequest(devices_ids=ids)
             await client.api.PreStartContainer(request, timeout=30)
         return response
+
+    async def _choose(self, client: Client) -> list[str]:
+        taken = {key for entry in self.admitted for key in entry.ids}
+        available = sorted(self.healthy(client.resource) - taken)
+        if not available:
+            raise AdmissionError(f"no healthy devices present: {client.resource}")
+        preferred = await client.api.GetPreferredAllocation(_preference(available), timeout=5)
+        return list(preferred.container_responses[0].deviceIDs)
 
     async def _allocate(self, client: Client, ids: list[str]) -> Any:
         self.calls.append(f"Allocate {ids}")

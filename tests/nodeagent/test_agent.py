@@ -235,31 +235,49 @@ async def test_size_without_slices_keeps_an_empty_list(machine: Machine) -> None
         assert machine.kubelet.registrations == [resource(10)]
 
 
-async def test_slice_taken_meanwhile_stays_and_the_reason_is_told(machine: Machine) -> None:
-    """The kubelet is between its choice and its Allocate when the withdrawal begins."""
+async def test_pod_on_its_way_gets_the_slice_and_the_reason_is_told(machine: Machine) -> None:
+    """It was bound before the node's status went down; with its slice Unhealthy it would fail."""
     async with machine.agent():
         await machine.applied({"10gb": 1})
         key = machine.bind(10)
-        generation = 0
-
-        async def layout_changes() -> None:
-            nonlocal generation
-            generation = machine.lay_out({"20gb": 1})
-            unhealthy = {device(1, 10, 0): False}
-            await machine.until(
-                lambda: machine.kubelet.devices[resource(10)] == unhealthy, "Unhealthy"
-            )
-
-        await machine.admit(key, 10, between=layout_changes)
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        await machine.admit(key, 10)
         await machine.acknowledged(generation)
         assert machine.condition("Applied")["reason"] == "SliceInUse"
         assert machine.slices()[device(1, 10, 0)] == "Used"
         assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
         assert machine.allocatable()[resource(10)] == "1"
+        lists = [listed for name, listed in machine.kubelet.lists if name == resource(10)]
+    assert lists == [{device(1, 10, 0): True}]
+
+
+async def test_slice_that_the_kubelet_had_chosen_before_it_was_unhealthy_stays(
+    machine: Machine,
+) -> None:
+    """Trap A: leaving it out now would crash the kubelet when its Allocate returns."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        bound: list[str] = []
+
+        def unhealthy(name: str) -> None:
+            if not bound and machine.kubelet.lists[-1][1] == {device(1, 10, 0): False}:
+                bound.append(machine.bind(10))
+
+        machine.kubelet.on_list = unhealthy
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: bound, "Unhealthy, and bound by an earlier decision")
+        await machine.admit(bound[0], 10, choice=device(1, 10, 0))
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+        assert machine.slices()[device(1, 10, 0)] == "Used"
+        assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
     assert machine.kubelet.panics == []
 
 
-async def test_pod_bound_and_not_yet_admitted_is_waited_for(machine: Machine) -> None:
+async def test_pod_that_does_not_arrive_is_waited_for_and_tried_again_in_peace(
+    machine: Machine,
+) -> None:
     async with machine.agent():
         await machine.applied({"10gb": 1})
         machine.bind(10)
@@ -275,9 +293,7 @@ async def test_newer_layout_ends_the_wait(machine: Machine) -> None:
         await machine.applied({"10gb": 1})
         machine.bind(10)
         machine.lay_out({"20gb": 1})
-        await machine.until(
-            lambda: not machine.kubelet.healthy(resource(10)), "the withdrawal has begun"
-        )
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
         started = asyncio.get_running_loop().time()
         await machine.applied({"10gb": 1, "20gb": 1})
         assert asyncio.get_running_loop().time() - started < 1.0

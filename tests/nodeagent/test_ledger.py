@@ -1,0 +1,154 @@
+"""When the evidence of who holds what is read again, and what becomes of what nothing explains."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mpslice.gpus import DeviceId
+from mpslice.slices import SliceSize
+from nodeagent.errors import KubeletUnavailable
+from nodeagent.holders import Claim, Holder, Pods
+from nodeagent.ledger import Ledger
+from nodeagent.pods import Need, PodFacts
+from tests.nodeagent.conftest import device
+from tests.waiting import eventually
+
+SLICE = DeviceId.parse(device(1, 10, 0))
+POD = PodFacts(key="ns/a", uid="uid-a", needs=(Need("main", SliceSize(10)),))
+CLAIM = Claim(SLICE, "main", pod="ns/a")
+
+
+class Kubelet:
+    """PodResources, and the pods of the API beside it."""
+
+    def __init__(self) -> None:
+        self.claims: tuple[Claim, ...] = ()
+        self.pods = Pods.of([])
+        self.reads = 0
+        self.away = False
+        self.on_list: Callable[[], None] = lambda: None
+
+    async def list(self) -> tuple[Claim, ...]:
+        self.reads += 1
+        if self.away:
+            raise KubeletUnavailable("away")
+        claims = self.claims
+        self.on_list()
+        return claims
+
+
+@pytest.fixture
+def kubelet() -> Kubelet:
+    return Kubelet()
+
+
+@pytest.fixture
+def ledger(kubelet: Kubelet, tmp_path: Path) -> Ledger:
+    return Ledger(kubelet, tmp_path / "checkpoint", lambda: kubelet.pods)
+
+
+@asynccontextmanager
+async def running(ledger: Ledger) -> AsyncIterator[None]:
+    task = asyncio.create_task(ledger.run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_allocate_holds_at_once_and_is_explained_when_the_kubelet_shows_it(
+    ledger: Ledger, kubelet: Kubelet
+) -> None:
+    async with running(ledger):
+        ledger.allocated([SLICE])
+        assert ledger.holders == {SLICE: Holder()}
+        kubelet.pods = Pods.of([POD])
+        kubelet.claims = (CLAIM,)
+
+        async def explained() -> bool:
+            return ledger.holders == {SLICE: Holder("ns/a", "main", "uid-a")}
+
+        await eventually(explained, "explained without anybody's word", seconds=5, every=0.002)
+        assert not ledger.unexplained
+
+
+async def test_pod_that_ends_while_the_evidence_is_read_holds_nothing(
+    ledger: Ledger, kubelet: Kubelet
+) -> None:
+    kubelet.pods, kubelet.claims = Pods.of([POD]), (CLAIM,)
+
+    def ends() -> None:
+        kubelet.pods = Pods.of([])
+        ledger.pods_changed()
+
+    kubelet.on_list = ends
+    await ledger.refresh()
+    assert ledger.holders == {}
+
+
+async def test_listed_stranger_holds_and_is_looked_at_again(
+    ledger: Ledger, kubelet: Kubelet
+) -> None:
+    kubelet.claims = (CLAIM,)
+    async with running(ledger):
+
+        async def held() -> bool:
+            return ledger.holders == {SLICE: Holder("ns/a", "main")}
+
+        await eventually(held, "believed", seconds=5, every=0.002)
+        kubelet.claims = ()
+
+        async def free() -> bool:
+            return not ledger.holders
+
+        await eventually(free, "read again without anybody's word", seconds=5, every=0.002)
+
+
+async def test_allocate_that_nothing_explains_is_forgotten(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod failed its admission after it."""
+    ledger.allocated([SLICE])
+    await ledger.refresh()
+    assert SLICE in ledger.holders
+    monkeypatch.setattr("nodeagent.ledger.FORGOTTEN_SECONDS", -1.0)
+    await ledger.refresh()
+    assert ledger.holders == {}
+
+
+async def test_nothing_is_read_while_nothing_happens(ledger: Ledger, kubelet: Kubelet) -> None:
+    kubelet.pods, kubelet.claims = Pods.of([POD]), (CLAIM,)
+    async with running(ledger):
+        await asyncio.wait_for(ledger.known.after(0), 5)
+        ledger.checkpoint_written()  # the echo of a list of ours
+        ledger.pods_changed()
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert kubelet.reads == 1
+
+
+async def test_kubelet_that_comes_back_is_asked_at_once(ledger: Ledger, kubelet: Kubelet) -> None:
+    kubelet.away = True
+    async with running(ledger):
+
+        async def asked() -> bool:
+            return kubelet.reads > 0
+
+        await eventually(asked, "asked in vain", seconds=5, every=0.002)
+        kubelet.away = False
+        ledger.kubelet_changed()
+        await asyncio.wait_for(ledger.known.after(0), 5)
+
+
+async def test_pod_is_shown_once_each_of_its_containers_is(
+    ledger: Ledger, kubelet: Kubelet
+) -> None:
+    both = PodFacts("ns/a", "uid-a", (*POD.needs, Need("other", SliceSize(10))))
+    kubelet.pods, kubelet.claims = Pods.of([both]), (CLAIM,)
+    await ledger.refresh()
+    assert not ledger.shows(both)
+    kubelet.claims = (CLAIM, Claim(DeviceId.parse(device(1, 10, 1)), "other", pod="ns/a"))
+    await ledger.refresh()
+    assert ledger.shows(both)
