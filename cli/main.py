@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mpslice import __version__
 from mpslice.errors import MpsliceError
-from mpslice.flags import FlagParser, choice, label, positive, user_id
+from mpslice.flags import FlagParser, choice, label, slice_limit, user_id
 
 _PLACED, _SOME_NOT, _UNUSABLE = 0, 1, 2
 _NODE_LABEL = "nos.nebuly.com/gpu-partitioning=mps"
@@ -41,7 +41,7 @@ def parser() -> FlagParser:
     plan.flag("--output", choice("table", "json"), "table", "how to print the result", short="-o")
     plan.flag("--mps-user", user_id, "1000", "the uid that the MPS servers serve")
     plan.flag("--memory-unit", choice("GB", "GiB"), "GB", "what a gb is: 10^9 bytes or 2^30")
-    plan.flag("--max-slices-per-gpu", positive, "48", "at most so many slices on one GPU")
+    plan.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
     plan.flag(
         "--node-label",
         label,

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 from mpslice import __version__
 from mpslice.errors import InvalidQuantity
+from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.quantities import whole
 
 ENVIRONMENT_PREFIX: Final = "MPSLICE_"
@@ -75,6 +76,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def slice_limit(text: str) -> int:
+    """How many slices may stand on a GPU: 1 to what MPS serves."""
+    count = positive(text)
+    if count > MAX_SLICES_PER_GPU:
+        raise ValueError(f"is more than the {MAX_SLICES_PER_GPU} clients that MPS serves")
+    return count
+
+
 def mebibytes(text: str) -> int:
     """MiB, rounded up, from a Kubernetes quantity of bytes such as `256Mi`."""
     try:
@@ -83,7 +92,7 @@ def mebibytes(text: str) -> int:
         raise ValueError("is no quantity of bytes; write for example 256Mi") from error
     if size < 0:
         raise ValueError("is negative")
-    return -(-size >> 20) if size >= 0 else 0
+    return -(-size >> 20)
 
 
 def label(text: str) -> tuple[str, str]:
@@ -120,6 +129,7 @@ class FlagParser(argparse.ArgumentParser):
             **kwargs,
         )
         self._parsers: dict[str, tuple[str, Callable[[str], Any]]] = {}
+        self._optional: set[str] = set()
 
     def add_version(self) -> None:
         self.add_argument(
@@ -143,6 +153,8 @@ class FlagParser(argparse.ArgumentParser):
         variable = environment_name(name)
         shown = f"default {default}" if default else "no default"
         self._parsers[_destination(name)] = (name, parse)
+        if not default:
+            self._optional.add(_destination(name))
         shape: dict[str, Any] = {"metavar": metavar or name.rpartition("-")[2].upper()}
         if parse is boolean:
             shape = {"metavar": "true|false", "nargs": "?", "const": "true"}
@@ -169,9 +181,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def _take_defaults(self, environment: Mapping[str, str]) -> None:
         for destination, (name, _) in self._parsers.items():
-            variable = environment_name(name)
-            if variable in environment:
-                self.set_defaults(**{destination: environment[variable]})
+            # An empty variable is what a template renders for a value that is not set.
+            if value := environment.get(environment_name(name)):
+                self.set_defaults(**{destination: value})
 
     def _convert(self, namespace: argparse.Namespace) -> None:
         for destination, (name, parse) in self._parsers.items():
@@ -179,7 +191,7 @@ class FlagParser(argparse.ArgumentParser):
             if not isinstance(text, str):
                 continue  # a flag of a subcommand that was not called
             try:
-                value = parse(text) if text != "" else None
+                value = None if text == "" and destination in self._optional else parse(text)
             except ValueError as error:
                 self.error(f"{name}: {text!r} {error}")
             setattr(namespace, destination, value)

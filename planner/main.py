@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpslice.errors import MpsliceError
-from mpslice.flags import FlagParser, address, boolean, choice, duration, label, positive
+from mpslice.flags import FlagParser, address, boolean, choice, duration, label, slice_limit
 
 if TYPE_CHECKING:
     from planner.service import ServiceSettings
@@ -30,7 +30,7 @@ def flags() -> FlagParser:
     parser.flag("--batch-idle", duration, "200ms", "a burst is planned once it was idle so long")
     parser.flag("--batch-max", duration, "2s", "a burst is planned after so long at the latest")
     parser.flag("--gate", boolean, "true", "take the scheduling gates of slice pods away")
-    parser.flag("--max-slices-per-gpu", positive, "48", "at most so many slices on one GPU")
+    parser.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
     parser.flag("--leader-elect", boolean, "true", "plan only while holding the Lease")
     parser.flag("--namespace", str, "mpslice-system", "where the Lease lives")

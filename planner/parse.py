@@ -25,6 +25,7 @@ from planner.model import (
 Json = Mapping[str, Any]
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
+_MOST_SLICES: Final = 1024  # in one container: more than any node holds, few enough to count
 _OWN_FIELDS: Final = frozenset({"cpu", "memory", "ephemeral-storage", "pods"})
 
 
@@ -42,7 +43,7 @@ def parse_pod(obj: Json) -> Pod:
         priority=int(spec.get("priority") or 0),
         node=spec.get("nodeName") or "",
         finished=status.get("phase") in _FINISHED,
-        terminating="deletionTimestamp" in metadata,
+        terminating=bool(metadata.get("deletionTimestamp")),
         gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
         claims=tuple(_claims(init_containers, containers)),
         requests=_pod_requests(spec, init_containers, containers),
@@ -95,7 +96,7 @@ def slice_sizes(container: Json) -> list[SliceSize]:
     for name, quantity in merged.items():
         size = parse_resource(name)
         if size is not None:
-            sizes += [size] * whole(quantity)
+            sizes += [size] * min(whole(quantity), _MOST_SLICES)
     return sizes
 
 

@@ -81,7 +81,7 @@ class Elector:
     async def _acquire(self) -> float:
         while True:
             started = self._clock()
-            if await self._try_to_hold(started):
+            if await self._try_to_hold(started, self._timing.renew_within):
                 return started
             await asyncio.sleep(self._timing.retry)
 
@@ -90,24 +90,28 @@ class Elector:
         task = asyncio.ensure_future(work())
         try:
             while True:
-                await asyncio.wait({task}, timeout=self._timing.retry)
+                # No attempt may last beyond the point at which the work has to stop.
+                left = renewed + self._timing.renew_within - self._clock()
+                await asyncio.wait({task}, timeout=min(self._timing.retry, max(0.0, left)))
                 if task.done():
                     task.result()
                     return True
                 started = self._clock()
-                if await self._try_to_hold(started):
+                left = renewed + self._timing.renew_within - started
+                if left <= 0:
+                    return False
+                if await self._try_to_hold(started, left):
                     renewed = started
-                elif self._clock() - renewed >= self._timing.renew_within or self._is_anothers():
+                elif self._is_anothers():
                     return False
         finally:
             task.cancel()
             await asyncio.wait({task})
             await self._release()
 
-    async def _try_to_hold(self, started: float) -> bool:
+    async def _try_to_hold(self, started: float, seconds: float) -> bool:
         try:
-            # Longer than this and another replica may hold the lease by the time we hear of it.
-            async with asyncio.timeout(self._timing.renew_within - self._timing.retry):
+            async with asyncio.timeout(seconds):
                 return await self._hold(started)
         except (KubeError, TimeoutError) as error:
             log.warning(
@@ -122,7 +126,8 @@ class Elector:
             return await self._write(None)
         record = dict(lease.get("spec") or {})
         if record != self._seen.record:
-            self._seen = _Seen(record, started)
+            # From when it was read: another's renewal may be as young as the answer.
+            self._seen = _Seen(record, self._clock())
         holder = record.get("holderIdentity") or ""
         expired = started - self._seen.since >= float(
             record.get("leaseDurationSeconds") or self._timing.lease
@@ -153,6 +158,7 @@ class Elector:
                 )
         except Conflict:
             return False
+        self._seen = _Seen(dict(self._lease.get("spec") or {}), self._clock())
         return True
 
     def _is_anothers(self) -> bool:

@@ -53,7 +53,7 @@ class _Note:
         about = self.about
         identity = "\0".join((about.kind, about.uid, self.type, self.reason, self.message))
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        return f"{about.name[:200]}.{digest}"
+        return f"{about.name[:200].rstrip('-.')}.{digest}"
 
 
 class EventRecorder:
@@ -66,13 +66,18 @@ class EventRecorder:
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
         self.dropped = 0
 
-    def record(self, about: ObjectRef, type: EventType, reason: str, message: str) -> None:
-        """Queues an Event; `reason` is CamelCase, `message` one sentence for a person."""
+    def record(self, about: ObjectRef, type: EventType, reason: str, message: str) -> bool:
+        """Queues an Event; `reason` is CamelCase, `message` one sentence for a person.
+
+        False when too many are waiting to be written already: say it again later.
+        """
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             self._queue.put_nowait(_Note(about, type, reason, message[:_MESSAGE], now))
         except asyncio.QueueFull:
             self.dropped += 1
+            return False
+        return True
 
     async def run(self) -> NoReturn:
         """Writes what was recorded, until cancelled."""

@@ -85,6 +85,7 @@ class Reflector(Generic[T]):
         selectors = {"fieldSelector": field_selector, "labelSelector": label_selector}
         self._selectors: Query = {key: value for key, value in selectors.items() if value}
         self._backoff = backoff or Backoff()
+        self._gone_in_a_row = False
         self._objects: dict[Key, T] = {}
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
 
@@ -101,6 +102,9 @@ class Reflector(Generic[T]):
                     await asyncio.sleep(self._backoff.delay())
             except Gone:
                 version = ""
+                if self._gone_in_a_row:  # the list itself seems to be too old, again and again
+                    await asyncio.sleep(self._backoff.delay())
+                self._gone_in_a_row = True
             except KubeError as error:
                 delay = self._backoff.delay(error.retry_after)
                 log.warning(
@@ -156,6 +160,7 @@ class Reflector(Generic[T]):
                 gone = event["type"] == "DELETED"
                 self._put(key_of(obj), None if gone else self._project(obj))
             self._backoff.reset()
+            self._gone_in_a_row = False
         return version
 
     def _put(self, key: Key, new: T | None) -> None:

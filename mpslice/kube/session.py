@@ -138,6 +138,8 @@ class Session:
                 return payload
         except KubeError:
             raise
+        except ConfigException as error:  # the token's file, which is read again every minute
+            raise BadCredentials(f"{what}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{what}: {_describe(error)}") from error
 
@@ -169,6 +171,8 @@ class Session:
                     _abort(response)
         except KubeError:
             raise
+        except ConfigException as error:
+            raise BadCredentials(f"{what}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # aiohttp raises ValueError for a line that is longer than its buffer.
             raise Unreachable(f"{what}: {_describe(error)}") from error
