@@ -116,7 +116,7 @@ def test_socket_path_that_is_too_long_is_named(gpus: Path, short_path: Path, fla
 def test_unusable_credentials_are_named(gpus: Path, short_path: Path) -> None:
     refused(
         1,
-        "cannot use kubeconfig /nowhere",
+        "kubeconfig /nowhere",
         f"--simulated-gpus={gpus}",
         f"--device-plugin-dir={short_path}",
         f"--pod-resources-socket={short_path}/p.sock",
