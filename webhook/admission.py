@@ -54,30 +54,29 @@ class Admission:
             return _error(404, "there is nothing here; post reviews to /mutate or /validate")
         if request.method != "POST":
             return _error(405, f"{request.path} takes POST only", {"Allow": "POST"})
-        response = await self._post(request, judge)
+        started = time.perf_counter()
+        try:
+            response = self._answer(judge, await self._body(request), started)
+        except BodyTooLarge as error:
+            response = self._rejected(413, "too_large", error, started)
+        except BodyTooSlow as error:
+            response = self._rejected(408, "too_slow", error, started)
+        except BadReview as error:
+            response = self._rejected(400, "malformed", error, started)
         if self.draining:
             # The API server then opens its next connection to a replica that stays.
             response.force_close()
         return response
 
-    async def _post(self, request: web.BaseRequest, judge: Judge) -> web.Response:
-        started = time.perf_counter()
-        try:
-            body = await self._body(request)
-            review = read_review(body)
-        except BodyTooLarge as error:
-            return self._rejected(413, "too_large", error, started)
-        except BodyTooSlow as error:
-            return self._rejected(408, "too_slow", error, started)
-        except BadReview as error:
-            return self._rejected(400, "malformed", error, started)
+    def _answer(self, judge: Judge, body: bytes, started: float) -> web.Response:
+        review = read_review(body)
         verdict = judge(review)
         response = web.Response(body=answer(review, verdict), content_type="application/json")
         reason = verdict.reason or ""
         self._metrics.answered(_word(verdict), reason, time.perf_counter() - started)
         if reason:
             log.info(
-                "refused" if not verdict.allowed else "warned",
+                "warned" if verdict.allowed else "refused",
                 extra={"pod": review.name, "reason": reason, "detail": verdict.message},
             )
         return response

@@ -6,31 +6,34 @@ of mounts over /dev/shm, where the administrator wants it (`devShm: strip`).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from webhook.pods import Container, Mount, Pod, mapping
 from webhook.rules import DEV_SHM, is_below
 from webhook.settings import GATE, DevShm, Settings
-from webhook.verdicts import Operation, Remark
+from webhook.verdicts import Operation, Place, Remark
 
 _ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 
 
-def operations(pod: Pod, settings: Settings) -> Iterator[Operation]:
+def operations(pod: Pod, settings: Settings) -> list[Operation]:
     """The JSON patch that completes a slice pod; nothing for other pods."""
+    patch: list[Operation] = []
     if not pod.slice_containers:
-        return
+        return patch
     if needs_host_ipc(pod, settings):
-        yield _add("/spec/hostIPC", True)
+        patch.append(_add("/spec/hostIPC", True))
     for container in pod.slice_containers:
-        pointer = _pointer(container)
+        pointer = _pointer(container.place)
         if pod.user_of(container) is None:
-            yield _user(container, pointer, settings.mps_user)
-        yield from _limits_and_requests(container, pointer)
+            patch.append(_user(container, pointer, settings.mps_user))
+        patch += _limits_and_requests(container, pointer)
         for mount in reversed(stripped(container, settings)):  # so that each index still holds
-            yield {"op": "remove", "path": f"{pointer}/volumeMounts/{mount.index}"}
+            patch.append({"op": "remove", "path": f"{pointer}/volumeMounts/{mount.index}"})
     if settings.gate and not pod.bound and not pod.has_gate(GATE):
-        yield _gate(pod.spec)
+        patch.append(_gate(pod.spec))
+    return patch
 
 
 def needs_host_ipc(pod: Pod, settings: Settings) -> bool:
@@ -81,9 +84,10 @@ def _gate(spec: Mapping[str, Any]) -> Operation:
     return _add("/spec/schedulingGates", [{"name": GATE}])
 
 
-def _pointer(container: Container) -> str:
+@lru_cache(maxsize=1024)
+def _pointer(place: Place) -> str:
     """`/spec/containers/0` for `spec.containers[0]`."""
-    return "/" + container.place.path.replace(".", "/").replace("[", "/").replace("]", "")
+    return "/" + place.path.replace(".", "/").replace("[", "/").replace("]", "")
 
 
 def _add(path: str, value: object) -> Operation:

@@ -27,8 +27,6 @@ EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 """On the API's copy of a static pod, which the kubelet runs whatever we answer."""
 
-_looks_like_slice = lru_cache(maxsize=1024)(looks_like_slice)  # clusters use few resource names
-
 _SHARED_GPU: Final = "nvidia.com/gpu.shared"  # NVIDIA's plugin's name for a time-sliced whole GPU
 
 
@@ -41,6 +39,9 @@ class ContainerKind(StrEnum):
 
 
 _FIELDS: Final = tuple((kind.value, kind) for kind in ContainerKind)
+
+
+_EPHEMERAL: Final = ContainerKind.EPHEMERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Pod:
 
     def joins_slices(self, container: Container) -> bool:
         """Whether it debugs a slice pod; it asks for nothing itself, and sees what the pod sees."""
-        return container.kind is ContainerKind.EPHEMERAL and bool(self.slice_containers)
+        return container.kind is _EPHEMERAL and bool(self.slice_containers)
 
     def has_gate(self, name: str) -> bool:
         """Whether this scheduling gate is on it."""
@@ -188,22 +189,22 @@ def _containers(spec: Mapping[str, Any], prefix: str) -> Iterator[Container]:
     """Most containers mention no slice: nothing more of them is ever looked at."""
     for field, kind in _FIELDS:
         for index, raw in enumerate(sequence(spec.get(field))):
-            if kind is ContainerKind.EPHEMERAL:  # cannot ask (validateEphemeralContainers)
-                yield _container(kind, f"{prefix}spec.{field}[{index}]", mapping(raw), ())
-            elif asks := tuple(_asks(*_resources(mapping(raw)))):
-                yield _container(kind, f"{prefix}spec.{field}[{index}]", raw, asks)
+            if kind is _EPHEMERAL:  # cannot ask for resources (validateEphemeralContainers)
+                yield _container(kind, prefix, index, mapping(raw), ())
+            elif isinstance(raw, dict) and (asks := tuple(_asks(*_resources(raw)))):
+                yield _container(kind, prefix, index, raw, asks)
 
 
 def _container(
-    kind: ContainerKind, path: str, raw: Mapping[str, Any], asks: tuple[Ask, ...]
+    kind: ContainerKind, prefix: str, index: int, raw: Mapping[str, Any], asks: tuple[Ask, ...]
 ) -> Container:
     return Container(
-        kind=kind,
-        place=Place(text(raw.get("name")), path),
-        raw=raw,
-        asks=asks,
-        slices=tuple([ask for ask in asks if ask.size is not None and ask.count]),
-        security=mapping(raw.get("securityContext")),
+        kind,
+        _place(text(raw.get("name")), f"{prefix}spec.{kind.value}[{index}]"),
+        raw,
+        asks,
+        tuple([ask for ask in asks if ask.size is not None and ask.count]),
+        mapping(raw.get("securityContext")),
     )
 
 
@@ -217,9 +218,14 @@ def _asks(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[As
     for name in _names(limits, requests):
         if _looks_like_slice(name):
             field, value = _value(name, limits, requests)
-            count = whole_count(value)
-            if count != 0:
-                yield Ask(name, f"resources.{field}", show(value), parse_resource(name), count)
+            read = _usual_ask if isinstance(value, str) else _ask
+            ask = read(name, field, value)
+            if ask.count != 0:
+                yield ask
+
+
+def _ask(name: str, field: str, value: object) -> Ask:
+    return Ask(name, f"resources.{field}", show(value), parse_resource(name), whole_count(value))
 
 
 def _names(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterable[str]:
@@ -256,6 +262,12 @@ def show(value: object) -> str:
     if isinstance(value, int | float):
         return shorten(repr(value))
     return "a list" if isinstance(value, list) else "an object"
+
+
+# A cluster's pods use few names and amounts: looking up is cheaper than reading again.
+_looks_like_slice = lru_cache(maxsize=1024)(looks_like_slice)
+_usual_ask = lru_cache(maxsize=1024)(_ask)
+_place = lru_cache(maxsize=1024)(Place)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

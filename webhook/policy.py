@@ -30,17 +30,14 @@ def mutate(pod: object, settings: Settings) -> Verdict:
     if early and settings.enforcement is Enforcement.DENY:
         # Refused now or later, the reason is the first in the order of the contract.
         return _refused(next(violations(completed(view, settings), facts)))
-    patch = tuple(operations(view, settings))
-    verdict = _warned((*early, *strip_remarks(view, settings)), early[0] if early else None)
+    patch = operations(view, settings)
+    found = (*early, *strip_remarks(view, settings))
+    verdict = _warned(found, early[0] if early else None) if found else ALLOWED
     if not patch:
         return verdict
     injected = ", ".join([operation["path"] for operation in patch])[:_LONGEST_AUDIT]
-    return Verdict(
-        reason=verdict.reason,
-        warnings=verdict.warnings,
-        audit={**verdict.audit, "injected": injected},
-        patch=patch,
-    )
+    audit = {**verdict.audit, "injected": injected}
+    return Verdict(True, verdict.reason, "", verdict.warnings, audit, tuple(patch))
 
 
 def validate(

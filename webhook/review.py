@@ -18,7 +18,7 @@ from webhook.workloads import TEMPLATES
 
 API_VERSION: Final = "admission.k8s.io/v1"
 
-_ENVELOPE: Final = f'{{"apiVersion":"{API_VERSION}","kind":"AdmissionReview","response":'.encode()
+_ENVELOPE: Final = f'{{"apiVersion":"{API_VERSION}","kind":"AdmissionReview","response":'
 _JUDGED: Final = ("CREATE", "UPDATE")
 _FORBIDDEN: Final = 403
 
@@ -30,6 +30,7 @@ def _no_constant(constant: str) -> object:
 # Made once: json.loads and json.dumps would make one for each call with these options.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_quote: Final = json.encoder.encode_basestring_ascii
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +102,18 @@ def judge_validation(review: Review, settings: Settings, largest: int | None) ->
 
 
 def answer(review: Review, verdict: Verdict) -> bytes:
-    """The body of the response."""
-    response: dict[str, Any] = {"uid": review.uid, "allowed": verdict.allowed}
+    """The body of the response, put together by hand: the encoder costs more than the policy."""
+    allowed = "true" if verdict.allowed else "false"
+    fields = [f'"uid":{_quote(review.uid)},"allowed":{allowed}']
     if not verdict.allowed:
-        response["status"] = {
-            "code": _FORBIDDEN,
-            "reason": "Forbidden",
-            "message": verdict.message,
-        }
+        status = f'"code":{_FORBIDDEN},"reason":"Forbidden","message":{_quote(verdict.message)}'
+        fields.append(f'"status":{{{status}}}')
     if verdict.patch:
-        response["patchType"] = "JSONPatch"
-        response["patch"] = base64.b64encode(_encode(verdict.patch).encode()).decode()
+        patch = base64.b64encode(_encode(verdict.patch).encode()).decode()
+        fields.append(f'"patchType":"JSONPatch","patch":"{patch}"')
     if verdict.warnings:
-        response["warnings"] = verdict.warnings
+        fields.append(f'"warnings":[{",".join(map(_quote, verdict.warnings))}]')
     if verdict.audit:
-        response["auditAnnotations"] = verdict.audit
-    return b"%s%s}" % (_ENVELOPE, _encode(response).encode())
+        pairs = [f"{_quote(key)}:{_quote(value)}" for key, value in verdict.audit.items()]
+        fields.append(f'"auditAnnotations":{{{",".join(pairs)}}}')
+    return f"{_ENVELOPE}{{{','.join(fields)}}}}}".encode()
