@@ -67,7 +67,7 @@ def parser() -> flags.FlagParser:
         "--ops-listen",
         flags.address,
         "0.0.0.0:8081",
-        'serves /healthz, /readyz and /metrics; "" for none',
+        "serves /healthz, /readyz and /metrics",
         "HOST:PORT",
     )
     parser.flag(

@@ -71,7 +71,7 @@ def test_unusable_flag_is_named(arguments: list[str], line: str) -> None:
 
 
 def refused(status: int, line: str, *arguments: str) -> None:
-    done = run("--node-name=n", "--ops-listen=", *arguments)
+    done = run("--node-name=n", "--ops-listen=127.0.0.1:0", *arguments)
     assert done.returncode == status
     (printed,) = done.stderr.splitlines()
     assert printed.startswith("mpslice-nodeagent: ")
@@ -136,7 +136,7 @@ def test_stops_at_once_when_told_so_while_everything_is_away(
     )
     arguments = (
         "--node-name=n",
-        "--ops-listen=",
+        "--ops-listen=127.0.0.1:0",
         f"--simulated-gpus={gpus}",
         f"--device-plugin-dir={short_path}",
         f"--pod-resources-socket={short_path}/p.sock",

@@ -73,7 +73,7 @@ class Agent:
             f"--pod-resources-socket={self.node.pod_resources_socket}",
             f"--simulated-gpus={self._folder / 'gpus.yaml'}",
             f"--mps-root={self._folder / 'mps'}",
-            "--ops-listen=",
+            "--ops-listen=127.0.0.1:0",
         ]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stderr=log)
@@ -349,7 +349,7 @@ def test_unknown_node_is_named(plane: ControlPlane, own_node: Node) -> None:
             f"--device-plugin-dir={folder}/dp",
             f"--pod-resources-socket={own_node.pod_resources_socket}",
             f"--simulated-gpus={file}",
-            "--ops-listen=",
+            "--ops-listen=127.0.0.1:0",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
