@@ -15,10 +15,11 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, list_all
 from mpslice.kube.errors import NotFound
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
+from planner.decide import pending_pods, serving
 from planner.model import GATE, Node, Plan, Pod, Snapshot
 from planner.packing import plan
 from planner.parse import parse_node, parse_pod
-from planner.snapshot import build_snapshot, holders
+from planner.snapshot import build_snapshot
 
 T = TypeVar("T")
 Label = tuple[str, str]
@@ -89,9 +90,8 @@ def _picture(
     nodes: list[Node], layouts: dict[str, NodeLayout], pods: list[Pod], label: Label
 ) -> Picture:
     labelled = [node for node in nodes if node.labels.get(label[0]) == label[1]]
-    snapshot = build_snapshot(labelled, layouts, pods)
-    holding = holders(layouts.values())
-    pending = [pod for pod in pods if pod.is_pending and pod.key not in holding]
+    snapshot = build_snapshot(labelled, serving(layouts.values()), pods)
+    pending = pending_pods(pods, layouts.values())
     gated = [
         pod
         for pod in pods

@@ -21,6 +21,7 @@ from cli.manifests import Manifest, read_manifests
 from cli.workloads import KINDS, expand
 from mpslice.gpus import MemoryUnit
 from mpslice.nodelayout import NodeLayout
+from planner.decide import pending_pods, serving
 from planner.explain import refusal_text
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
@@ -84,11 +85,11 @@ def run(files: Iterable[str], options: Options) -> Outcome:
     read = time.perf_counter()
     snapshot = build_snapshot(
         (node for node in given.nodes if _is_labelled(node, options.label)),
-        given.layouts,
+        serving(given.layouts.values()),
         pods,
         max_slices_per_gpu=options.max_slices_per_gpu,
     )
-    made = plan(snapshot, (pod for pod in pods if pod.is_pending))
+    made = plan(snapshot, pending_pods(pods, given.layouts.values()))
     planned = time.perf_counter()
     return Outcome(
         rejected=tuple(rejected),
@@ -173,9 +174,7 @@ def _admitted(
 
 def _unplaced(refusal: Refusal, label: Label) -> Complaint:
     text = refusal_text(refusal, "=".join(label))
-    commonest = max(refusal.causes, key=lambda item: item[1], default=None)
-    reason = str(commonest[0]) if commonest else "SliceUnavailable"
-    return Complaint(refusal.pod.key, reason, text)
+    return Complaint(refusal.pod.key, refusal.reason, text)
 
 
 def _waits_for_others(pod: Pod) -> bool:

@@ -1,65 +1,73 @@
-"""Each action as one request to the API server, guarded by the version it was decided on."""
+"""What a controller can do, as data: `decide` yields it, `perform` carries it out."""
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType
-from mpslice.kube.errors import Conflict
-from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
-from planner.decide import (
-    MANAGED_LABEL,
-    Action,
-    CreateLayout,
-    DeleteLayout,
-    SetManaged,
-    Ungate,
-    WriteSpec,
-)
-from planner.model import GATE, Node
+from dataclasses import dataclass
+from typing import Final
+
+from mpslice.nodelayout import LayoutSpec, NodeLayout, slices_to_json
+from planner.model import Node, Pod
+
+MANAGED_LABEL: Final = "mpslice.io/managed"
+
+Facts = dict[str, object]
+"""What a log line says of an action."""
 
 
-async def perform(kube: Kube, action: Action) -> Json:
-    """Does it and returns what the API server answered; raises KubeError.
+@dataclass(frozen=True, slots=True)
+class CreateLayout:
+    """A node was handed over: its NodeLayout object has to be made."""
 
-    Conflict means that the object is another one by now: decide again.
-    """
-    match action:
-        case Ungate(pod=pod):
-            gates = [{"name": gate} for gate in pod.gates if gate != GATE]
-            body = {
-                "metadata": {"resourceVersion": pod.resource_version, "uid": pod.uid},
-                "spec": {"schedulingGates": gates or None},
-            }
-            return await kube.patch(
-                PODS, pod.name, body, type=PatchType.MERGE, namespace=pod.namespace
-            )
-        case WriteSpec(layout=layout, spec=spec):
-            body = {
-                "metadata": {"resourceVersion": layout.resource_version},
-                "spec": spec_to_json(spec),
-            }
-            return await kube.patch(NODE_LAYOUTS, layout.name, body, type=PatchType.MERGE)
-        case CreateLayout(node=node):
-            return await _create_layout(kube, node)
-        case DeleteLayout(layout=layout):
-            await kube.delete(NODE_LAYOUTS, layout.name)
-            return {}
-        case SetManaged(node=node, managed=managed):
-            body = {
-                "metadata": {
-                    "uid": node.uid,
-                    "labels": {MANAGED_LABEL: "true" if managed else None},
-                }
-            }
-            return await kube.patch(NODES, node.name, body, type=PatchType.MERGE)
+    node: Node
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "create NodeLayout", "node": self.node.name}
 
 
-async def _create_layout(kube: Kube, node: Node) -> Json:
-    owner = {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": node.name, "ownerReferences": [owner]},
-        "spec": {"release": False, "gpus": []},
-    }
-    try:
-        return await kube.create(NODE_LAYOUTS, body)
-    except Conflict:
-        return {}  # it is there, which is what was wanted; the watch will show it
+@dataclass(frozen=True, slots=True)
+class SetManaged:
+    """Whether the agents' DaemonSets should run on the node."""
+
+    node: Node
+    managed: bool
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "set managed", "node": self.node.name, "managed": self.managed}
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLayout:
+    """The node was handed back and is released."""
+
+    layout: NodeLayout
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "delete NodeLayout", "node": self.layout.name}
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSpec:
+    """A node's new layout, on top of the version that the decision was made on."""
+
+    layout: NodeLayout
+    spec: LayoutSpec
+
+    @property
+    def facts(self) -> Facts:
+        layout = {gpu.uuid: slices_to_json(gpu.slices) for gpu in self.spec.gpus}
+        return {"action": "write layout", "node": self.layout.name, "layout": layout}
+
+
+@dataclass(frozen=True, slots=True)
+class Ungate:
+    """The pod's slices are bindable, or no node can hold it: the scheduler's turn."""
+
+    pod: Pod
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "take gate away", "pod": self.pod.key}
+
+
+Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Ungate

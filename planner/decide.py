@@ -5,105 +5,35 @@ answer repeats at most what was already done.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from mpslice.gpus import GpuUuid
-from mpslice.nodelayout import (
-    ConditionType,
-    GpuSpec,
-    LayoutSpec,
-    LayoutStatus,
-    NodeLayout,
-    SliceState,
-    slices_to_json,
-)
-from mpslice.slices import SliceSize
-from planner.model import Node, Placement, Plan, Pod, Refusal, Snapshot
+from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
+from planner.actions import Action, Ungate, WriteSpec
+from planner.bindable import split_by_bindable
+from planner.handover import hand_back, hand_over
+from planner.model import Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
-from planner.snapshot import build_snapshot, holders
-
-MANAGED_LABEL: Final = "mpslice.io/managed"
-
-Facts = dict[str, object]
-"""What a log line says of an action."""
-
-Seat = tuple[str, GpuUuid, SliceSize]
-"""A slice of a size on a GPU of a node."""
+from planner.snapshot import build_snapshot, holders, spec_was_refused
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The cluster as the reflectors show it. `waiting` pods belong to a burst not complete yet."""
+    """The cluster as the reflectors show it.
+
+    `waiting` pods belong to a burst that is not complete yet. `unreadable` are nodes whose
+    NodeLayout says something that is none: nothing is done to them. Without `gate` nobody is to
+    wait for one.
+    """
 
     nodes: tuple[Node, ...]
     layouts: Mapping[str, NodeLayout]
     pods: tuple[Pod, ...]
     label: tuple[str, str]
     waiting: frozenset[str] = frozenset()
+    unreadable: frozenset[str] = frozenset()
+    gate: bool = True
     max_slices_per_gpu: int = 48
-
-
-@dataclass(frozen=True, slots=True)
-class CreateLayout:
-    """A node was handed over: its NodeLayout object has to be made."""
-
-    node: Node
-
-    @property
-    def facts(self) -> Facts:
-        return {"action": "create NodeLayout", "node": self.node.name}
-
-
-@dataclass(frozen=True, slots=True)
-class SetManaged:
-    """Whether the agents' DaemonSets should run on the node."""
-
-    node: Node
-    managed: bool
-
-    @property
-    def facts(self) -> Facts:
-        return {"action": "set managed", "node": self.node.name, "managed": self.managed}
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLayout:
-    """The node was handed back and is released."""
-
-    layout: NodeLayout
-
-    @property
-    def facts(self) -> Facts:
-        return {"action": "delete NodeLayout", "node": self.layout.name}
-
-
-@dataclass(frozen=True, slots=True)
-class WriteSpec:
-    """A node's new layout, on top of the version that the decision was made on."""
-
-    layout: NodeLayout
-    spec: LayoutSpec
-
-    @property
-    def facts(self) -> Facts:
-        layout = {gpu.uuid: slices_to_json(gpu.slices) for gpu in self.spec.gpus}
-        return {"action": "write layout", "node": self.layout.name, "layout": layout}
-
-
-@dataclass(frozen=True, slots=True)
-class Ungate:
-    """The pod's slices are bindable, or no node can hold it: the scheduler's turn."""
-
-    pod: Pod
-
-    @property
-    def facts(self) -> Facts:
-        return {"action": "take gate away", "pod": self.pod.key}
-
-
-Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Ungate
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,130 +50,94 @@ class Decision:
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
     key, value = view.label
+    ours = [node for node in view.nodes if node.name not in view.unreadable]
     labelled = [node for node in view.nodes if node.labels.get(key) == value]
-    layouts = {name: layout for name, layout in view.layouts.items() if not layout.spec.release}
-    snapshot = build_snapshot(
-        labelled, layouts, view.pods, max_slices_per_gpu=view.max_slices_per_gpu
-    )
-    pending = _pending(view)
-    made = plan(snapshot, pending)
-    ready, carving = _split_by_bindable(made, view, layouts)
+    layouts = serving(view.layouts.values())
+    away = {node.name for node in labelled if _agent_is_away(node, layouts.get(node.name))}
+    here = {name: layout for name, layout in layouts.items() if name not in away}
+    snapshot = _snapshot(view, labelled, here)
+    made = plan(snapshot, _pending(view))
+    patient = Plan()
+    if away and made.refusals:
+        asleep = _snapshot(view, [node for node in labelled if node.name in away], layouts)
+        patient = plan(asleep, [refusal.pod for refusal in made.refusals])
+    refused = _without(made.refusals, patient.placements)
+    ready, carving = split_by_bindable(made, here, view.nodes, view.pods)
+    going = [placement.pod for placement in ready] + [refusal.pod for refusal in refused]
+    if not view.gate:
+        going = [placement.pod for placement in made.placements] + [r.pod for r in made.refusals]
     return Decision(
         actions=(
-            *(Ungate(placement.pod) for placement in ready if placement.pod.gated),
-            *(Ungate(refusal.pod) for refusal in made.refusals if refusal.pod.gated),
-            *_spec_writes(made, layouts),
-            *_hand_over(labelled, view.layouts),
-            *_hand_back(view, {node.name for node in labelled}),
+            *(Ungate(pod) for pod in going if pod.gated),
+            *_spec_writes(made, here),
+            *hand_over([node for node in labelled if node in ours], view.layouts),
+            *hand_back([node for node in ours if node not in labelled], view.layouts, view.pods),
         ),
-        carving=tuple(carving),
-        refused=made.refusals,
+        carving=(*carving, *patient.placements),
+        refused=refused,
         plan=made,
-        snapshot=snapshot,
+        snapshot=_snapshot(view, labelled, layouts) if away else snapshot,
     )
+
+
+def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
+    """By name, the layouts that may be planned on: not those that are being handed back."""
+    return {layout.name: layout for layout in layouts if not layout.spec.release}
+
+
+def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Snapshot:
+    return build_snapshot(nodes, layouts, view.pods, max_slices_per_gpu=view.max_slices_per_gpu)
+
+
+def _agent_is_away(node: Node, layout: NodeLayout | None) -> bool:
+    """Whether the node's status has lost every slice that the layout lists.
+
+    The kubelet shows 0 once its plugin is gone. A pod that fits elsewhere goes there meanwhile;
+    one that fits only here waits with its gate, since the slices come back with the agent.
+    """
+    status = layout.status if layout is not None else None
+    sizes = {s.id.size for gpu in status.gpus for s in gpu.slices} if status else set()
+    return bool(sizes) and not any(node.slices.get(size) for size in sizes)
+
+
+def _without(refusals: Iterable[Refusal], placements: Iterable[Placement]) -> tuple[Refusal, ...]:
+    placed = {placement.pod.key for placement in placements}
+    return tuple(refusal for refusal in refusals if refusal.pod.key not in placed)
 
 
 def _pending(view: View) -> list[Pod]:
-    # A layout may show a pod's slice as used before the pod's binding has reached us.
-    holding = holders(view.layouts.values())
-    return [
-        pod
-        for pod in view.pods
-        if pod.is_pending and pod.key not in view.waiting and (pod.gated or pod.key not in holding)
-    ]
+    ready = {node.name for node in view.nodes if node.ready}
+    layouts = (layout for layout in view.layouts.values() if layout.name in ready)
+    pods = [pod for pod in view.pods if pod.key not in view.waiting]
+    return pending_pods(pods, layouts)
+
+
+def pending_pods(pods: Iterable[Pod], layouts: Iterable[NodeLayout]) -> list[Pod]:
+    """The pods to plan. `layouts` of live nodes may show a slice as a pod's before its binding is
+    seen: such a pod is not planned again. A gated pod cannot be bound; the name is another's then.
+    """
+    holding = holders(layouts)
+    return [pod for pod in pods if pod.is_pending and (pod.gated or pod.key not in holding)]
 
 
 def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterable[WriteSpec]:
-    for name, gpus in sorted(made.layouts.items()):
-        layout = layouts[name]
-        spec = LayoutSpec(
-            tuple(GpuSpec(uuid, slices) for uuid, slices in sorted(gpus.items()))
-            + tuple(gpu for gpu in layout.spec.gpus if gpu.uuid not in gpus)
-        )
-        if spec != layout.spec:
-            yield WriteSpec(layout, spec)
+    for name, layout in sorted(layouts.items()):
+        gpus = made.layouts.get(name)
+        if gpus is None and spec_was_refused(layout):
+            gpus = _standing(layout)  # what could not be applied is not wanted any more
+        if gpus is not None:
+            spec = LayoutSpec(_gpu_specs(gpus, layout.spec.gpus, refused=spec_was_refused(layout)))
+            if spec != layout.spec:
+                yield WriteSpec(layout, spec)
 
 
-def _split_by_bindable(
-    made: Plan, view: View, layouts: Mapping[str, NodeLayout]
-) -> tuple[list[Placement], list[Placement]]:
-    """The placements whose slices are all bindable now, and those that wait; in planned order.
-
-    Bindable is what the layout's status lists as free and the node's status shows: the second
-    drops to 0 when the agent is away, and a pod bound then would fail the kubelet's admission.
-    """
-    carved = _carved(made, layouts)
-    shown = _shown(view)
-    ready: list[Placement] = []
-    waiting: list[Placement] = []
-    for placement in made.placements:
-        node, sizes = placement.node, placement.pod.seats
-        seats = Counter((node, gpu, size) for gpu, size in zip(placement.gpus, sizes, strict=True))
-        counts = Counter((node, size) for size in sizes)
-        if seats <= carved and counts <= shown:
-            carved.subtract(seats)
-            shown.subtract(counts)
-            ready.append(placement)
-        else:
-            waiting.append(placement)
-    return ready, waiting
+def _gpu_specs(gpus: Layout, before: Sequence[GpuSpec], *, refused: bool) -> tuple[GpuSpec, ...]:
+    """Of GPUs that are not planned on (unhealthy ones) the old spec stays, unless refused."""
+    planned = tuple(GpuSpec(uuid, slices) for uuid, slices in sorted(gpus.items()))
+    others = () if refused else tuple(gpu for gpu in before if gpu.uuid not in gpus)
+    return planned + others
 
 
-def _carved(made: Plan, layouts: Mapping[str, NodeLayout]) -> Counter[Seat]:
-    """Free slices that the layouts' status lists and this plan keeps."""
-    free: Counter[Seat] = Counter()
-    for name, layout in layouts.items():
-        planned = made.layouts.get(name)
-        for gpu in (layout.status or LayoutStatus()).gpus:
-            standing = Counter(s.id.size for s in gpu.slices)
-            used = Counter(s.id.size for s in gpu.slices if s.state is SliceState.USED)
-            kept = standing if planned is None else Counter(planned.get(gpu.uuid, standing))
-            if gpu.healthy:
-                for size, count in (standing & kept).items():
-                    free[name, gpu.uuid, size] = count - used[size]
-    return free
-
-
-def _shown(view: View) -> Counter[tuple[str, SliceSize]]:
-    """Slices that the scheduler still sees room for: the nodes' status less all that is bound."""
-    shown = Counter(
-        {(node.name, size): count for node in view.nodes for size, count in node.slices.items()}
-    )
-    for pod in view.pods:
-        if pod.node and pod.claims and not pod.finished:
-            shown.subtract((pod.node, size) for size in pod.seats)
-    return shown
-
-
-def _hand_over(labelled: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Iterable[Action]:
-    for node in labelled:
-        layout = layouts.get(node.name)
-        if layout is None:
-            yield CreateLayout(node)
-        elif layout.spec.release:
-            yield WriteSpec(layout, LayoutSpec(layout.spec.gpus, release=False))
-        if node.labels.get(MANAGED_LABEL) != "true":
-            yield SetManaged(node, managed=True)
-
-
-def _hand_back(view: View, labelled: set[str]) -> Iterable[Action]:
-    for node in view.nodes:
-        if node.name in labelled:
-            continue
-        layout = view.layouts.get(node.name)
-        if layout is None:
-            if MANAGED_LABEL in node.labels:
-                yield SetManaged(node, managed=False)
-        elif not layout.spec.release:
-            yield WriteSpec(layout, LayoutSpec(release=True))
-        elif _is_released(layout):
-            yield DeleteLayout(layout)
-
-
-def _is_released(layout: NodeLayout) -> bool:
-    status = layout.status
-    return (
-        status is not None
-        and status.observed_generation >= layout.generation
-        and status.is_true(ConditionType.RELEASED)
-    )
+def _standing(layout: NodeLayout) -> Layout:
+    status = layout.status or LayoutStatus()
+    return {gpu.uuid: Counter(s.id.size for s in gpu.slices) for gpu in status.gpus}

@@ -3,8 +3,6 @@
 from mpslice.slices import size_label
 from planner.model import Cause, Placement, Pod, Refusal, Snapshot
 
-_ORDER = {cause: place for place, cause in enumerate(Cause)}
-
 
 def sizes_text(pod: Pod) -> str:
     """`20gb`, or `10gb + 20gb` for a pod that holds several slices."""
@@ -12,15 +10,11 @@ def sizes_text(pod: Pod) -> str:
 
 
 def refusal_text(refusal: Refusal, node_label: str) -> str:
-    """`20gb: 0 of 5 nodes: 2 GPUMemory (largest hole 12gb on n3 GPU 1), 2 NodeAffinity, 1 CPU`.
-
-    The most frequent cause first; among equals the one that came closest to a placement.
-    """
+    """`20gb: 0 of 5 nodes: 2 GPUMemory (largest hole 12gb on n3 GPU 1), 2 NodeAffinity, 1 CPU`."""
     head = f"{sizes_text(refusal.pod)}: 0 of {refusal.nodes} nodes"
     if not refusal.causes:
         return f"{head}: no node is labelled {node_label}"
-    causes = sorted(refusal.causes, key=lambda item: (-item[1], -_ORDER[item[0]]))
-    return f"{head}: " + ", ".join(_cause_text(refusal, cause, n) for cause, n in causes)
+    return f"{head}: " + ", ".join(_cause_text(refusal, c, n) for c, n in refusal.by_weight)
 
 
 def _cause_text(refusal: Refusal, cause: Cause, count: int) -> str:

@@ -40,10 +40,7 @@ class Metrics:
     def decided(self, decision: Decision, *, seconds: float) -> None:
         self._plan.observe(seconds)
         self._withdrawn.inc(decision.plan.withdrawn)
-        causes = Counter(
-            str(max(r.causes, key=lambda item: item[1])[0]) if r.causes else "NoNodes"
-            for r in decision.refused
-        )
+        causes = Counter(refusal.reason for refusal in decision.refused)
         causes["Carving"] = len(decision.carving)
         self._pending.clear()
         for cause, count in causes.items():

@@ -232,6 +232,17 @@ class Refusal:
     def nodes(self) -> int:
         return sum(count for _, count in self.causes)
 
+    @property
+    def by_weight(self) -> tuple[tuple[Cause, int], ...]:
+        """The most frequent cause first; among equals the one that came closest to a placement."""
+        late_first = reversed(self.causes)  # they are kept in the order of the filters
+        return tuple(sorted(late_first, key=lambda item: -item[1]))
+
+    @property
+    def reason(self) -> str:
+        """The weightiest cause, as metrics and programs are told."""
+        return str(self.by_weight[0][0]) if self.causes else "SliceUnavailable"
+
 
 Layout = Mapping[GpuUuid, Slices]
 """Which slices exist on each GPU of one node."""

@@ -74,12 +74,12 @@ def build_snapshot(
 def _gpu_counts(layout: NodeLayout | None) -> list[_GpuCount]:
     if layout is None or layout.status is None or not layout.status.is_true(ConditionType.READY):
         return []
-    refused = _spec_was_refused(layout)
+    refused = spec_was_refused(layout)
     wanted = {} if refused else {gpu.uuid: gpu.slices for gpu in layout.spec.gpus}
     return [_gpu_count(gpu, wanted.get(gpu.uuid)) for gpu in layout.status.gpus if gpu.healthy]
 
 
-def _spec_was_refused(layout: NodeLayout) -> bool:
+def spec_was_refused(layout: NodeLayout) -> bool:
     """Whether the agent has seen this spec and says that it cannot apply it: then status counts."""
     status = layout.status or LayoutStatus()
     applied = status.condition(ConditionType.APPLIED)
@@ -105,9 +105,12 @@ def _settle_claims(gpus: list[_GpuCount], layout: NodeLayout | None, pods: Itera
     the memory counts as held on the tightest GPU that has it: a bound pod holds what it requests.
     """
     held = _held_by_pod(layout)
+    anonymous = held.pop("", Counter())  # allocated, and it is not known yet for whom
     for pod in pods:
         missing = Counter(pod.seats) - held.get(pod.key, Counter())
-        for size, count in sorted(missing.items()):
+        known = missing & anonymous
+        anonymous -= known
+        for size, count in sorted((missing - known).items()):
             for _ in range(count):
                 _hold(gpus, size)
 
@@ -132,12 +135,13 @@ def _next_taken(gpus: Iterable[_GpuCount], size: SliceSize) -> _GpuCount | None:
 
 
 def _held_by_pod(layout: NodeLayout | None) -> dict[str, Counter[SliceSize]]:
+    """The used slices by pod; under "" those whose pod the agent does not know yet."""
     held: dict[str, Counter[SliceSize]] = {}
     if layout is not None and layout.status is not None:
         for gpu in layout.status.gpus:
             for entry in gpu.slices:
-                if entry.state is SliceState.USED and entry.pod is not None:
-                    held.setdefault(entry.pod, Counter())[entry.id.size] += 1
+                if entry.state is SliceState.USED:
+                    held.setdefault(entry.pod or "", Counter())[entry.id.size] += 1
     return held
 
 

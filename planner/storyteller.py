@@ -25,9 +25,12 @@ class Storyteller:
         self._recorder = recorder
         self._label = "=".join(label)
         self._told: dict[str, _Told] = {}
+        self._told_of_nodes: dict[tuple[str, str], str] = {}
 
     def tell(self, decision: Decision, *, now: float) -> None:
         """Records the Events of a decision; `now` in seconds on any steady clock."""
+        for node, problem in decision.snapshot.set_aside.items():
+            self.tell_of_node(node, "NodeSetAside", f"{problem}; its GPUs are not planned on")
         live: set[str] = set()
         for placement in decision.carving:
             pod = placement.pod
@@ -42,6 +45,14 @@ class Storyteller:
             self._say(pod, EventType.WARNING, "SliceUnavailable", text, topic, now)
         self._told = {uid: told for uid, told in self._told.items() if uid in live}
 
+    def tell_of_node(self, node: str, reason: str, message: str) -> None:
+        """A Warning on the node, once for each thing there is to say of it."""
+        if self._told_of_nodes.get((node, reason)) != message:
+            # The kubelet's Events use the name as uid, and `kubectl describe node` looks for that.
+            about = ObjectRef("v1", "Node", node, uid=node)
+            if self._recorder.record(about, EventType.WARNING, reason, message):
+                self._told_of_nodes[node, reason] = message
+
     def _say(
         self, pod: Pod, type_: EventType, reason: str, message: str, topic: object, now: float
     ) -> None:
@@ -49,6 +60,6 @@ class Storyteller:
         same = told is not None and told.topic == (reason, topic)
         if told and same and (told.message == message or now - told.at < _AGAIN):
             return
-        self._told[pod.uid] = _Told((reason, topic), message, now)
         about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
-        self._recorder.record(about, type_, reason, message)
+        if self._recorder.record(about, type_, reason, message):
+            self._told[pod.uid] = _Told((reason, topic), message, now)

@@ -11,7 +11,7 @@ from cli.status import draw
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
-from planner.decide import MANAGED_LABEL
+from planner.actions import MANAGED_LABEL
 from planner.model import GATE
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import LABEL, events_of, planning

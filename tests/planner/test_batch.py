@@ -1,0 +1,52 @@
+"""A lone pod is planned at once; a burst together, after it was idle or lasted long enough."""
+
+import pytest
+
+from planner.batch import Batch
+
+
+def test_lone_pod_is_not_held() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    batch.arrive("a", 0.0)
+    assert batch.held == frozenset()
+    assert batch.due(0.0) is None
+
+
+def test_rest_of_a_burst_waits_until_it_was_idle() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    for number in range(5):
+        batch.arrive(f"p{number}", number * 0.1)
+    assert batch.held == {"p1", "p2", "p3", "p4"}
+    assert batch.due(0.4) == pytest.approx(0.2)
+    assert batch.due(0.7) == 0.0
+    batch.release()
+    assert batch.held == frozenset()
+
+
+def test_burst_without_end_is_planned_after_the_longest_time() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    for number in range(30):
+        batch.arrive(f"p{number}", number * 0.1)
+    assert batch.due(2.1) == 0.0
+
+
+def test_pod_after_one_that_is_bound_already_is_alone_again() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    batch.arrive("a", 0.0)
+    batch.leave("a")
+    batch.arrive("b", 0.05)
+    assert batch.held == frozenset()
+
+
+def test_pod_that_waits_for_room_does_not_make_later_ones_a_burst() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    batch.arrive("stuck", 0.0)
+    batch.arrive("b", 10.0)
+    assert batch.held == frozenset()
+
+
+def test_zero_idle_holds_nothing() -> None:
+    batch = Batch(idle=0.0, longest=2.0)
+    batch.arrive("a", 0.0)
+    batch.arrive("b", 0.0)
+    assert batch.held == frozenset()
