@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.webhook.cases import Manifest
@@ -17,6 +17,13 @@ from webhook.review import answer, judge_mutation, judge_validation, read_review
 from webhook.settings import Compute, DevShm, Enforcement, Settings, TooLarge
 from webhook.verdicts import LONGEST_WARNING, Reason
 from webhook.workloads import TEMPLATES
+
+
+def examples(count: int) -> settings:
+    """So many of them; a busy machine is no failure."""
+    slow = [HealthCheck.too_slow]
+    return settings(max_examples=count, deadline=None, suppress_health_check=slow)
+
 
 some_settings = st.builds(
     Settings,
@@ -31,7 +38,7 @@ some_settings = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(pods, some_settings)
 def test_mutation_is_idempotent(pod: Manifest, given_settings: Settings) -> None:
     """Contract: "idempotent; only `add` operations, but for `devShm: strip`"."""
@@ -41,7 +48,7 @@ def test_mutation_is_idempotent(pod: Manifest, given_settings: Settings) -> None
     assert mutate(apply(pod, first), given_settings).patch == ()
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(pods, some_settings)
 def test_mutation_never_makes_a_pod_bad(pod: Manifest, given_settings: Settings) -> None:
     """A mutated pod that is refused would be refused unmutated too, for what its user set."""
@@ -55,7 +62,7 @@ def test_mutation_never_makes_a_pod_bad(pod: Manifest, given_settings: Settings)
         assert "runAsUser is not set" not in after.message
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(pods, some_settings)
 def test_what_mutation_refuses_validation_refuses_for_the_same_reason(
     pod: Manifest, given_settings: Settings
@@ -76,7 +83,7 @@ def _warning(given_settings: Settings) -> Settings:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(pods, some_settings, st.sampled_from([None, 5]))
 def test_update_that_changes_nothing_passes_in_silence(
     pod: Manifest, given_settings: Settings, largest: int | None
@@ -85,7 +92,7 @@ def test_update_that_changes_nothing_passes_in_silence(
     assert (verdict.allowed, verdict.warnings) == (True, ())
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(json_values, st.sampled_from(sorted(TEMPLATES)), some_settings)
 def test_nothing_at_all_makes_the_policy_raise(
     anything: Any, kind: str, given_settings: Settings
@@ -95,7 +102,7 @@ def test_nothing_at_all_makes_the_policy_raise(
     assert advise(anything, kind, given_settings, old=anything).allowed
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(reviews, some_settings)
 def test_every_json_gets_an_answer_or_is_told_to_be_no_review(
     body: Any, given_settings: Settings
@@ -131,7 +138,7 @@ def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is no JSON")
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_json_are_told_to_be_no_review(data: bytes) -> None:
     with pytest.raises(BadReview):

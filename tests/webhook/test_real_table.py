@@ -20,6 +20,8 @@ _BY_WEBHOOK = re.compile(r"^admission webhook \"[a-z]+\.pods\.mpslice\.io\" deni
 
 Settings = tuple[tuple[str, Any], ...]
 
+pytestmark = pytest.mark.timeout(600)  # the first test pays for all answers
+
 
 def groups() -> dict[Settings, list[Case]]:
     """The cases by the settings that they need."""
@@ -73,7 +75,6 @@ def answers(installation: Installation) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.timeout(600)
 def test_table_is_large_enough(answers: dict[str, list[str]]) -> None:
     assert len(answers) >= 60
 
