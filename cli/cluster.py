@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cli.errors import UnusableInput
 from cli.manifests import FieldPath, Manifest
+from cli.shapes import dotted
 from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.gpus import GpuUuid, MemoryUnit, capacity_gb
 from mpslice.nodelayout import (
@@ -62,9 +63,7 @@ def priorities(classes: Iterable[Manifest]) -> Priorities:
     by_name = dict(_BUILT_IN_PRIORITIES)
     default = 0
     for each in classes:
-        value = each.obj.get("value", 0)
-        if not isinstance(value, int):
-            raise each.complaint(f"value is {value!r}; write a whole number", ("value",))
+        value = each.obj.get("value") or 0
         by_name[each.obj["metadata"]["name"]] = value
         if each.obj.get("globalDefault"):
             default = value
@@ -153,7 +152,7 @@ def check_pod(manifest: Manifest, prefix: FieldPath = ("spec",)) -> None:
         for index, container in enumerate(spec.get(group) or ()):
             at = (*prefix, group, index)
             if not isinstance(container, dict) or not container.get("name"):
-                raise manifest.complaint(f"{_dotted(at)} has no name", at)
+                raise manifest.complaint(f"{dotted(at)} has no name", at)
             _check_quantities(manifest, container, at)
 
 
@@ -165,14 +164,10 @@ def _check_quantities(manifest: Manifest, container: Json, at: FieldPath) -> Non
             try:
                 negative = parse_quantity(quantity) < 0
             except InvalidQuantity as error:
-                raise manifest.complaint(f"{_dotted(path)}: {error}", path) from error
+                raise manifest.complaint(f"{dotted(path)}: {error}", path) from error
             if negative:
-                message = f"{_dotted(path)} is {quantity}; write a quantity of 0 or more"
+                message = f"{dotted(path)} is {quantity}; write a quantity of 0 or more"
                 raise manifest.complaint(message, path)
-
-
-def _dotted(path: FieldPath) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
 
 
 def _malformed(manifest: Manifest, error: Exception) -> UnusableInput:

@@ -42,6 +42,14 @@ class Manifest:
         return str(self.obj.get("kind"))
 
     @property
+    def group(self) -> str | None:
+        """`apps` of `apps/v1`, "" for the core group; None where apiVersion is left out."""
+        version = self.obj.get("apiVersion")
+        if not isinstance(version, str):
+            return None
+        return version.rpartition("/")[0]
+
+    @property
     def name(self) -> str:
         """`Pod team-a/train-0`, for messages."""
         metadata = self.obj.get("metadata") or {}
@@ -141,7 +149,9 @@ def _objects(document: Any, source: Source, at: tuple[str | int, ...]) -> Iterat
             known = item if not isinstance(item, dict) or not kind else {"kind": kind, **item}
             yield from _objects(known, source, (*at, "items", index))
         return
-    if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or not name:
         raise UnusableInput(f"{_where(source, at)}: this {document['kind']} has no metadata.name")
     yield Manifest(document, source, at)
 
@@ -162,7 +172,7 @@ def _line_of(text: str, at: FieldPath) -> int:
         for step in steps:
             key, node = _child(node, step)
             line = key.start_mark.line + 1
-    except (yaml.YAMLError, LookupError, RecursionError, ValueError):
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return 1 if not at[1:] else _line_of(text, at[:-1])
     return line
 

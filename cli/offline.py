@@ -5,6 +5,7 @@ Nothing is decided here: input is gathered, admission and planning are called, a
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from cli.cluster import (
     priorities,
 )
 from cli.manifests import Manifest, read_manifests
+from cli.shapes import check_shape
 from cli.workloads import KINDS, expand
 from mpslice.gpus import MemoryUnit
 from mpslice.nodelayout import NodeLayout
@@ -31,7 +33,15 @@ from webhook.settings import Settings
 
 Label = tuple[str, str]
 
-_READ = frozenset({"Node", "NodeLayout", "Pod", "PriorityClass", *KINDS})
+# The API group of each kind that is read; others have kinds of these names too.
+_GROUPS = {
+    "Node": "",
+    "Pod": "",
+    "NodeLayout": "mpslice.io",
+    "PriorityClass": "scheduling.k8s.io",
+    "Job": "batch",
+    **dict.fromkeys(KINDS - {"Job"}, "apps"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +118,15 @@ def run(files: Iterable[str], options: Options) -> Outcome:
 
 def _read(files: Iterable[str], options: Options) -> _Input:
     by_kind: dict[str, list[Manifest]] = {}
+    skipped: Counter[str] = Counter()
     for manifest in read_manifests(files):
-        by_kind.setdefault(manifest.kind, []).append(manifest)
+        if manifest.group in (None, _GROUPS.get(manifest.kind)) and manifest.kind in _GROUPS:
+            check_shape(manifest)
+            by_kind.setdefault(manifest.kind, []).append(manifest)
+        else:
+            skipped[manifest.kind] += 1
     _refuse_twice(by_kind)
-    _tell_skipped(by_kind)
+    _tell_skipped(skipped)
     nodes = [node_of(manifest) for manifest in by_kind.get("Node", ())]
     layouts = {m.obj["metadata"]["name"]: layout_of(m) for m in by_kind.get("NodeLayout", ())}
     for manifest, node in zip(by_kind.get("Node", ()), nodes, strict=True):
@@ -133,16 +148,15 @@ def _read(files: Iterable[str], options: Options) -> _Input:
 
 
 def _refuse_twice(by_kind: dict[str, list[Manifest]]) -> None:
-    for kind in _READ & by_kind.keys():
+    for manifests in by_kind.values():
         seen: set[str] = set()
-        for manifest in by_kind[kind]:
-            if manifest.name in seen:
+        for manifest in manifests:
+            if manifest.key in seen:
                 raise manifest.complaint("is given twice; leave one of them out")
-            seen.add(manifest.name)
+            seen.add(manifest.key)
 
 
-def _tell_skipped(by_kind: dict[str, list[Manifest]]) -> None:
-    skipped = {kind: len(found) for kind, found in by_kind.items() if kind not in _READ}
+def _tell_skipped(skipped: Counter[str]) -> None:
     if skipped:
         text = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
         print(f"skipped, since they do not bear on slices: {text}", file=sys.stderr)

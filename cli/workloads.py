@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from cli.manifests import Manifest
@@ -12,6 +13,7 @@ from planner.parse import parse_pod
 Json = dict[str, Any]
 
 KINDS: Final = frozenset({"Deployment", "ReplicaSet", "StatefulSet", "Job", "DaemonSet"})
+_MOST_PODS: Final = 100_000  # of one workload; more is a slip of the finger
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 
 # What the DaemonSet controller adds (pkg/controller/daemon/util/daemonset_util.go).
@@ -73,7 +75,7 @@ def _daemons(workload: Manifest, mine: Iterable[Json], nodes: Iterable[Node]) ->
 
 
 def _is_eligible(pod: Json, node: Node) -> bool:
-    return not node.ready or node_refusal(parse_pod(pod).constraints, node) is None
+    return node_refusal(parse_pod(pod).constraints, replace(node, ready=True)) is None
 
 
 def _pin(spec: Json, node: str) -> None:
@@ -127,10 +129,10 @@ def count_of(manifest: Manifest, field: str, default: int) -> int:
     value = (manifest.obj.get("spec") or {}).get(field)
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        message = f"spec.{field} is {value!r}; write a whole number, 0 or more"
+    if not 0 <= value <= _MOST_PODS:
+        message = f"spec.{field} is {value}; write a whole number from 0 to {_MOST_PODS}"
         raise manifest.complaint(message, ("spec", field))
-    return value
+    return int(value)
 
 
 def _owned(workloads: Iterable[Manifest], pods: Iterable[Manifest]) -> Mapping[Owner, list[Json]]:

@@ -96,7 +96,7 @@ def template(*sizes: int) -> Json:
 
 def workload(kind: str, name: str, *sizes: int, **spec: Any) -> Json:
     return {
-        "apiVersion": "apps/v1",
+        "apiVersion": "batch/v1" if kind == "Job" else "apps/v1",
         "kind": kind,
         "metadata": {"name": name, "namespace": "team"},
         "spec": {**spec, "template": template(*sizes)},
@@ -251,7 +251,7 @@ def test_daemonset_has_a_pod_on_each_eligible_node(run: Run, given: Any) -> None
 
 
 def test_priority_class_decides_who_goes_first(run: Run, given: Any) -> None:
-    high = {"apiVersion": "v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 5}
+    high = {"kind": "PriorityClass", "metadata": {"name": "high"}, "value": 5}
     pods = (pod("a", 60), pod("b", 60, priorityClassName="high"))
     run("plan", "-f", given(node(), high, *pods), "-o", "json")
     assert list(placed(run)) == ["default/b"]
@@ -338,6 +338,59 @@ def test_unusable_object_is_named_with_its_line(
     assert run.err.startswith(f"kubectl mpslice: {path}:{line}: ")
     assert complaint in run.err
     assert run.err.count("\n") == 1
+
+
+ODD: list[tuple[Any, Any]] = [
+    (("spec",), 5),
+    (("spec", "containers"), "x"),
+    (("spec", "containers", 0), None),
+    (("spec", "containers", 0, "name"), 5),
+    (("spec", "containers", 0, "resources"), 5),
+    (("spec", "containers", 0, "resources", "limits"), "x"),
+    (("spec", "containers", 0, "resources", "limits"), {5: 6}),
+    (("spec", "containers", 0, "ports"), [{"hostPort": "80"}]),
+    (("spec", "initContainers"), 5),
+    (("spec", "initContainers"), [[]]),
+    (("spec", "nodeSelector"), {"a": 1}),
+    (("spec", "nodeName"), ["n1"]),
+    (("spec", "tolerations"), ["all"]),
+    (("spec", "affinity"), {"nodeAffinity": []}),
+    (("spec", "schedulingGates"), [{"name": 1}]),
+    (("spec", "priority"), True),
+    (("metadata", "labels"), 5),
+    (("metadata", "ownerReferences"), [5]),
+    (("status",), 5),
+    (("status",), {"phase": []}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), ODD)
+def test_field_of_another_kind_is_named_with_what_to_write(
+    run: Run, given: Any, path: Any, value: Any
+) -> None:
+    odd: Any = pod("p", 10)
+    place = odd
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    run("plan", "-f", given(node(), odd))
+    assert run.status == 2, run.out
+    assert run.err.count("\n") == 1
+    assert "Pod p: " in run.err
+    assert "; write a" in run.err or "is missing" in run.err or "has no name" in run.err
+
+
+def test_kind_of_another_group_is_skipped(run: Run, given: Any) -> None:
+    volcano = {"apiVersion": "batch.volcano.sh/v1", "kind": "Job", "metadata": {"name": "j"}}
+    run("plan", "-f", given(node(), volcano))
+    assert run.status == 0
+    assert run.err.endswith(": 1 Job\n")
+
+
+def test_count_beyond_all_reason_is_planned_as_what_it_is(run: Run, given: Any) -> None:
+    huge = pod("p", 10, node="n1")
+    huge["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu-10gb"] = 2**63 - 1
+    assert run("plan", "-f", given(node(), huge)).status == 0
 
 
 def test_negative_slice_count_is_named_with_its_field(run: Run, given: Any) -> None:
