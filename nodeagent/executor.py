@@ -83,19 +83,21 @@ class Executor:
         Raises KubeError or KubeletUnavailable; whatever was done until then stands and is true.
         """
         kept: dict[DeviceId, Obstacle] = {}
-        started = perf_counter()
+        generation, started = -1, perf_counter()
         while True:
             layout = wanted()
             if layout is None:
                 await self._keep_serving()
                 return None
-            kept |= self._patience.still_kept(layout.generation)
+            if layout.generation != generation:  # what one layout waited for is not the next one's
+                generation = layout.generation
+                kept = self._patience.still_kept(generation)
             decision = self._decide(layout, kept)
             if decision.carve:
                 self.inventory.add(decision.carve)
                 self.metrics.carved(len(decision.carve))
             elif decision.withdraw:
-                kept |= await self._withdraw(decision.withdraw, layout.generation, wanted)
+                kept |= await self._withdraw(decision.withdraw, generation, wanted)
                 continue
             await self._confirm()
             after = self._decide(layout, kept)
