@@ -163,7 +163,7 @@ def _deployment_of(owner: Owner, pod: Json, known: set[Owner]) -> Owner | None:
 def _controller(obj: Json) -> Owner | None:
     for reference in obj["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
-            return reference["kind"], _namespace(obj), reference["name"]
+            return str(reference.get("kind")), _namespace(obj), str(reference.get("name"))
     return None
 
 

@@ -212,9 +212,16 @@ def _parse_slice(entry: Mapping[str, Any]) -> SliceStatus:
         id=DeviceId.parse(entry["id"]),
         limit_mib=int(entry.get("limitMiB", 0)),
         state=SliceState(entry["state"]),
-        pod=entry.get("pod"),
-        container=entry.get("container"),
+        pod=_optional_text(entry, "pod"),
+        container=_optional_text(entry, "container"),
     )
+
+
+def _optional_text(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidNodeLayout(f"{key} of slice {entry['id']} is {value!r:.60}, which is no text")
+    return value
 
 
 def _parse_condition(entry: Mapping[str, Any]) -> Condition:

@@ -44,7 +44,7 @@ def parse_pod(obj: Json) -> Pod:
         node=spec.get("nodeName") or "",
         finished=status.get("phase") in _FINISHED,
         terminating=bool(metadata.get("deletionTimestamp")),
-        gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+        gates=tuple(str(gate.get("name") or "") for gate in spec.get("schedulingGates") or ()),
         claims=tuple(_claims(init_containers, containers)),
         requests=_pod_requests(spec, init_containers, containers),
         ports=tuple(_host_ports(containers, init_containers)),

@@ -83,6 +83,7 @@ def test_new_object_has_no_status_yet() -> None:
         (("status", "gpus", 0, "slices", 1, "id"), "nonsense", "is not <GPU UUID>"),
         (("status", "gpus", 0, "slices", 1, "state"), "Lent", "wrongly typed field"),
         (("status", "gpus", 0, "memoryMiB"), "much", "wrongly typed field"),
+        (("status", "gpus", 0, "slices", 0, "pod"), ["a"], "which is no text"),
     ],
 )
 def test_contradiction_is_named_with_the_node(path: Any, value: Any, complaint: str) -> None:
