@@ -17,6 +17,7 @@ from mpslice.kube.api import EVENTS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 
 _WAITING: Final = 1024  # events not yet written; more are dropped and counted
+_LATER: Final = 0.15  # seconds: what an Event tells of goes on first, undisturbed
 _REMEMBERED: Final = 4096
 _MESSAGE: Final = 1024  # bytes that the API server accepts in `message`
 
@@ -48,6 +49,7 @@ class _Note:
     reason: str
     message: str
     at: str
+    due: float  # on the event loop's clock
 
     def event_name(self) -> str:
         about = self.about
@@ -73,7 +75,8 @@ class EventRecorder:
         """
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            self._queue.put_nowait(_Note(about, type, reason, message[:_MESSAGE], now))
+            due = asyncio.get_running_loop().time() + _LATER
+            self._queue.put_nowait(_Note(about, type, reason, message[:_MESSAGE], now, due))
         except asyncio.QueueFull:
             self.dropped += 1
             return False
@@ -84,6 +87,7 @@ class EventRecorder:
         while True:
             note = await self._queue.get()
             try:
+                await asyncio.sleep(note.due - asyncio.get_running_loop().time())
                 await self._write(note)
             except KubeError as error:
                 log.warning(

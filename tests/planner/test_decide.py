@@ -211,12 +211,12 @@ HANDED: list[tuple[str, Node, NodeLayout | None, list[type[Action]]]] = [
 
 
 @pytest.mark.parametrize(
-    ("node", "layout", "actions"), [row[1:] for row in HANDED], ids=[row[0] for row in HANDED]
+    ("subject", "layout", "actions"), [row[1:] for row in HANDED], ids=[row[0] for row in HANDED]
 )
 def test_node_is_handed_over_and_back_one_step_at_a_time(
-    node: Node, layout: NodeLayout | None, actions: list[type[Action]]
+    subject: Node, layout: NodeLayout | None, actions: list[type[Action]]
 ) -> None:
-    decision = decided([node], [layout] if layout else [])
+    decision = decided([subject], [layout] if layout else [])
     assert [type(action) for action in decision.actions] == actions
 
 
