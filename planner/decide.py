@@ -50,7 +50,7 @@ class Decision:
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
     key, value = view.label
-    ours = [node for node in view.nodes if node.name not in view.unreadable]
+    readable = [node for node in view.nodes if node.name not in view.unreadable]
     labelled = [node for node in view.nodes if node.labels.get(key) == value]
     layouts = serving(view.layouts.values())
     away = {node.name for node in labelled if _agent_is_away(node, layouts.get(node.name))}
@@ -70,8 +70,10 @@ def decide(view: View) -> Decision:
         actions=(
             *(Ungate(pod) for pod in going if pod.gated),
             *_spec_writes(made, here),
-            *hand_over([node for node in labelled if node in ours], view.layouts),
-            *hand_back([node for node in ours if node not in labelled], view.layouts, view.pods),
+            *hand_over((n for n in readable if n.labels.get(key) == value), view.layouts),
+            *hand_back(
+                (n for n in readable if n.labels.get(key) != value), view.layouts, view.pods
+            ),
         ),
         carving=(*carving, *patient.placements),
         refused=refused,
