@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from mpslice.kube.api import EVENTS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 
-_WAITING: Final = 1024  # events not yet written; more are dropped and counted
+_WAITING: Final = 1024  # events not yet written; more are left out
 _LATER: Final = 0.15  # seconds: what an Event tells of goes on first, undisturbed
 _REMEMBERED: Final = 4096
 _MESSAGE: Final = 1024  # bytes that the API server accepts in `message`
@@ -66,7 +66,7 @@ class EventRecorder:
         self._source = {"component": component, **({"host": host} if host else {})}
         self._queue: asyncio.Queue[_Note] = asyncio.Queue(_WAITING)
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self.dropped = 0
+        self._overflowed = False
 
     def record(self, about: ObjectRef, type: EventType, reason: str, message: str) -> bool:
         """Queues an Event; `reason` is CamelCase, `message` one sentence for a person.
@@ -78,8 +78,11 @@ class EventRecorder:
             due = asyncio.get_running_loop().time() + _LATER
             self._queue.put_nowait(_Note(about, type, reason, message[:_MESSAGE], now, due))
         except asyncio.QueueFull:
-            self.dropped += 1
+            if not self._overflowed:
+                log.warning("too many Events wait to be written, some are left out")
+            self._overflowed = True
             return False
+        self._overflowed = False
         return True
 
     async def run(self) -> NoReturn:
@@ -94,12 +97,6 @@ class EventRecorder:
                     "an Event could not be written",
                     extra={"object": note.about.name, "reason": note.reason, "error": str(error)},
                 )
-            finally:
-                self._queue.task_done()
-
-    async def flush(self) -> None:
-        """Returns when everything recorded so far has been tried; for an orderly end."""
-        await self._queue.join()
 
     async def _write(self, note: _Note) -> None:
         namespace = note.about.namespace or "default"  # where cluster-scoped objects' Events live
