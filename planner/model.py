@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -13,7 +14,10 @@ GATE: Final = "mpslice.io/carve"
 
 
 class Cause(StrEnum):
-    """Why a node cannot hold a pod; a node counts once, at its first failure in this order."""
+    """Why a pod waits; the last three are of the pod itself, the others of nodes.
+
+    A node counts once, at its first failure in this order.
+    """
 
     NOT_READY = "NotReady"
     UNSCHEDULABLE = "Unschedulable"
@@ -31,6 +35,9 @@ class Cause(StrEnum):
     GPU_TOO_SMALL = "GPUTooSmall"
     GPU_SLOTS = "GPUSlots"
     GPU_MEMORY = "GPUMemory"
+    GROUP = "Group"
+    RESERVED = "Reserved"
+    GATED = "Gated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,11 @@ class SliceClaim:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod as far as planning goes. `created` is RFC 3339 in UTC, so that it sorts as text."""
+    """A pod as far as planning goes. `created` is RFC 3339 in UTC, so that it sorts as text.
+
+    `group` and `min_member` are what its label and annotation say. `avoid` are nodes where it was
+    placed and never bound.
+    """
 
     namespace: str
     name: str
@@ -128,6 +139,10 @@ class Pod:
     requests: Resources = field(default_factory=Resources)
     ports: tuple[HostPort, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    group: str = ""
+    min_member: int | None = None
+    avoid: frozenset[str] = frozenset()
     seats: tuple[SliceSize, ...] = field(init=False, compare=False)
     """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
 
@@ -139,6 +154,11 @@ class Pod:
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def group_key(self) -> str:
+        """`namespace/group`, or "" for a pod of no group."""
+        return f"{self.namespace}/{self.group}" if self.group else ""
 
     @property
     def gated(self) -> bool:
@@ -199,12 +219,29 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """What is known of a pod group besides its pending pods.
+
+    `minimum` is its PodGroup's minMember, None where there is no such object; `bound` counts its
+    pods that have a node and are not finished.
+    """
+
+    minimum: int | None = None
+    bound: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason."""
+    """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason.
+
+    `groups` by `Pod.group_key`. `now`, in UTC, says who has waited long; None: nobody has.
+    """
 
     nodes: tuple[NodeState, ...] = ()
     set_aside: Mapping[str, str] = field(default_factory=dict)
     max_slices_per_gpu: int = MAX_SLICES_PER_GPU
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    now: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +258,15 @@ class Refusal:
     """Why no node can hold a pod now: how many nodes fail for which cause.
 
     The counts add up to the number of labelled nodes. `hole` is the largest room for a slice among
-    the nodes that fail for GPUMemory: (gb, node, GPU index).
+    the nodes that fail for GPUMemory: (gb, node, GPU index). `own` is a cause of the pod itself,
+    `note` what there is to say about that.
     """
 
     pod: Pod
     causes: tuple[tuple[Cause, int], ...]
     hole: tuple[int, str, int] | None = None
+    own: Cause | None = None
+    note: str = ""
 
     @property
     def nodes(self) -> int:
@@ -240,12 +280,23 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """The weightiest cause, as metrics and programs are told."""
+        """The pod's own cause, else the weightiest, as metrics and programs are told."""
+        if self.own is not None:
+            return str(self.own)
         return str(self.by_weight[0][0]) if self.causes else "SliceUnavailable"
 
 
 Layout = Mapping[GpuUuid, Slices]
 """Which slices exist on each GPU of one node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """GPUs of a node whose memory goes to nobody younger than the pod that waits for it."""
+
+    pod: Pod
+    node: str
+    gpus: tuple[GpuUuid, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +307,4 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     withdrawn: int = 0
+    reservations: tuple[Reservation, ...] = ()

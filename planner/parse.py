@@ -4,6 +4,7 @@ Requests follow component-helpers/resource/helpers.go: the larger of what runs t
 each init container needs beside the sidecars before it, plus the overhead.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -24,8 +25,12 @@ from planner.model import (
 
 Json = Mapping[str, Any]
 
+GROUP_LABEL: Final = "scheduling.x-k8s.io/pod-group"
+MIN_MEMBER_ANNOTATION: Final = "mpslice.io/min-member"
+
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 _MOST_SLICES: Final = 1024  # in one container: more than any node holds, few enough to count
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _OWN_FIELDS: Final = frozenset({"cpu", "memory", "ephemeral-storage", "pods"})
 
 
@@ -34,6 +39,7 @@ def parse_pod(obj: Json) -> Pod:
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     containers = spec.get("containers") or ()
     init_containers = spec.get("initContainers") or ()
+    labels = metadata.get("labels") or {}
     return Pod(
         namespace=metadata.get("namespace") or "default",
         name=metadata["name"],
@@ -49,7 +55,16 @@ def parse_pod(obj: Json) -> Pod:
         requests=_pod_requests(spec, init_containers, containers),
         ports=tuple(_host_ports(containers, init_containers)),
         constraints=_constraints(spec),
+        labels=labels,
+        group=labels.get(GROUP_LABEL) or "",
+        min_member=_min_member(metadata.get("annotations") or {}),
     )
+
+
+def _min_member(annotations: Json) -> int | None:
+    """A positive whole number, or None: what is no number says nothing."""
+    text = str(annotations.get(MIN_MEMBER_ANNOTATION) or "")
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def parse_node(obj: Json) -> Node:

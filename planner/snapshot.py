@@ -7,6 +7,7 @@ nothing behind. A node that contradicts itself is set aside, never the whole clu
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from mpslice.allocation import GpuRoom, preferred
 from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
@@ -18,7 +19,7 @@ from mpslice.nodelayout import (
     SliceState,
 )
 from mpslice.slices import SliceSize
-from planner.model import Gpu, Node, NodeState, Pod, Resources, Snapshot
+from planner.model import Gpu, Group, Node, NodeState, Pod, Resources, Snapshot
 
 
 @dataclass(slots=True)
@@ -47,15 +48,22 @@ def build_snapshot(
     pods: Iterable[Pod],
     *,
     max_slices_per_gpu: int = MAX_SLICES_PER_GPU,
+    minimums: Mapping[str, int] | None = None,
+    now: datetime | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
-    A node without a layout status has no GPUs yet. Total: bad input sets its node aside.
+    `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
+    no GPUs yet. Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
+    members: Counter[str] = Counter()
     for pod in pods:
         if pod.node and not pod.finished:
             bound.setdefault(pod.node, []).append(pod)
+            if pod.group:
+                members[pod.group_key] += 1
+    minimums = minimums or {}
     states: list[NodeState] = []
     set_aside: dict[str, str] = {}
     for node in nodes:
@@ -68,7 +76,10 @@ def build_snapshot(
             set_aside[node.name] = problem
             gpus = []
         states.append(_node_state(node, gpus, on_node))
-    return Snapshot(tuple(states), set_aside, max_slices_per_gpu)
+    groups = {
+        key: Group(minimums.get(key), members[key]) for key in members.keys() | minimums.keys()
+    }
+    return Snapshot(tuple(states), set_aside, max_slices_per_gpu, groups, now)
 
 
 def _gpu_counts(layout: NodeLayout | None) -> list[_GpuCount]:
