@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "admission": "the webhook beside a handler that only parses and answers",
+    "packing": "the plan beside four other packers, the LP bound and the optimum",
     "latency": "created → bound on a real cluster beside the stock scheduler alone (needs root)",
 }
 

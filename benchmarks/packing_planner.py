@@ -1,0 +1,99 @@
+"""The planner as the packing benchmark calls it, and a cluster once a plan is applied."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Final
+
+from mpslice.nodelayout import Slices
+from mpslice.slices import SliceSize
+from planner.model import Gpu, NodeState, Placement, Plan, Pod, Resources, Snapshot
+from planner.packing import plan
+
+_SWITCH: Final = "solver"
+OURS: Final = {False: "mpslice", True: "mpslice + solver"}
+
+
+def switches(wanted: Sequence[bool]) -> list[bool]:
+    """Those of the wanted settings of the solver that the planner has."""
+    return [solver for solver in wanted if not solver or _SWITCH in signature(plan).parameters]
+
+
+def planned(snapshot: Snapshot, pods: Iterable[Pod], *, solver: bool) -> Plan:
+    """One plan; the only place that knows how the planner's solver is switched."""
+    switch = {_SWITCH: solver} if switches([True]) else {}
+    return plan(snapshot, pods, **switch)
+
+
+def applied(snapshot: Snapshot, made: Plan) -> Snapshot:
+    """The cluster once the agents have carved the layouts and the placed pods hold their slices."""
+    placed: dict[str, list[Placement]] = {}
+    for placement in made.placements:
+        placed.setdefault(placement.node, []).append(placement)
+    changing = placed.keys() | made.layouts.keys()
+    nodes = (
+        _applied(state, made, placed.get(state.node.name, ()))
+        if state.node.name in changing
+        else state
+        for state in snapshot.nodes
+    )
+    return replace(snapshot, nodes=tuple(nodes))
+
+
+def _applied(state: NodeState, made: Plan, placed: Sequence[Placement]) -> NodeState:
+    taken: dict[str, Counter[SliceSize]] = {}
+    for placement in placed:
+        for uuid, size in zip(placement.gpus, placement.pod.seats, strict=True):
+            taken.setdefault(uuid, Counter())[size] += 1
+    layout = made.layouts.get(state.node.name, {})
+    gpus = (_carved(gpu, layout.get(gpu.uuid), taken.get(gpu.uuid)) for gpu in state.gpus)
+    pods = [placement.pod for placement in placed]
+    return replace(
+        state,
+        gpus=tuple(gpus),
+        idle=_without(state.idle, pods),
+        idle_pods=state.idle_pods - len(pods),
+        ports=state.ports.union(*(pod.ports for pod in pods)),
+    )
+
+
+def _carved(gpu: Gpu, layout: Slices | None, taken: Counter[SliceSize] | None) -> Gpu:
+    before = Counter(gpu.used) + Counter(gpu.free)
+    standing = before if layout is None else Counter(dict(layout))
+    used = Counter(gpu.used) + (taken or Counter())
+    return replace(gpu, used=dict(used), free=dict(standing - used))
+
+
+def _without(idle: Resources, pods: Iterable[Pod]) -> Resources:
+    cpu, memory = idle.cpu_milli, idle.memory
+    for pod in pods:
+        cpu -= pod.requests.cpu_milli
+        memory -= pod.requests.memory
+    return replace(idle, cpu_milli=cpu, memory=memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """What came of pods that arrived in batches."""
+
+    placed_gb: int
+    unplaced: int
+    node_writes: int
+    withdrawn: int
+
+
+def in_batches(snapshot: Snapshot, pods: Sequence[Pod], size: int, *, solver: bool) -> Batched:
+    """Plans `size` new pods at a time, those left over with the next ones; nothing ever ends."""
+    placed_gb = writes = withdrawn = 0
+    waiting: list[Pod] = []
+    for start in range(0, len(pods), size):
+        waiting += pods[start : start + size]
+        made = planned(snapshot, waiting, solver=solver)
+        snapshot = applied(snapshot, made)
+        gone = {placement.pod.key for placement in made.placements}
+        placed_gb += sum(sum(placement.pod.seats) for placement in made.placements)
+        waiting = [pod for pod in waiting if pod.key not in gone]
+        writes += len(made.layouts)
+        withdrawn += made.withdrawn
+    return Batched(placed_gb, len(waiting), writes, withdrawn)

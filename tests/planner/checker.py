@@ -1,0 +1,231 @@
+"""What a plan promises, read as simply as it can be: nothing of the planner's code but its records.
+
+`violations` says in sentences what a plan does that it may not do; an empty list is a good plan.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from planner.model import (
+    Expression,
+    HostPort,
+    Node,
+    NodeState,
+    NodeTerm,
+    Placement,
+    Plan,
+    Pod,
+    Snapshot,
+    Taint,
+    Toleration,
+)
+
+
+def violations(snapshot: Snapshot, pending: Iterable[Pod], made: Plan) -> list[str]:
+    """Everything wrong with the plan, one sentence each."""
+    pods = list(pending)
+    placed: dict[str, list[Placement]] = {}
+    for placement in made.placements:
+        placed.setdefault(placement.node, []).append(placement)
+    wrong = [*_accounts(snapshot, pods, made), *_groups(snapshot, pods, made)]
+    withdrawn = 0
+    for state in snapshot.nodes:
+        here = placed.pop(state.node.name, [])
+        layout = made.layouts.get(state.node.name)
+        if not here and layout is None:
+            continue
+        wrong += _fit_together(state, here)
+        wrong += _identity(state.node, here)
+        wrong += _seats(state, here)
+        wrong += _layout(snapshot, state, made, here)
+        withdrawn += sum(_withdrawn(state, made).values())
+    wrong += [f"pods are placed on {name}, which is no node" for name in placed]
+    if withdrawn != made.withdrawn:
+        wrong.append(f"{withdrawn} free slices are withdrawn, the plan says {made.withdrawn}")
+    return wrong
+
+
+def _accounts(snapshot: Snapshot, pods: Sequence[Pod], made: Plan) -> Iterator[str]:
+    """Every pod is placed or refused, once; a refusal counts every node once."""
+    told = Counter(p.pod.key for p in made.placements) + Counter(r.pod.key for r in made.refusals)
+    asked = Counter(pod.key for pod in pods)
+    for key in told.keys() | asked.keys():
+        if told[key] != asked[key]:
+            yield f"{key} is pending {asked[key]} times and answered {told[key]} times"
+    for refusal in made.refusals:
+        if refusal.causes and sum(n for _, n in refusal.causes) != len(snapshot.nodes):
+            yield f"the causes of {refusal.pod.key} do not add up to {len(snapshot.nodes)} nodes"
+    strangers = made.layouts.keys() - {state.node.name for state in snapshot.nodes}
+    yield from (f"{name} has a layout and is no node" for name in sorted(strangers))
+    for name in sorted(made.layouts.keys() & snapshot.set_aside.keys()):
+        yield f"{name} has a layout and is set aside"
+
+
+def _groups(snapshot: Snapshot, pods: Sequence[Pod], made: Plan) -> Iterator[str]:
+    """Of a group at least its minimum, the bound ones counted, or nothing at all."""
+    pending: dict[str, list[Pod]] = {}
+    for pod in pods:
+        if pod.group:
+            pending.setdefault(f"{pod.namespace}/{pod.group}", []).append(pod)
+    placed = Counter(f"{p.pod.namespace}/{p.pod.group}" for p in made.placements if p.pod.group)
+    for key, members in pending.items():
+        known = snapshot.groups.get(key)
+        bound = known.bound if known else 0
+        said = [member.min_member for member in members if member.min_member is not None]
+        if known is not None and known.minimum is not None:
+            minimum = known.minimum
+        else:
+            minimum = max(said) if said else bound + len(members)
+        if placed[key] and placed[key] + bound < minimum:
+            yield f"{placed[key]} of group {key} are placed, {bound} bound, of {minimum}"
+
+
+def _fit_together(state: NodeState, here: Sequence[Placement]) -> Iterator[str]:
+    """What the node has left suffices for all pods placed on it together."""
+    name, idle = state.node.name, state.idle
+    wants = [placement.pod.requests for placement in here]
+    for what, asked, left in (
+        ("cpu", sum(w.cpu_milli for w in wants), idle.cpu_milli),
+        ("memory", sum(w.memory for w in wants), idle.memory),
+        ("ephemeral storage", sum(w.ephemeral for w in wants), idle.ephemeral),
+        ("pods", len(here), state.idle_pods),
+    ):
+        if asked > left and asked > 0:
+            yield f"{asked} {what} on {name}, which has {left}"
+    extended: Counter[str] = Counter()
+    for want in wants:
+        extended.update(dict(want.extended))
+    left_of = dict(state.idle.extended)
+    for resource, amount in extended.items():
+        if amount > max(0, left_of.get(resource, 0)):
+            yield f"{amount} {resource} on {name}, which has {left_of.get(resource, 0)}"
+    taken = list(state.ports)
+    for placement in here:
+        for port in placement.pod.ports:
+            if any(_same_port(port, other) for other in taken):
+                yield f"port {port.port} of {placement.pod.key} is taken on {name}"
+        taken += placement.pod.ports
+
+
+def _same_port(left: HostPort, right: HostPort) -> bool:
+    one_address = left.ip == right.ip or "0.0.0.0" in {left.ip, right.ip}
+    return one_address and (left.port, left.protocol) == (right.port, right.protocol)
+
+
+def _identity(node: Node, here: Sequence[Placement]) -> Iterator[str]:
+    """Each pod may use the node at all."""
+    for placement in here:
+        pod = placement.pod
+        constraints = pod.constraints
+        if not node.ready:
+            yield f"{pod.key} is placed on {node.name}, which is not ready"
+        if any(node.labels.get(key) != value for key, value in constraints.node_selector):
+            yield f"the node selector of {pod.key} does not match {node.name}"
+        terms = constraints.affinity
+        if terms is not None and not any(_term(term, node) for term in terms):
+            yield f"the node affinity of {pod.key} does not match {node.name}"
+        taints = [taint for taint in node.taints if taint.effect in {"NoSchedule", "NoExecute"}]
+        if node.unschedulable:
+            taints.append(Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"))
+        for taint in taints:
+            if not any(_tolerates(each, taint) for each in constraints.tolerations):
+                yield f"{pod.key} does not tolerate {taint.key} of {node.name}"
+
+
+def _term(term: NodeTerm, node: Node) -> bool:
+    if not term.labels and not term.fields:
+        return False
+    fields = {"metadata.name": node.name}
+    return all(_meets(each, node.labels) for each in term.labels) and all(
+        _meets(each, fields) for each in term.fields
+    )
+
+
+def _meets(expression: Expression, labels: Mapping[str, str]) -> bool:
+    here = expression.key in labels
+    value = labels.get(expression.key, "")
+    if expression.operator in {"Gt", "Lt"}:
+        if not here or not _is_integer(value) or not _is_integer(expression.values[0]):
+            return False
+        left, right = int(value), int(expression.values[0])
+        return left > right if expression.operator == "Gt" else left < right
+    return {
+        "Exists": here,
+        "DoesNotExist": not here,
+        "In": here and value in expression.values,
+        "NotIn": not here or value not in expression.values,
+    }[expression.operator]
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdigit()
+
+
+def _tolerates(toleration: Toleration, taint: Taint) -> bool:
+    if toleration.effect not in {"", taint.effect}:
+        return False
+    if toleration.operator == "Exists":
+        return toleration.key in {"", taint.key}
+    return toleration.key == taint.key and toleration.value == taint.value
+
+
+def _seats(state: NodeState, here: Sequence[Placement]) -> Iterator[str]:
+    """Each pod has one GPU of the node for each of its slices."""
+    uuids = {gpu.uuid for gpu in state.gpus}
+    for placement in here:
+        if len(placement.gpus) != len(placement.pod.seats):
+            yield f"{placement.pod.key} has {len(placement.gpus)} GPUs for its slices"
+        for uuid in sorted(set(placement.gpus) - uuids):
+            yield f"{placement.pod.key} is placed on {uuid}, which {state.node.name} has not"
+
+
+def _layout(
+    snapshot: Snapshot, state: NodeState, made: Plan, here: Sequence[Placement]
+) -> Iterator[str]:
+    """Used slices stay, placed pods find theirs, and no GPU holds more than it can."""
+    name = state.node.name
+    layout = made.layouts.get(name)
+    if layout is not None and layout.keys() != {gpu.uuid for gpu in state.gpus}:
+        yield f"the layout of {name} lists other GPUs than it has"
+        return
+    changed = False
+    for gpu in state.gpus:
+        before = Counter(gpu.used) + Counter(gpu.free)
+        after = before if layout is None else +Counter(layout[gpu.uuid])
+        changed |= after != before
+        held = Counter(gpu.used)
+        for placement in here:
+            for uuid, size in zip(placement.gpus, placement.pod.seats, strict=False):
+                if uuid == gpu.uuid:
+                    held[size] += 1
+        for size in held:
+            if held[size] > after[size]:
+                yield f"{held[size]} slices of {size}gb are held on {gpu.uuid}: {after[size]} exist"
+        if after == before:
+            continue
+        carved = sum(size * count for size, count in after.items())
+        if carved > gpu.capacity:
+            yield f"{carved}gb are carved on {gpu.uuid}, which has {gpu.capacity}gb"
+        limit = snapshot.max_slices_per_gpu
+        if sum(after.values()) > max(limit, before.total()):
+            yield f"{sum(after.values())} slices stand on {gpu.uuid}, of at most {limit}"
+        for size in before - after:
+            if carved + size <= gpu.capacity and after.total() < limit:
+                yield f"a slice of {size}gb is withdrawn on {gpu.uuid} without need"
+    if layout is not None and not changed:
+        yield f"{name} is written though it does not change"
+
+
+def _withdrawn(state: NodeState, made: Plan) -> Counter[str]:
+    """By GPU, how many of the slices that stood are gone."""
+    layout = made.layouts.get(state.node.name)
+    if layout is None:
+        return Counter()
+    return Counter(
+        {
+            gpu.uuid: (
+                Counter(gpu.used) + Counter(gpu.free) - Counter(layout.get(gpu.uuid, {}))
+            ).total()
+            for gpu in state.gpus
+        }
+    )
