@@ -1,5 +1,7 @@
 """The agent's errors. Each message is one sentence that names the bad thing and the remedy."""
 
+from typing import ClassVar
+
 from mpslice.errors import MpsliceError
 
 
@@ -33,3 +35,57 @@ class DirectoryVanished(AgentError):
 
 class UnknownSlice(AgentError):
     """A device id that stands on no GPU here: never carved, or withdrawn."""
+
+
+class NvmlError(AgentError):
+    """NVML did not do what it was asked; `condition` is the CamelCase word for a status."""
+
+    condition: ClassVar[str] = "NvmlFailed"
+
+
+class NvmlMissing(NvmlError):
+    """There is no libnvidia-ml.so.1 to load."""
+
+    condition = "NvmlMissing"
+
+
+class DriverNotLoaded(NvmlError):
+    """NVML is there and the kernel's driver is not, or it is of another version."""
+
+    condition = "DriverNotLoaded"
+
+
+class DriverTooOld(NvmlError):
+    """This driver's NVML lacks a function that is needed."""
+
+    condition = "DriverTooOld"
+
+
+class DriverHangs(NvmlError):
+    """The driver did not answer in time."""
+
+    condition = "DriverHangs"
+
+
+class NvmlNotPermitted(NvmlError):
+    """The driver refuses this to the user that the agent runs as."""
+
+    condition = "NotPermitted"
+
+
+class GpuLost(NvmlError):
+    """The GPU has fallen off the bus, or is no GPU of this machine."""
+
+    condition = "Lost"
+
+
+class GpuNeedsReset(NvmlError):
+    """The GPU does nothing more until it is reset."""
+
+    condition = "ResetRequired"
+
+
+class NotSupported(NvmlError):
+    """This GPU or driver has no such thing."""
+
+    condition = "NotSupported"

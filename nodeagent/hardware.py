@@ -5,16 +5,31 @@ Everything else in the agent sees a GPU as the frozen record below, whoever it c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from mpslice.gpus import GpuUuid
+
+
+class ComputeCapability(NamedTuple):
+    """CUDA's generation of a GPU; they compare as they follow each other."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+VOLTA = ComputeCapability(7, 0)
+"""The first whose MPS limits memory and keeps clients apart (docs.nvidia.com/deploy/mps)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU of the node; memory in MiB, `index` as the driver counts them.
 
-    `reason` says in one CamelCase word why it is not healthy, None when it is.
+    `minor` is that of /dev/nvidia<minor>; it and `numa_node` are None where there is none. `reason`
+    says in one CamelCase word why it is not healthy, None when it is.
     """
 
     uuid: GpuUuid
@@ -22,7 +37,10 @@ class Gpu:
     product: str
     memory_mib: int
     reserved_mib: int
-    compute_capability: str
+    compute_capability: ComputeCapability
+    minor: int | None = None
+    numa_node: int | None = None
+    mig: bool = False
     reason: str | None = None
 
     @property

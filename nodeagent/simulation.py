@@ -16,13 +16,14 @@ import yaml
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import BadSimulation
-from nodeagent.hardware import Gpu, GpusChanged
+from nodeagent.hardware import ComputeCapability, Gpu, GpusChanged
 from nodeagent.inotify import DirectoryWatch
 
 LOST: Final = "Lost"
 UNHEALTHY: Final = "Unhealthy"
 
 _UUID = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)  # a device id ends at 63 characters
+_CAPABILITY = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _FIELDS: Final = {
     "uuid", "product", "memoryMiB", "reservedMiB", "computeCapability", "healthy",
 }  # fmt: skip
@@ -67,7 +68,7 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
         product=str(entry.get("product", "Simulated GPU")),
         memory_mib=memory,
         reserved_mib=reserved,
-        compute_capability=str(entry.get("computeCapability", "8.0")),
+        compute_capability=_capability(entry, where),
         reason=None if healthy else UNHEALTHY,
     )
 
@@ -77,6 +78,14 @@ def _mebibytes(entry: Mapping[str, Any], field: str, where: str, *, least: int) 
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise BadSimulation(f"{where}.{field}: {value!r:.60} is no whole number from {least} up")
     return value
+
+
+def _capability(entry: Mapping[str, Any], where: str) -> ComputeCapability:
+    value = entry.get("computeCapability", "8.0")
+    match = _CAPABILITY.fullmatch(str(value))
+    if match is None:
+        raise BadSimulation(f"{where}.computeCapability: {value!r:.60} is not like 8.0")
+    return ComputeCapability(int(match[1]), int(match[2]))
 
 
 def _listed(names: set[str]) -> str:

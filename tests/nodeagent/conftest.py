@@ -14,6 +14,7 @@ import yaml
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
+from nodeagent.hardware import ComputeCapability
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
 from tests.nodeagent.fake_kube import FakeKube
@@ -22,6 +23,7 @@ from tests.waiting import eventually
 
 NODE = "n1"
 GPU = "GPU-00000000-0000-0000-0000-00000000000{}"
+AMPERE = ComputeCapability(8, 0)
 A100 = {"product": "NVIDIA A100-SXM4-80GB", "memoryMiB": 81920, "reservedMiB": 626}
 
 

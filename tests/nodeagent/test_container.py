@@ -8,9 +8,10 @@ from mpslice.slices import SliceSize
 from nodeagent.container import Mount, container_edits
 from nodeagent.hardware import Gpu
 from nodeagent.settings import Compute, Settings
+from tests.nodeagent.conftest import AMPERE
 
 UUID = GpuUuid("GPU-00000000-0000-0000-0000-000000000001")
-A100 = Gpu(UUID, 0, "NVIDIA A100-SXM4-80GB", 81920, 626, "8.0")
+A100 = Gpu(UUID, 0, "NVIDIA A100-SXM4-80GB", 81920, 626, AMPERE)
 SETTINGS = Settings(
     node_name="n1",
     device_plugin_dir=Path("/var/lib/kubelet/device-plugins"),

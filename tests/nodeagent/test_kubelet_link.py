@@ -19,7 +19,7 @@ from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import DevicePluginStub
 from nodeagent.local import LocalNode
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
-from tests.nodeagent.conftest import device, gpu, resource
+from tests.nodeagent.conftest import AMPERE, device, gpu, resource
 from tests.nodeagent.fake_kubelet import AdmissionError, FakeKubelet
 from tests.waiting import eventually
 
@@ -48,7 +48,7 @@ def mps() -> SlowMps:
 
 class OneGpu(SimulatedGpus):
     def __init__(self) -> None:
-        self._gpus = (Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, "8.0"),)
+        self._gpus = (Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE),)
 
 
 @pytest.fixture

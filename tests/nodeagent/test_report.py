@@ -15,6 +15,7 @@ from nodeagent.report import (
     project_node,
     used_resources,
 )
+from tests.nodeagent.conftest import AMPERE
 
 A, B = GpuUuid("GPU-a"), GpuUuid("GPU-b")
 TEN, TWENTY = SliceSize(10), SliceSize(20)
@@ -26,7 +27,7 @@ def slice_(size: int, ordinal: int = 0, uuid: GpuUuid = A) -> DeviceId:
 
 @pytest.fixture
 def inventory() -> Inventory:
-    gpus = [Gpu(uuid, n, "x", 81920, 0, "8.0") for n, uuid in enumerate((A, B))]
+    gpus = [Gpu(uuid, n, "x", 81920, 0, AMPERE) for n, uuid in enumerate((A, B))]
     inventory = Inventory(gpus)
     inventory.add([slice_(10), slice_(10, 1), slice_(10, 0, B)], bindable=True)
     return inventory
@@ -57,7 +58,7 @@ def test_retired_slice_is_listed_as_unhealthy_and_removed_one_not_at_all(
 
 
 def test_unhealthy_gpu_offers_nothing(inventory: Inventory) -> None:
-    sick = Gpu(B, 1, "x", 81920, 0, "8.0", reason="XidError")
+    sick = Gpu(B, 1, "x", 81920, 0, AMPERE, reason="XidError")
     inventory.put_gpus([inventory.gpus[A], sick])
     assert node_resources(inventory)[TEN] == Amount(3, 2)
 

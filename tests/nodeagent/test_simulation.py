@@ -11,6 +11,7 @@ from mpslice.gpus import GpuUuid
 from nodeagent.errors import BadSimulation
 from nodeagent.hardware import Gpu
 from nodeagent.simulation import SimulatedGpus, merge_reload, parse_simulation, read_simulation
+from tests.nodeagent.conftest import AMPERE
 
 EXAMPLE = """
 gpus:
@@ -24,7 +25,7 @@ def test_example_is_read(tmp_path: Path) -> None:
     file = tmp_path / "gpus.yaml"
     file.write_text(EXAMPLE)
     first, second = read_simulation(file)
-    assert first == Gpu(GpuUuid("GPU-1"), 0, "NVIDIA A100-SXM4-80GB", 81920, 626, "8.0")
+    assert first == Gpu(GpuUuid("GPU-1"), 0, "NVIDIA A100-SXM4-80GB", 81920, 626, AMPERE)
     assert (second.index, second.healthy, second.reason) == (1, False, "Unhealthy")
 
 
@@ -43,6 +44,7 @@ def test_example_is_read(tmp_path: Path) -> None:
         ([{"uuid": "a", "memoryMiB": 9, "reservedMiB": -1}], "gpus[0].reservedMiB: -1"),
         ([{"uuid": "a", "memoryMiB": 9, "reservedMiB": 9}], "gpus[0].reservedMiB: 9 leaves"),
         ([{"uuid": "a", "memoryMiB": 9, "healthy": "no"}], "gpus[0].healthy: 'no'"),
+        ([{"uuid": "a", "memoryMiB": 9, "computeCapability": "new"}], "gpus[0].computeCapability:"),
         ([{"uuid": "a", "memoryMiB": 9, "memory": 1}], "gpus[0].memory: is no field"),
         ([{"uuid": "a", "memoryMiB": 9}] * 2, "gpus[1].uuid: a is listed twice"),
     ],
@@ -71,7 +73,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def some(uuid: str, index: int) -> Gpu:
-    return Gpu(GpuUuid(uuid), index, "x", 1000, 0, "8.0")
+    return Gpu(GpuUuid(uuid), index, "x", 1000, 0, AMPERE)
 
 
 def test_vanished_gpu_is_lost_and_no_other_changes_its_index() -> None:
