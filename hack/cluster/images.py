@@ -1,12 +1,13 @@
-"""Makes the node's two container images, without a registry or a builder.
+"""Makes container images as OCI archives, without a registry or a builder.
 
-An OCI archive is a tar of blobs named by their digest and an index. Both images hold
-Debian's static busybox: as `localhost/busybox:1` for pods, and as the pod sandbox,
+An OCI archive is a tar of blobs named by their digest and an index. The node's own two images
+hold Debian's static busybox: as `localhost/busybox:1` for pods, and as the pod sandbox,
 where its shell waits and reaps as pid 1, so that no compiler is needed.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -22,7 +23,8 @@ SANDBOX_IMAGE = "localhost/pause:1"
 
 # `wait` also collects processes it never started: those whose parent ended first.
 _PAUSE = "trap 'exit 0' TERM INT; sleep 2147483647 & while :; do wait; done"
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KIND = "application/vnd.oci.image"
 _ETC = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n",
     "etc/group": b"root:x:0:\nuser:x:1000:\n",
@@ -31,21 +33,42 @@ _ETC = {
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A tar as the archive stores it, plain or gzipped; `diff_id` is the plain one's SHA-256."""
+
+    content: bytes
+    diff_id: str
+    media_type: str
+
+    @classmethod
+    def plain(cls, tar: bytes) -> Layer:
+        return cls(tar, hashlib.sha256(tar).hexdigest(), f"{_KIND}.layer.v1.tar")
+
+    @classmethod
+    def gzipped(cls, content: bytes) -> Layer:
+        """Of a tar that is gzipped already."""
+        digest = hashlib.sha256(gzip.decompress(content)).hexdigest()
+        return cls(content, digest, f"{_KIND}.layer.v1.tar+gzip")
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A name, one layer (an uncompressed tar) and how a container of it starts."""
+    """A name, layers from the lowest up, and how a container of it starts."""
 
     name: str
-    layer: bytes
+    layers: Sequence[Layer]
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def busybox_images(busybox: Path) -> list[Image]:
     """The image for pods and the sandbox's."""
-    layer = _busybox_layer(busybox)
+    layers = [Layer.plain(_busybox_layer(busybox))]
     return [
-        Image(BUSYBOX_IMAGE, layer, ["/bin/sh"]),
-        Image(SANDBOX_IMAGE, layer, ["/bin/sh", "-c", _PAUSE]),
+        Image(BUSYBOX_IMAGE, layers, ["/bin/sh"]),
+        Image(SANDBOX_IMAGE, layers, ["/bin/sh", "-c", _PAUSE]),
     ]
 
 
@@ -70,27 +93,29 @@ def write_archive(images: Sequence[Image], path: Path) -> None:
 
 def _manifest(image: Image, blobs: dict[str, bytes]) -> dict[str, object]:
     """Put the image's blobs among `blobs`; returns the descriptor of its manifest."""
+    environment = {"PATH": _PATH, **image.environment}
     config = {
         "architecture": _architecture(),
         "os": "linux",
         "config": {
             "Cmd": list(image.command),
-            "Env": [_PATH, *(f"{name}={value}" for name, value in image.environment.items())],
+            "Env": [f"{name}={value}" for name, value in environment.items()],
+            "Labels": dict(image.labels),
+            "User": image.user,
             "WorkingDir": "/",
         },
         "rootfs": {
             "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(image.layer).hexdigest()}"],
+            "diff_ids": [f"sha256:{layer.diff_id}" for layer in image.layers],
         },
     }
-    kind = "application/vnd.oci.image"
     manifest = {
         "schemaVersion": 2,
-        "mediaType": f"{kind}.manifest.v1+json",
-        "config": _blob(f"{kind}.config.v1+json", json.dumps(config).encode(), blobs),
-        "layers": [_blob(f"{kind}.layer.v1.tar", image.layer, blobs)],
+        "mediaType": f"{_KIND}.manifest.v1+json",
+        "config": _blob(f"{_KIND}.config.v1+json", json.dumps(config).encode(), blobs),
+        "layers": [_blob(layer.media_type, layer.content, blobs) for layer in image.layers],
     }
-    return _blob(f"{kind}.manifest.v1+json", json.dumps(manifest).encode(), blobs)
+    return _blob(f"{_KIND}.manifest.v1+json", json.dumps(manifest).encode(), blobs)
 
 
 def _blob(media_type: str, content: bytes, blobs: dict[str, bytes]) -> dict[str, object]:

@@ -57,6 +57,11 @@ class Cache:
         """The folders of clusters that test runs own."""
         return self.root / "runs"
 
+    @property
+    def images(self) -> Path:
+        """Layers and archives of mpslice's own image."""
+        return self.root / "images"
+
     def component(self, component: Component) -> Path:
         return self.root / "parts" / component.key
 

@@ -106,6 +106,7 @@ CONNTRACK = SystemPackage("conntrack", ("/usr/sbin/conntrack", "/sbin/conntrack"
 BUSYBOX = SystemPackage("busybox-static", ("/bin/busybox", "/usr/bin/busybox"))
 IPROUTE = SystemPackage("iproute2", ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"))
 MOUNT = SystemPackage("mount", ("/usr/bin/umount", "/bin/umount"))
+MMDEBSTRAP = SystemPackage("mmdebstrap", ("/usr/bin/mmdebstrap",))
 
 CONTROL_PLANE_PACKAGES = (IPROUTE,)
 NODE_PACKAGES = (RUNC, CNI_PLUGINS, NFTABLES, CONNTRACK, BUSYBOX, IPROUTE, MOUNT)
