@@ -1,6 +1,6 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cluster cluster-down bench lock clean
+.PHONY: help demo test lint format cluster cluster-down image bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,6 +22,7 @@ demo: $(RUNTIME) ## plan the examples offline and show the result; needs nothing
 # A machine can have one kubelet: what needs it comes last and in one process.
 test: $(TESTING) ## the whole suite; the first run obtains a real cluster's parts (minutes, cached)
 	-@$(RUN) -m hack.cluster parts
+	-@$(RUN) -m hack.image >/dev/null
 	@$(RUN) -m pytest -m 'not node' --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 	@$(RUN) -m pytest -m node $(PYTEST_ARGS)
 
@@ -41,12 +42,17 @@ cluster: $(TESTING) ## a real local cluster with mpslice and two simulated GPUs
 cluster-down: $(TESTING) ## stop it
 	@$(RUN) -m hack.cluster down
 
+image: $(TESTING) ## the container image as an OCI archive, and its SBOM, in dist/; needs no engine
+	@$(RUN) -m hack.image --output dist/mpslice.oci.tar
+	@$(VENV)/bin/cyclonedx-py requirements --output-reproducible --output-file dist/mpslice.cdx.json requirements.lock
+
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks
 
 lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-		--quiet --upgrade setup.cfg --extra test --extra solver --output-file requirements-test.lock
+		--quiet --upgrade setup.cfg --extra test --extra docs --extra solver \
+		--output-file requirements-test.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --constraint requirements-test.lock --output-file requirements.lock
 

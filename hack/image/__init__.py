@@ -1,1 +1,1 @@
-"""Builds mpslice's container image without a container engine, as the Dockerfile builds it with one."""
+"""Builds the container image without a container engine, as the Dockerfile does with one."""

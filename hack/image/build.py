@@ -1,4 +1,4 @@
-"""Builds the image's three layers and the OCI archive, each kept in the cache by what it is made of.
+"""Builds the image's three layers and the OCI archive, cached by what each is made of.
 
 The layers are Debian with its Python, the dependencies, and the project: after a change of the
 project alone only the last is made anew.

@@ -1,7 +1,7 @@
 """Gives tests a real cluster: fixtures for a control plane, a node, and mpslice on it.
 
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
-unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, by commas) names it.
+unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, by commas) names it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from hack.cluster.parts import Parts
 from hack.cluster.processes import Program
 from hack.cluster.programs import MpslicePrograms
 from hack.cluster.progress import Say, to_stderr
+from hack.image.build import Built, build
 
 T = TypeVar("T")
 _OWN_NODE = "machine_without_node"
 _ONE_NODE = frozenset({"node", "mpslice_programs", _OWN_NODE})
 _FIXTURES = _ONE_NODE | {"cluster_parts", "control_plane"}
+_IMAGE = "mpslice_image"
+_IMAGE_NAME = "localhost/mpslice:test"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,12 +54,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Obtain the parts now if a test needs them: it takes minutes, a test's limit is less."""
     if session.config.option.collectonly:
         return
+    say = _past_capture(session.config)
     if any(_FIXTURES.intersection(_fixtures_of(item)) for item in session.items):
-        say = _past_capture(session.config)
         try:
             parts.obtain(say)
         except Unavailable as error:
             say(f"no cluster: {error}")
+    if any(_IMAGE in _fixtures_of(item) for item in session.items):
+        try:
+            build(_IMAGE_NAME, say)
+        except Unavailable as error:
+            say(f"no image: {error}")
 
 
 def _fixtures_of(item: pytest.Item) -> Sequence[str]:
@@ -88,6 +96,12 @@ def cluster_say(pytestconfig: pytest.Config) -> Say:
 def cluster_parts(cluster_say: Say) -> Parts:
     """The cluster's components, obtained."""
     return _get("cluster", lambda: parts.obtain(cluster_say))
+
+
+@pytest.fixture(scope="session")
+def mpslice_image(cluster_say: Say) -> Built:
+    """The project's own image, of the checkout as it is."""
+    return _get("image", lambda: build(_IMAGE_NAME, cluster_say))
 
 
 @pytest.fixture(scope="session")
