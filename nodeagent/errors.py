@@ -89,3 +89,13 @@ class NotSupported(NvmlError):
     """This GPU or driver has no such thing."""
 
     condition = "NotSupported"
+
+
+class NvmlTimeout(NvmlError):
+    """What was waited for has not happened."""
+
+
+class NoGpus(NvmlError):
+    """The driver is there and shows no GPU that answers."""
+
+    condition = "NoGpus"

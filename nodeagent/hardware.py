@@ -29,7 +29,7 @@ class Gpu:
     """One GPU of the node; memory in MiB, `index` as the driver counts them.
 
     `minor` is that of /dev/nvidia<minor>; it and `numa_node` are None where there is none. `reason`
-    says in one CamelCase word why it is not healthy, None when it is.
+    says in one CamelCase word why it is not healthy, None when it is, and `detail` more about it.
     """
 
     uuid: GpuUuid
@@ -42,6 +42,7 @@ class Gpu:
     numa_node: int | None = None
     mig: bool = False
     reason: str | None = None
+    detail: str = ""
 
     @property
     def healthy(self) -> bool:

@@ -4,7 +4,7 @@ pynvml's errors are unhashable and break when they are compared, so none of them
 call blocks; `offloop` keeps it away from the event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from nodeagent.errors import (
     NvmlError,
     NvmlMissing,
     NvmlNotPermitted,
+    NvmlTimeout,
 )
 from nodeagent.hardware import ComputeCapability, Gpu
 
@@ -54,8 +55,16 @@ _KINDS: Final[dict[int, tuple[type[NvmlError], str]]] = {
     pynvml.NVML_ERROR_GPU_IS_LOST: (GpuLost, "the GPU has fallen off the bus; reboot the node"),
     pynvml.NVML_ERROR_NOT_FOUND: (GpuLost, "the driver knows no such GPU"),
     pynvml.NVML_ERROR_RESET_REQUIRED: (GpuNeedsReset, "the GPU has to be reset first"),
+    pynvml.NVML_ERROR_TIMEOUT: (NvmlTimeout, "nothing in time"),
     pynvml.NVML_ERROR_NOT_SUPPORTED: (NotSupported, "the GPU or its driver does not support it"),
 }
+
+
+_RECOVERY_FIELDS: Final = (
+    pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+    pynvml.NVML_FI_DEV_RESET_STATUS,
+    pynvml.NVML_FI_DEV_DRAIN_AND_RESET_STATUS,
+)
 
 
 class ComputeMode(IntEnum):
@@ -81,6 +90,14 @@ class Enumeration:
 
     gpus: tuple[Gpu, ...] = ()
     silent: tuple[Silent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Xid:
+    """A critical error of a GPU; None for the GPU when the driver cannot tell which."""
+
+    gpu: GpuUuid | None
+    number: int
 
 
 class Nvml:
@@ -148,6 +165,53 @@ class Nvml:
     def set_compute_mode(self, uuid: GpuUuid, mode: ComputeMode) -> None:
         """Needs root. It lasts until the driver forgets the GPU, so longer than this process."""
         _call(pynvml.nvmlDeviceSetComputeMode, _handle(uuid), int(mode))
+
+    def needs_recovery(self, uuid: GpuUuid) -> bool | None:
+        """Whether the driver wants the GPU reset, drained or the node rebooted before more is run.
+
+        None when it does not know: the recovery action came with driver 570, its forerunners with
+        535.
+        """
+        fields = _call(pynvml.nvmlDeviceGetFieldValues, _handle(uuid), list(_RECOVERY_FIELDS))
+        told = [f.value.uiVal for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS]
+        return any(value != 0 for value in told) if told else None
+
+    def watch_xids(self, uuids: Iterable[GpuUuid]) -> "XidWatch":
+        return XidWatch(uuids)
+
+
+class XidWatch:
+    """Critical errors of some GPUs from now on; `unwatched` are those that cannot report any."""
+
+    def __init__(self, uuids: Iterable[GpuUuid]) -> None:
+        self._set = _call(pynvml.nvmlEventSetCreate)
+        self.unwatched = tuple(uuid for uuid in uuids if not self._register(uuid))
+
+    def _register(self, uuid: GpuUuid) -> bool:
+        try:
+            _call(
+                pynvml.nvmlDeviceRegisterEvents,
+                _handle(uuid),
+                pynvml.nvmlEventTypeXidCriticalError,
+                self._set,
+            )
+        except NvmlError:
+            return False
+        return True
+
+    def next(self, seconds: float) -> Xid | None:
+        """The next one, None when there is none for so long."""
+        try:
+            event = _call(pynvml.nvmlEventSetWait_v2, self._set, round(seconds * 1000))
+        except NvmlTimeout:
+            return None
+        try:
+            return Xid(GpuUuid(_call(pynvml.nvmlDeviceGetUUID, event.device)), event.eventData)
+        except NvmlError:
+            return Xid(None, event.eventData)
+
+    def close(self) -> None:
+        _call(pynvml.nvmlEventSetFree, self._set)
 
 
 def _mig(handle: Any) -> bool:

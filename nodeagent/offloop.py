@@ -38,11 +38,16 @@ class OffLoop:
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            what = getattr(function, "__name__", str(function))
+            what = getattr(function, "__name__", str(function)).strip("_")
             raise DriverHangs(
                 f"the GPU driver has not answered {what} within {seconds:g} s; "
                 "look for Xid and NVRM lines in the kernel's log"
             ) from None
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Has it called in its turn; nobody waits, and what it raises is lost."""
+        self._start()
+        self._jobs.put((Future(), function))
 
     def close(self) -> None:
         """Ends the thread after what it is doing; nobody waits for that."""

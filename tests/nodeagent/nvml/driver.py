@@ -93,6 +93,14 @@ class FakeDriver:
         except FileNotFoundError:
             return None
 
+    def registrations(self, uuid: str) -> int:
+        """How often somebody has registered the GPU for events."""
+        try:
+            told = self.file.with_name(f"{self.file.name}.registered").read_text()
+        except FileNotFoundError:
+            return 0
+        return told.split().count(uuid)
+
     def _write(self) -> None:
         fresh = self.file.with_suffix(".new")
         fresh.write_text("".join(f"{line}\n" for line in self._lines))

@@ -4,9 +4,10 @@
  * driver says next. One word starts each line:
  *
  *   gpu UUID [name=A_B] [memory=MiB] [reserved=MiB] [used=MiB] [cc=8.0] [minor=N] [pci=BUSID]
- *            [mig=0|1] [mode=0..3] [recovery=N]
- *                                   in the order of their indexes; without mig= or recovery= the
- *                                   driver does not support asking, without minor= neither
+ *            [mig=0|1] [mode=0..3] [recovery=N] [reset=0|1] [events=0|1]
+ *                                   in the order of their indexes; without minor=, mig=, recovery=
+ *                                   (the action, driver 570) or reset= (535) it does not support
+ *                                   asking for that
  *   process UUID PID MiB [mps|compute]
  *   xid UUID NUMBER                 a line that appears is an event, delivered once to each set
  *   lost UUID                       the GPU has fallen off the bus; so has one without a gpu line
@@ -14,7 +15,8 @@
  *   fail FUNCTION CODE [UUID]       the function answers so (4: no permission)
  *   hang FUNCTION                   the function does not return while the line is there
  *
- * The compute mode that a program sets is kept in FAKE_NVML.mode-UUID, which the test may read.
+ * What programs do is told in files beside it: FAKE_NVML.mode-UUID is the compute mode that one
+ * has set, and FAKE_NVML.registered has a line for each registration of a GPU for events.
  * Compiled with -DWITHOUT_<function> the library lacks that symbol, as an old driver's does.
  */
 
@@ -32,14 +34,14 @@ enum {
 };
 
 enum { MODES = 4, GPUS = 32, LINE = 512, MEMORY_V2 = 0x02000028, XID_CRITICAL = 8,
-       NAP = 4 };
+       RESET_STATUS = 226, DRAIN_AND_RESET_STATUS = 227, RECOVERY_ACTION = 230, NAP = 4 };
 
 static const unsigned long long MIB = 1 << 20;
 
 typedef struct {
     char uuid[96], name[96], pci[32];
     unsigned long long memory, reserved, used;
-    int major, minor_capability, minor, mig, mode, recovery;
+    int major, minor_capability, minor, mig, mode, recovery, reset, events;
 } Gpu;
 
 typedef struct { char uuid[96]; } Handle;
@@ -155,6 +157,8 @@ static void take(Gpu *gpu, const char *field)
     sscanf(field, "mig=%d", &gpu->mig);
     sscanf(field, "mode=%d", &gpu->mode);
     sscanf(field, "recovery=%d", &gpu->recovery);
+    sscanf(field, "reset=%d", &gpu->reset);
+    sscanf(field, "events=%d", &gpu->events);
     if (sscanf(field, "name=%95s", gpu->name) == 1)
         for (char *c = gpu->name; *c; c++)
             *c = *c == '_' ? ' ' : *c;
@@ -163,7 +167,7 @@ static void take(Gpu *gpu, const char *field)
 static Gpu parse(char *rest)
 {
     Gpu gpu = {.name = "NVIDIA Test", .memory = 81920, .major = 8, .minor = -1, .mig = -1,
-               .recovery = -1, .pci = "00000000:01:00.0"};
+               .recovery = -1, .reset = -1, .events = 1, .pci = "00000000:01:00.0"};
     char *more, *field = strtok_r(rest, " ", &more);
     snprintf(gpu.uuid, sizeof gpu.uuid, "%s", field ? field : "");
     while ((field = strtok_r(NULL, " ", &more)))
@@ -387,9 +391,14 @@ int nvmlDeviceGetFieldValues(Handle *handle, int count, FieldValue *values)
 {
     GPU_OF(handle);
     for (int n = 0; n < count; n++) {
+        int value = -1;
+        if (values[n].field == RECOVERY_ACTION)
+            value = gpu.recovery;
+        if (values[n].field == RESET_STATUS || values[n].field == DRAIN_AND_RESET_STATUS)
+            value = gpu.reset;
         values[n].type = 1;
-        values[n].answer = gpu.recovery < 0 ? NOT_SUPPORTED : SUCCESS;
-        values[n].value.number = (unsigned)gpu.recovery;
+        values[n].answer = value < 0 ? NOT_SUPPORTED : SUCCESS;
+        values[n].value.number = (unsigned)value;
     }
     return SUCCESS;
 }
@@ -437,7 +446,7 @@ int nvmlDeviceGetMPSComputeRunningProcesses_v3(Handle *handle, unsigned *count, 
 int nvmlDeviceGetSupportedEventTypes(Handle *handle, unsigned long long *types)
 {
     GPU_OF(handle);
-    *types = XID_CRITICAL;
+    *types = gpu.events ? XID_CRITICAL : 0;
     return SUCCESS;
 }
 
@@ -454,9 +463,18 @@ int nvmlEventSetCreate(EventSet **set)
 int nvmlDeviceRegisterEvents(Handle *handle, unsigned long long types, EventSet *set)
 {
     GPU_OF(handle);
+    if (!gpu.events)
+        return NOT_SUPPORTED;
     if (!(types & XID_CRITICAL) || set->count == GPUS)
         return INVALID_ARGUMENT;
     set->registered[set->count++] = handle;
+    char file[4096];
+    snprintf(file, sizeof file, "%s.registered", path());
+    FILE *told = fopen(file, "ae");
+    if (told) {
+        fprintf(told, "%s\n", gpu.uuid);
+        fclose(told);
+    }
     return SUCCESS;
 }
 
