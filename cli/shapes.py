@@ -23,6 +23,29 @@ class Map:
 _LABELS: Final = Map(str)
 _EXPRESSIONS: Final = [{"key": str, "operator": str, "values": [str]}]
 _TERMS: Final = [{"matchExpressions": _EXPRESSIONS, "matchFields": _EXPRESSIONS}]
+_SELECTOR: Final = {"matchLabels": _LABELS, "matchExpressions": _EXPRESSIONS}
+_POD_TERMS: Final = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [
+        {
+            "topologyKey": str,
+            "labelSelector": _SELECTOR,
+            "namespaces": [str],
+            "namespaceSelector": _SELECTOR,
+            "matchLabelKeys": [str],
+            "mismatchLabelKeys": [str],
+        }
+    ]
+}
+_SPREAD: Final = {
+    "topologyKey": str,
+    "whenUnsatisfiable": str,
+    "labelSelector": _SELECTOR,
+    "maxSkew": int,
+    "minDomains": int,
+    "nodeAffinityPolicy": str,
+    "nodeTaintsPolicy": str,
+    "matchLabelKeys": [str],
+}
 _METADATA: Final = {
     "name": str,
     "namespace": str,
@@ -32,11 +55,17 @@ _METADATA: Final = {
     "annotations": Map(object),
     "ownerReferences": [{"kind": str, "name": str, "controller": bool}],
 }
+_REQUIREMENTS: Final = {"limits": Map(object), "requests": Map(object)}
 _CONTAINER: Final = {
     "name": str,
     "restartPolicy": str,
-    "resources": {"limits": Map(object), "requests": Map(object)},
-    "ports": [{"hostPort": int, "protocol": str, "hostIP": str}],
+    "resources": _REQUIREMENTS,
+    "ports": [{"hostPort": int, "containerPort": int, "protocol": str, "hostIP": str}],
+}
+_CONTAINER_STATUS: Final = {
+    "name": str,
+    "resources": _REQUIREMENTS,
+    "allocatedResources": Map(object),
 }
 _POD_SPEC: Final = {
     "nodeName": str,
@@ -50,10 +79,22 @@ _POD_SPEC: Final = {
     "affinity": {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _TERMS}
-        }
+        },
+        "podAffinity": _POD_TERMS,
+        "podAntiAffinity": _POD_TERMS,
     },
-    "resources": {"limits": Map(object), "requests": Map(object)},
+    "topologySpreadConstraints": [_SPREAD],
+    "hostNetwork": bool,
+    "resources": _REQUIREMENTS,
     "overhead": Map(object),
+}
+_POD_STATUS: Final = {
+    "phase": str,
+    "conditions": [{"type": str, "reason": str}],
+    "containerStatuses": [_CONTAINER_STATUS],
+    "initContainerStatuses": [_CONTAINER_STATUS],
+    "resources": _REQUIREMENTS,
+    "allocatedResources": Map(object),
 }
 _TEMPLATE: Final = {
     "metadata": {"labels": _LABELS, "annotations": Map(object)},
@@ -64,7 +105,7 @@ _WORKLOAD: Final = {
     "spec": {"replicas": int, "parallelism": int, "completions": int, "template": _TEMPLATE},
 }
 _SHAPES: Final[Mapping[str, Shape]] = {
-    "Pod": {"metadata": _METADATA, "spec": _POD_SPEC, "status": {"phase": str}},
+    "Pod": {"metadata": _METADATA, "spec": _POD_SPEC, "status": _POD_STATUS},
     "Node": {
         "metadata": _METADATA,
         "spec": {
@@ -78,6 +119,7 @@ _SHAPES: Final[Mapping[str, Shape]] = {
         },
     },
     "NodeLayout": {"metadata": _METADATA, "spec": dict, "status": dict},
+    "Namespace": {"metadata": _METADATA},
     "PriorityClass": {"metadata": _METADATA, "value": int},
     **dict.fromkeys(("Deployment", "ReplicaSet", "StatefulSet", "Job", "DaemonSet"), _WORKLOAD),
 }

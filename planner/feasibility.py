@@ -1,14 +1,16 @@
-"""Which nodes a pod may use, as kube-scheduler's filter plugins decide it.
+"""Which nodes a pod may use by their identity, as kube-scheduler's filter plugins decide it.
 
-Only what does not depend on the other pods of a plan is here; room and ports are the ledger's.
-Sources: pkg/scheduler/framework/plugins/{nodeaffinity,tainttoleration,nodeunschedulable}, and
-component-helpers/scheduling/corev1/nodeaffinity.
+Only what does not depend on the other pods is here; room and ports are the ledger's, relations
+between pods planner/relations.py's. Sources: pkg/scheduler/framework/plugins/{nodeaffinity,
+tainttoleration,nodeunschedulable,nodeports}, component-helpers/scheduling/corev1/nodeaffinity.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from typing import Final
 
 from planner.model import (
+    ANY_ADDRESS,
     Cause,
     Constraints,
     Expression,
@@ -19,29 +21,36 @@ from planner.model import (
     Taint,
     Toleration,
 )
+from planner.selectors import all_hold, as_int64
 
 _UNSCHEDULABLE: Final = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
-_BLOCKING: Final = frozenset({"NoSchedule", "NoExecute"})
+_BLOCKING: Final = frozenset({"NoSchedule", "NoExecute"})  # DoNotScheduleTaintsFilterFunc
+_CANONICAL: Final = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)  # IsDecimalInteger
+_NAME: Final = "metadata.name"
 
 
 def node_refusal(constraints: Constraints, node: Node) -> Cause | None:
-    """The first cause for which the node's identity rules the pod out, or None."""
+    """The first cause for which the node's identity rules the pod out, or None.
+
+    It looks at readiness, `unschedulable`, labels, taints and the name, and at nothing else.
+    """
     if not node.ready:
         return Cause.NOT_READY
     if node.unschedulable and not _tolerates(constraints.tolerations, _UNSCHEDULABLE):
         return Cause.UNSCHEDULABLE
-    if not _selects(constraints, node):
+    if not selects(constraints, node):
         return Cause.NODE_AFFINITY
-    if not all(
-        _tolerates(constraints.tolerations, taint)
-        for taint in node.taints
-        if taint.effect in _BLOCKING
-    ):
+    if node.taints and not tolerates_taints(constraints, node):
         return Cause.TAINT
     return None
 
 
-def _selects(constraints: Constraints, node: Node) -> bool:
+def selects(constraints: Constraints, node: Node) -> bool:
+    """Whether nodeSelector and required node affinity both let the node through.
+
+    Terms are alternatives; without any, and in an empty one, nothing matches (nodeaffinity.go,
+    RequiredNodeAffinity.Match).
+    """
     labels = node.labels
     if any(labels.get(key) != value for key, value in constraints.node_selector):
         return False
@@ -52,36 +61,28 @@ def _selects(constraints: Constraints, node: Node) -> bool:
 def _term_matches(term: NodeTerm, node: Node) -> bool:
     if not term.labels and not term.fields:
         return False
-    return all(_holds(e, node.labels) for e in term.labels) and all(
-        _holds(e, {"metadata.name": node.name}) for e in term.fields
+    return all_hold(term.labels, node.labels) and all(
+        _field_holds(field, node.name) for field in term.fields
     )
 
 
-def _holds(expression: Expression, labels: Mapping[str, str]) -> bool:
-    value = labels.get(expression.key)
-    match expression.operator:
-        case "In":
-            return value in expression.values
-        case "NotIn":
-            return value not in expression.values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt":
-            return _compare(value, expression.values) > 0
-        case "Lt":
-            return _compare(value, expression.values) < 0
-    return False
+def _field_holds(field: Expression, name: str) -> bool:
+    """Fields know In and NotIn with one value, and an unknown field is the empty string
+    (nodeSelectorRequirementsAsFieldSelector).
+    """
+    if len(field.values) != 1:
+        return False
+    is_it = field.values[0] == (name if field.key == _NAME else "")
+    return (field.operator == "In" and is_it) or (field.operator == "NotIn" and not is_it)
 
 
-def _compare(value: str | None, bounds: tuple[str, ...]) -> int:
-    """-1, 0 or 1; 0, which fails both Gt and Lt, for what is no integer."""
-    try:
-        left, right = int(value or ""), int(bounds[0])
-    except (ValueError, IndexError):
-        return 0
-    return (left > right) - (left < right)
+def tolerates_taints(constraints: Constraints, node: Node) -> bool:
+    """Whether the pod tolerates every taint that keeps pods off (FindMatchingUntoleratedTaint)."""
+    return all(
+        _tolerates(constraints.tolerations, taint)
+        for taint in node.taints
+        if taint.effect in _BLOCKING
+    )
 
 
 def _tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
@@ -89,25 +90,41 @@ def _tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
 
 
 def _matches(toleration: Toleration, taint: Taint) -> bool:
+    """api/core/v1/toleration.go, ToleratesTaint.
+
+    Gt and Lt are behind the alpha gate TaintTolerationComparisonOperators; without it the API
+    server takes no pod that has them, so a pod that has them lives where they count.
+    """
     if toleration.effect and toleration.effect != taint.effect:
         return False
     if toleration.key and toleration.key != taint.key:
         return False
     match toleration.operator:
         case "" | "Equal":
-            return toleration.key != "" and toleration.value == taint.value
+            return toleration.value == taint.value
         case "Exists":
             return True
+        case "Gt" | "Lt":
+            bound, value = _canonical(toleration.value), _canonical(taint.value)
+            if bound is None or value is None:
+                return False
+            return value > bound if toleration.operator == "Gt" else value < bound
     return False
 
 
+def _canonical(text: str) -> int | None:
+    return as_int64(text) if _CANONICAL.fullmatch(text) else None
+
+
 def ports_clash(wanted: Iterable[HostPort], taken: Iterable[HostPort]) -> bool:
-    """Whether a host port is taken already; 0.0.0.0 overlaps every address (nodeports.go)."""
+    """Whether a host port is taken already; 0.0.0.0 overlaps every address
+    (kube-scheduler/framework/types.go, HostPortInfo.CheckConflict).
+    """
     taken = tuple(taken)
     return any(
         want.port == have.port
         and want.protocol == have.protocol
-        and (want.ip == have.ip or "0.0.0.0" in (want.ip, have.ip))
+        and (want.ip == have.ip or ANY_ADDRESS in (want.ip, have.ip))
         for want in wanted
         for have in taken
     )

@@ -1,6 +1,6 @@
 """What a plan is made from and what it says: frozen records, no Kubernetes JSON any more."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +11,9 @@ from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
 
 GATE: Final = "mpslice.io/carve"
+ANY_ADDRESS: Final = "0.0.0.0"
+NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
+"""The label that the API server puts on every namespace (pkg/apis/core/v1/defaults.go)."""
 
 
 class Cause(StrEnum):
@@ -85,13 +88,56 @@ class Constraints:
     tolerations: tuple[Toleration, ...] = ()
 
 
+Selector = tuple[Expression, ...] | None
+"""All requirements of a label selector: () selects everything, None nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerm:
+    """A required term of inter-pod affinity or anti-affinity.
+
+    It means the pods that `selector` picks in the `namespaces` and in those whose labels
+    `namespace_selector` picks.
+    """
+
+    topology_key: str
+    selector: Selector
+    namespaces: frozenset[str] = frozenset()
+    namespace_selector: Selector = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A topology spread constraint that must hold (DoNotSchedule), with Kubernetes' defaults."""
+
+    topology_key: str
+    selector: Selector
+    max_skew: int = 1
+    min_domains: int = 1
+    honor_affinity: bool = True
+    honor_taints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """What a pod demands of the pods around it; only what must hold, no preferences."""
+
+    affinity: tuple[PodTerm, ...] = ()
+    anti_affinity: tuple[PodTerm, ...] = ()
+    spread: tuple[Spread, ...] = ()
+
+
+NO_RELATIONS: Final = Relations()
+"""What nearly every pod has, so that `is` tells it from the others at no cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostPort:
     """A port that the pod takes on the node itself."""
 
     port: int
     protocol: str = "TCP"
-    ip: str = "0.0.0.0"
+    ip: str = ANY_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +185,7 @@ class Pod:
     requests: Resources = field(default_factory=Resources)
     ports: tuple[HostPort, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    relations: Relations = NO_RELATIONS
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str = ""
     min_member: int | None = None
@@ -231,6 +278,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What relations between pods are judged by, slice pods or not.
+
+    `pods` are all that count as bound, by the name of their node; `repelling` are those of them
+    with anti-affinity. `nodes` are all there are, labelled or not. `namespaces` are the labels of
+    the known ones.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    pods: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
+    repelling: tuple[Pod, ...] = ()
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason.
 
@@ -242,6 +304,7 @@ class Snapshot:
     max_slices_per_gpu: int = MAX_SLICES_PER_GPU
     groups: Mapping[str, Group] = field(default_factory=dict)
     now: datetime | None = None
+    neighbours: Neighbours = field(default_factory=Neighbours)
 
 
 @dataclass(frozen=True, slots=True)
