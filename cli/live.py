@@ -11,14 +11,14 @@ from typing import TypeVar
 
 from cli.errors import UnusableInput
 from mpslice.errors import MpsliceError
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, list_all
+from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube, list_all
 from mpslice.kube.errors import NotFound
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.decide import pending_pods, serving
 from planner.model import GATE, Node, Plan, Pod, Snapshot
 from planner.packing import plan
-from planner.parse import parse_node, parse_pod
+from planner.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.snapshot import build_snapshot
 
 T = TypeVar("T")
@@ -40,8 +40,11 @@ class Picture:
 async def look(kube: Kube, label: Label) -> Picture:
     """The cluster as it is now; raises a KubeError, or UnusableInput where mpslice is not."""
     try:
-        layouts, nodes, pods = await asyncio.gather(
-            list_all(kube, NODE_LAYOUTS), list_all(kube, NODES), list_all(kube, PODS)
+        layouts, nodes, pods, namespaces = await asyncio.gather(
+            list_all(kube, NODE_LAYOUTS),
+            list_all(kube, NODES),
+            list_all(kube, PODS),
+            list_all(kube, NAMESPACES),
         )
     except NotFound as error:
         raise UnusableInput(
@@ -51,6 +54,7 @@ async def look(kube: Kube, label: Label) -> Picture:
         [node for node in map(_node, nodes) if node],
         {layout.name: layout for layout in map(_layout, layouts) if layout},
         [pod for pod in map(_pod, pods) if pod],
+        {item["metadata"]["name"]: parse_namespace(item) for item in namespaces},
         label,
     )
 
@@ -66,10 +70,12 @@ async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
     nodes = Reflector(kube, NODES, _node, on_change)
     layouts = Reflector(kube, NODE_LAYOUTS, _layout, on_change)
     pods = Reflector(kube, PODS, _pod, on_change)
+    namespaces = Reflector(kube, NAMESPACES, parse_namespace, on_change)
+    followed = (nodes, layouts, pods, namespaces)
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(r.run()) for r in (nodes, layouts, pods)]
+        running = [tasks.create_task(r.run()) for r in followed]
         try:
-            for reflector in (nodes, layouts, pods):
+            for reflector in followed:
                 await reflector.synced.wait()
             while True:
                 changed.clear()
@@ -77,6 +83,7 @@ async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
                     list(nodes.objects.values()),
                     dict(layouts.objects),
                     list(pods.objects.values()),
+                    dict(namespaces.objects),
                     label,
                 )
                 await changed.wait()
@@ -87,10 +94,16 @@ async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
 
 
 def _picture(
-    nodes: list[Node], layouts: dict[str, NodeLayout], pods: list[Pod], label: Label
+    nodes: list[Node],
+    layouts: dict[str, NodeLayout],
+    pods: list[Pod],
+    namespaces: dict[str, Labels],
+    label: Label,
 ) -> Picture:
     labelled = [node for node in nodes if node.labels.get(label[0]) == label[1]]
-    snapshot = build_snapshot(labelled, serving(layouts.values()), pods)
+    snapshot = build_snapshot(
+        labelled, serving(layouts.values()), pods, all_nodes=nodes, namespaces=namespaces
+    )
     pending = pending_pods(pods, layouts.values())
     gated = [
         pod

@@ -27,6 +27,7 @@ from planner.decide import pending_pods, serving
 from planner.explain import refusal_text
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
+from planner.parse import Labels, parse_namespace
 from planner.snapshot import build_snapshot
 from webhook.offline import admit
 from webhook.settings import Settings
@@ -37,6 +38,7 @@ Label = tuple[str, str]
 _GROUPS = {
     "Node": "",
     "Pod": "",
+    "Namespace": "",
     "NodeLayout": "mpslice.io",
     "PriorityClass": "scheduling.k8s.io",
     "Job": "batch",
@@ -83,6 +85,7 @@ class _Input:
     layouts: dict[str, NodeLayout]
     pods: tuple[Manifest, ...]
     ranks: Priorities
+    namespaces: dict[str, Labels]
 
 
 def run(files: Iterable[str], options: Options) -> Outcome:
@@ -98,6 +101,8 @@ def run(files: Iterable[str], options: Options) -> Outcome:
         serving(given.layouts.values()),
         pods,
         max_slices_per_gpu=options.max_slices_per_gpu,
+        all_nodes=given.nodes,
+        namespaces=given.namespaces,
     )
     made = plan(snapshot, pending_pods(pods, given.layouts.values()))
     planned = time.perf_counter()
@@ -144,6 +149,9 @@ def _read(files: Iterable[str], options: Options) -> _Input:
         layouts=layouts,
         pods=(*pods, *expand(workloads, pods, nodes)),
         ranks=priorities(by_kind.get("PriorityClass", ())),
+        namespaces={
+            m.obj["metadata"]["name"]: parse_namespace(m.obj) for m in by_kind.get("Namespace", ())
+        },
     )
 
 

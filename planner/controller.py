@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mpslice.errors import InvalidNodeLayout, InvalidQuantity
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
+from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change, Reflector, key_of
@@ -22,7 +22,7 @@ from planner.batch import Batch
 from planner.decide import Decision, View, decide
 from planner.metrics import Metrics
 from planner.model import Node, Pod
-from planner.parse import parse_node, parse_pod
+from planner.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.perform import perform
 from planner.storyteller import Storyteller
 
@@ -78,21 +78,23 @@ class Controller:
         self._pods = Reflector(kube, PODS, _project_pod, self._on_pod)
         self._nodes = Reflector(kube, NODES, _project_node, self._on_node)
         self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._on_layout)
+        self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._on_namespace)
+        self._reflectors = (self._pods, self._nodes, self._layouts, self._namespaces)
 
     @property
     def synced(self) -> bool:
         """Whether everything has been listed once."""
-        return all(r.synced.is_set() for r in (self._pods, self._nodes, self._layouts))
+        return all(reflector.synced.is_set() for reflector in self._reflectors)
 
     async def follow(self) -> None:
         """Keeps the local copies up to date; every replica does, so that a new leader is warm."""
         async with asyncio.TaskGroup() as tasks:
-            for reflector in (self._pods, self._nodes, self._layouts):
+            for reflector in self._reflectors:
                 tasks.create_task(reflector.run())
 
     async def lead(self) -> None:
         """Decides and acts until cancelled; only the leader may."""
-        for reflector in (self._pods, self._nodes, self._layouts):
+        for reflector in self._reflectors:
             await reflector.synced.wait()
         self._batch.release()
         self._changed = True
@@ -147,6 +149,7 @@ class Controller:
             unreadable=frozenset(seen.keys() - layouts.keys()),
             gate=self._settings.gate,
             max_slices_per_gpu=self._settings.max_slices_per_gpu,
+            namespaces=dict(self._namespaces.objects),
         )
 
     def _assume(self, pod: Pod) -> Pod:
@@ -203,6 +206,10 @@ class Controller:
     def _on_node(self, _change: Change[Node]) -> None:
         self._trigger()
 
+    def _on_namespace(self, change: Change[Labels]) -> None:
+        if change.old is not None and change.old != change.new:
+            self._trigger()  # a new one means nothing before there are pods in it
+
     def _on_layout(self, change: Change[LayoutRecord]) -> None:
         written, new = self._written.get(change.key), change.new
         if written and not (isinstance(new, NodeLayout) and _is_newer(written, new)):
@@ -240,6 +247,14 @@ def _project_node(obj: Json) -> Node | None:
         return parse_node(obj)
     except _MALFORMED as error:
         log.error("a node could not be read", extra={"node": key_of(obj), "error": str(error)})
+        return None
+
+
+def _project_namespace(obj: Json) -> Labels | None:
+    try:
+        return parse_namespace(obj)
+    except _MALFORMED as error:
+        log.error("a namespace could not be read", extra={"error": str(error)})
         return None
 
 

@@ -23,7 +23,7 @@ class View:
 
     `waiting` pods belong to a burst that is not complete yet. `unreadable` are nodes whose
     NodeLayout says something that is none: nothing is done to them. Without `gate` nobody is to
-    wait for one.
+    wait for one. `namespaces` are their labels by name.
     """
 
     nodes: tuple[Node, ...]
@@ -34,6 +34,7 @@ class View:
     unreadable: frozenset[str] = frozenset()
     gate: bool = True
     max_slices_per_gpu: int = 48
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,14 @@ def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
 
 
 def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Snapshot:
-    return build_snapshot(nodes, layouts, view.pods, max_slices_per_gpu=view.max_slices_per_gpu)
+    return build_snapshot(
+        nodes,
+        layouts,
+        view.pods,
+        max_slices_per_gpu=view.max_slices_per_gpu,
+        all_nodes=view.nodes,
+        namespaces=view.namespaces,
+    )
 
 
 def _agent_is_away(node: Node, layout: NodeLayout | None) -> bool:

@@ -19,7 +19,17 @@ from mpslice.nodelayout import (
     SliceState,
 )
 from mpslice.slices import SliceSize
-from planner.model import Gpu, Group, Node, NodeState, Pod, Resources, Snapshot
+from planner.model import (
+    NO_RELATIONS,
+    Gpu,
+    Group,
+    Neighbours,
+    Node,
+    NodeState,
+    Pod,
+    Resources,
+    Snapshot,
+)
 
 
 @dataclass(slots=True)
@@ -50,17 +60,23 @@ def build_snapshot(
     max_slices_per_gpu: int = MAX_SLICES_PER_GPU,
     minimums: Mapping[str, int] | None = None,
     now: datetime | None = None,
+    all_nodes: Iterable[Node] = (),
+    namespaces: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
     `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
-    no GPUs yet. Total: bad input sets its node aside.
+    no GPUs yet. `all_nodes`, labelled or not, and the labels of `namespaces` bear on relations
+    between pods. Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
+    repelling: list[Pod] = []
     members: Counter[str] = Counter()
     for pod in pods:
         if pod.node and not pod.finished:
             bound.setdefault(pod.node, []).append(pod)
+            if pod.relations is not NO_RELATIONS and pod.relations.anti_affinity:
+                repelling.append(pod)
             if pod.group:
                 members[pod.group_key] += 1
     minimums = minimums or {}
@@ -79,7 +95,8 @@ def build_snapshot(
     groups = {
         key: Group(minimums.get(key), members[key]) for key in members.keys() | minimums.keys()
     }
-    return Snapshot(tuple(states), set_aside, max_slices_per_gpu, groups, now)
+    neighbours = Neighbours(tuple(all_nodes), bound, tuple(repelling), namespaces or {})
+    return Snapshot(tuple(states), set_aside, max_slices_per_gpu, groups, now, neighbours)
 
 
 def _gpu_counts(layout: NodeLayout | None) -> list[_GpuCount]:

@@ -37,6 +37,7 @@ class Resource:
 
 NODES = Resource("v1", "nodes")
 PODS = Resource("v1", "pods", namespaced=True)
+NAMESPACES = Resource("v1", "namespaces")
 EVENTS = Resource("v1", "events", namespaced=True)
 SECRETS = Resource("v1", "secrets", namespaced=True)
 LEASES = Resource("coordination.k8s.io/v1", "leases", namespaced=True)

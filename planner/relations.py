@@ -1,0 +1,194 @@
+"""Relations between pods in one planning pass: affinity, anti-affinity and topology spread.
+
+Mutable and private to a pass, like the ledger that asks it. The rules are those of kube-scheduler's
+pkg/scheduler/framework/plugins/{interpodaffinity,podtopologyspread}/filtering.go; what the
+scheduler counts afresh for each pod is kept up to date here as pods are booked and taken back.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+
+from planner.census import AnyTally, Census
+from planner.model import NO_RELATIONS, Cause, Pod, Snapshot, Spread
+from planner.selectors import all_hold
+from planner.tallies import SpreadTally, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class _SpreadRule:
+    """One constraint of a pod and how pods are spread now; `own` is 1 if the pod counts itself."""
+
+    spread: Spread
+    tally: SpreadTally
+    own: int
+
+    def allows(self, labels: Mapping[str, str]) -> bool:
+        domain = labels.get(self.spread.topology_key)
+        if domain is None:
+            return False
+        after = self.tally.within(domain) + self.own
+        return after - self.tally.lowest(self.spread.min_domains) <= self.spread.max_skew
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Demands:
+    """All that can refuse a pod a node; pods alike share one, so it is compared by identity.
+
+    `together` holds a tally for each affinity term, `first_of_kind` whether the pod satisfies its
+    own terms; `apart` are tallies that must be 0 near the node.
+    """
+
+    together: tuple[Tally, ...]
+    first_of_kind: bool
+    apart: tuple[Tally, ...]
+    spread: tuple[_SpreadRule, ...]
+
+    def refusal(self, node: str, labels: Mapping[str, str]) -> Cause | None:
+        if self.together and not self._joins(node):
+            return Cause.POD_AFFINITY
+        if any(tally.near(node) for tally in self.apart):
+            return Cause.POD_AFFINITY
+        if not all(rule.allows(labels) for rule in self.spread):
+            return Cause.TOPOLOGY_SPREAD
+        return None
+
+    def _joins(self, node: str) -> bool:
+        """The first pod of a group that is to stay together may start on any node with the keys."""
+        if not all(tally.covers(node) for tally in self.together):
+            return False
+        if all(tally.near(node) for tally in self.together):
+            return True
+        return self.first_of_kind and all(tally.is_empty for tally in self.together)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What a pod of the pass changes, and what it demands: None when nothing can refuse it."""
+
+    pod: Pod  # kept, so that its id() stays its own
+    tallies: tuple[AnyTally, ...]
+    demands: _Demands | None
+
+
+class RelationBook:
+    """Who is where in a pass, as far as relations between pods go.
+
+    When `active` is False no pod can be refused for a relation: nothing was built, and nothing
+    need be asked or booked. Pods asked about and booked are those of `pending`.
+    """
+
+    __slots__ = (
+        "_census",
+        "_demands",
+        "_effects",
+        "_keys",
+        "_nodes",
+        "_standing",
+        "active",
+    )
+
+    def __init__(self, snapshot: Snapshot, pending: Iterable[Pod]) -> None:
+        around = snapshot.neighbours
+        related = [pod for pod in pending if pod.relations is not NO_RELATIONS]
+        self.active = bool(related or around.repelling)
+        if not self.active:
+            return
+        self._nodes = {node.name: node for node in around.nodes}
+        self._nodes.update((state.node.name, state.node) for state in snapshot.nodes)
+        self._census = Census(self._nodes, around.namespaces)
+        self._effects: dict[Hashable, tuple[AnyTally, ...]] = {}
+        self._demands: dict[Hashable, _Demands | None] = {}
+        self._standing: dict[int, _Standing] = {}
+        self._open(related)
+        for pod in (*related, *around.repelling):
+            for term in pod.relations.anti_affinity:
+                self._census.carried(term)
+        self._keys = self._census.label_keys
+        for node, pods in around.pods.items():
+            for pod in pods:
+                for tally in self._tallies(pod):
+                    tally.change(node, 1)
+
+    def _open(self, related: Iterable[Pod]) -> None:
+        for pod in related:
+            relations = pod.relations
+            if relations.affinity:
+                self._census.together(relations.affinity)
+            for term in relations.anti_affinity:
+                self._census.apart(term)
+            if relations.spread:
+                self._census.spread(pod.namespace, relations.spread, pod.constraints)
+
+    def refuses(self, pod: Pod, node: str) -> Cause | None:
+        """POD_AFFINITY or TOPOLOGY_SPREAD when the node is ruled out by who is where now."""
+        demands = self._of(pod).demands
+        return None if demands is None else demands.refusal(node, self._nodes[node].labels)
+
+    def add(self, pod: Pod, node: str) -> None:
+        """The pod counts as bound to the node from now on."""
+        for tally in self._of(pod).tallies:
+            tally.change(node, 1)
+
+    def remove(self, pod: Pod, node: str) -> None:
+        """Takes `add` back."""
+        for tally in self._of(pod).tallies:
+            tally.change(node, -1)
+
+    def alike(self, pod: Pod) -> Hashable:
+        """Equal for pods that `refuses` answers alike, None for those that it never refuses."""
+        return self._of(pod).demands
+
+    def may_come_to_fit(self, pod: Pod) -> bool:
+        """Whether placing others can make room for the pod: only anti-affinity never relents."""
+        demands = self._of(pod).demands
+        return demands is not None and bool(demands.together or demands.spread)
+
+    def _of(self, pod: Pod) -> _Standing:
+        known = self._standing.get(id(pod))
+        if known is None:
+            known = _Standing(pod, self._tallies(pod), self._demands_of(pod))
+            self._standing[id(pod)] = known
+        return known
+
+    def _shape(self, pod: Pod) -> Hashable:
+        """All of a pod that relations look at."""
+        labels = pod.labels
+        return (
+            pod.namespace,
+            pod.terminating,
+            tuple([labels.get(key) for key in self._keys]),
+            None if pod.relations is NO_RELATIONS else pod.relations,
+        )
+
+    def _tallies(self, pod: Pod) -> tuple[AnyTally, ...]:
+        shape = self._shape(pod)
+        known = self._effects.get(shape)
+        if known is None:
+            known = self._effects[shape] = self._census.counted_in(pod)
+        return known
+
+    def _demands_of(self, pod: Pod) -> _Demands | None:
+        shape = (self._shape(pod), pod.constraints if pod.relations.spread else None)
+        if shape not in self._demands:
+            self._demands[shape] = self._make_demands(pod)
+        return self._demands[shape]
+
+    def _make_demands(self, pod: Pod) -> _Demands | None:
+        census, relations = self._census, pod.relations
+        together = census.together(relations.affinity) if relations.affinity else ()
+        apart = (
+            *(census.apart(term) for term in relations.anti_affinity),
+            *census.repelling(pod),
+        )
+        spread: list[_SpreadRule] = []
+        if relations.spread:
+            tallies = census.spread(pod.namespace, relations.spread, pod.constraints)
+            for constraint, tally in zip(relations.spread, tallies, strict=True):
+                own = int(
+                    constraint.selector is not None and all_hold(constraint.selector, pod.labels)
+                )
+                spread.append(_SpreadRule(constraint, tally, own))
+        if not (together or apart or spread):
+            return None
+        first = all(census.means(term, pod) for term in relations.affinity)
+        return _Demands(together, first, apart, tuple(spread))
