@@ -49,6 +49,18 @@ class Gpu:
         return self.reason is None
 
 
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that uses a GPU, directly or through MPS; `pid` as this machine counts them.
+
+    `pod_uid` is the pod that its cgroup names, "" for none.
+    """
+
+    pid: int
+    pod_uid: str = ""
+    memory_mib: int = 0
+
+
 GpusChanged = Callable[[Sequence[Gpu]], None]
 
 
@@ -61,6 +73,10 @@ class Gpus(Protocol):
 
     async def follow(self, on_change: GpusChanged) -> NoReturn:
         """Calls `on_change` with all of them whenever one changes, until cancelled."""
+        ...
+
+    async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        """The processes that use the GPU now; raises an NvmlError when nobody can tell."""
         ...
 
 

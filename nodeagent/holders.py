@@ -50,6 +50,10 @@ class Pods:
         pods = tuple(pods)
         return cls({pod.key: pod for pod in pods}, {pod.uid: pod for pod in pods})
 
+    @property
+    def live_uids(self) -> frozenset[str]:
+        return frozenset(uid for uid, pod in self.by_uid.items() if not pod.ended)
+
     def live(self, uid: str) -> PodFacts | None:
         pod = self.by_uid.get(uid)
         return pod if pod is not None and not pod.ended else None
@@ -105,6 +109,35 @@ def resolve(
     for device in unexplained:
         holders.setdefault(device, Holder())
     return holders
+
+
+def departed(
+    before: Mapping[DeviceId, Holder], after: Mapping[DeviceId, Holder], pods: Pods, last: Pods
+) -> dict[DeviceId, Holder]:
+    """Who held a slice and holds it no more, though nobody has seen its containers end.
+
+    So it is with a pod that is force-deleted: the kubelet gives its devices away at once, while its
+    processes may run on for seconds. `last` are the pods as they were before those of `pods`.
+    """
+    return {
+        device: holder
+        for device, holder in before.items()
+        if holder.pod
+        and _gave_up(holder, after.get(device), pods)
+        and not any(_has_stopped(holder, seen) for seen in (pods, last))
+    }
+
+
+def _gave_up(holder: Holder, now: Holder | None, pods: Pods) -> bool:
+    if now is None or not now.pod:
+        return pods.live(holder.uid or _uid_of(holder.pod, pods)) is None
+    # Whoever has it now, the kubelet had it back: our word of the earlier pod's end is on its way.
+    return holder.pod != now.pod or bool(holder.uid and holder.uid != now.uid)
+
+
+def _has_stopped(holder: Holder, pods: Pods) -> bool:
+    pod = pods.by_uid.get(holder.uid or _uid_of(holder.pod, pods))
+    return pod is not None and pod.stopped
 
 
 def _uid_of(key: str, pods: Pods) -> str:

@@ -16,7 +16,17 @@ from mpslice.gpus import DeviceId
 from mpslice.kube.reflector import Backoff
 from nodeagent.checkpoint import read_checkpoint
 from nodeagent.errors import KubeletUnavailable
-from nodeagent.holders import Claim, Evidence, Holder, Pods, explained, resolve, with_uids
+from nodeagent.holders import (
+    Claim,
+    Evidence,
+    Holder,
+    Pods,
+    departed,
+    explained,
+    resolve,
+    with_uids,
+)
+from nodeagent.leftovers import Leftovers
 from nodeagent.pods import PodFacts
 from nodeagent.pulse import Pulse
 
@@ -38,14 +48,25 @@ class Lister(Protocol):
 class Ledger:
     """`holders` is every slice that is held, as far as is known now; `changed` beats with it."""
 
-    def __init__(self, pod_resources: Lister, checkpoint: Path, pods: Callable[[], Pods]) -> None:
+    def __init__(
+        self,
+        pod_resources: Lister,
+        checkpoint: Path,
+        pods: Callable[[], Pods],
+        leftovers: Leftovers,
+    ) -> None:
         self._pod_resources = pod_resources
         self._checkpoint = checkpoint
         self._pods = pods
+        self._last_pods = Pods()
+        self._leftovers = leftovers
+        leftovers.changed.listen(self._resolve)
         self._evidence = Evidence()
+        self._told: dict[DeviceId, Holder] = {}  # by the evidence alone
         self._holders: dict[DeviceId, Holder] = {}
         self._allocated: dict[DeviceId, float] = {}
         self._stale = Pulse()
+        self._reading = asyncio.Lock()  # an older reading must not replace a newer one
         self.changed = Pulse()
         self.known = Pulse()  # beats when all evidence has been read
         self.holders: Mapping[DeviceId, Holder] = MappingProxyType(self._holders)
@@ -66,12 +87,14 @@ class Ledger:
         now = monotonic()
         for device in ids:
             self._allocated[device] = now
-            self._holders[device] = self._holders.get(device, Holder())
+            self._told.setdefault(device, Holder())
+            self._holders.setdefault(device, Holder())
         self._stale.beat()
 
     def remember(self, holders: Mapping[DeviceId, Holder]) -> None:
         """What an earlier process knew; it holds while those pods live."""
         for device, holder in holders.items():
+            self._told.setdefault(device, holder)
             self._holders.setdefault(device, holder)
 
     def checkpoint_written(self) -> None:
@@ -103,8 +126,11 @@ class Ledger:
         known = explained(self._evidence, pods)
         for device in [device for device in self._allocated if device in known]:
             del self._allocated[device]
-        remembered = {device: h for device, h in self._holders.items() if h.pod}
-        holders = resolve(self._evidence, remembered, self._allocated.keys(), pods)
+        remembered = {device: h for device, h in self._told.items() if h.pod}
+        told = resolve(self._evidence, remembered, self._allocated.keys(), pods)
+        self._leftovers.suspect(departed(self._told, told, pods, self._last_pods))
+        self._told, self._last_pods = told, pods
+        holders = {**self._leftovers.holders(), **told}
         if holders != self._holders:
             self._holders.clear()
             self._holders.update(holders)
@@ -112,6 +138,10 @@ class Ledger:
 
     async def refresh(self) -> None:
         """Reads all evidence and judges it; raises KubeletUnavailable."""
+        async with self._reading:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         started, before = monotonic(), self._pods()
         # A pod that ends while this is read is told by the name that it had before.
         listed = with_uids(await self._pod_resources.list(), before)
@@ -131,8 +161,25 @@ class Ledger:
         if old:
             self._resolve()
 
-    async def run(self) -> NoReturn:
+    async def vacated(self, device: DeviceId) -> None:
+        """Returns once nothing is left of whoever had the slice before; the caller's deadline."""
+        try:
+            await self.refresh()  # the kubelet has told by now for whom it asked
+        except KubeletUnavailable as error:
+            log.info("an earlier holder may be overlooked", extra={"error": str(error)})
+        await self._leftovers.until_free(device)
+
+    def is_left_over(self, device: DeviceId) -> bool:
+        """Whether processes of a pod that is gone may still use the slice."""
+        return device in self._leftovers.holders()
+
+    async def run(self) -> None:
         """Keeps the record true until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_kubelet(), name="holders")
+            tasks.create_task(self._leftovers.run(lambda: self._pods().live_uids), name="leftovers")
+
+    async def _follow_kubelet(self) -> NoReturn:
         backoff = Backoff(first=_FIRST_LOOK, longest=_LONGEST_LOOK)
         while True:
             seen = self._stale.count

@@ -19,6 +19,7 @@ from nodeagent.holders import Pods
 from nodeagent.inventory import Inventory
 from nodeagent.kubelet import KubeletLink, remove_left_sockets
 from nodeagent.ledger import Ledger
+from nodeagent.leftovers import Leftovers
 from nodeagent.podresources import PodResources
 from nodeagent.service import SliceService
 from nodeagent.settings import Settings
@@ -37,7 +38,9 @@ class LocalNode(AbstractAsyncContextManager["LocalNode"]):
         self.pods: Callable[[], Pods] = Pods
         self.inventory = Inventory(gpus.read())
         self.pod_resources = PodResources(settings.pod_resources_socket)
-        self.ledger = Ledger(self.pod_resources, settings.checkpoint, self._known_pods)
+        self.ledger = Ledger(
+            self.pod_resources, settings.checkpoint, self._known_pods, Leftovers(gpus)
+        )
         service = SliceService(settings, self.inventory, self.ledger, mps)
         self.link = KubeletLink(settings.kubelet_socket, service)
 

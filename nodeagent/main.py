@@ -114,7 +114,7 @@ async def run(settings: Settings) -> None:
         return await Session.connect("nodeagent", settings.kubeconfig)
 
     gpus = SimulatedGpus(settings.simulated_gpus)
-    await run_agent(settings, gpus, SimulatedMps(), connect)
+    await run_agent(settings, gpus, SimulatedMps(gpus), connect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,8 @@ class PodFacts:
     """A slice pod. `uid` is the kubelet's: a static pod's mirror has another one in the API.
 
     `admitted` says that the kubelet has decided about it (status.startTime is set then, by
-    kubelet/status/status_manager.go); `waiting_since` is a Unix time.
+    kubelet/status/status_manager.go); `stopped`, that it is at its end and the kubelet has seen all
+    its containers end, which a pod that is force-deleted lacks; `waiting_since` is a Unix time.
     """
 
     key: str
@@ -41,6 +42,7 @@ class PodFacts:
     nominated: str = ""
     ended: bool = False
     admitted: bool = False
+    stopped: bool = False
     gated: bool = False
     unschedulable: bool = False
     waiting_since: float = 0.0
@@ -71,14 +73,16 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
     scheduled = _scheduled_condition(status)
     verdict = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     uid = (metadata.get("annotations") or {}).get(_MIRROR) or metadata.get("uid")
+    ended = status.get("phase") in ("Succeeded", "Failed")
     return PodFacts(
         key=f"{metadata.get('namespace', '')}/{metadata['name']}",
         uid=str(uid or ""),
         needs=needs,
         node=spec.get("nodeName") or "",
         nominated=status.get("nominatedNodeName") or "",
-        ended=status.get("phase") in ("Succeeded", "Failed"),
+        ended=ended,
         admitted=bool(status.get("startTime")),
+        stopped=bool(ended or metadata.get("deletionTimestamp")) and not _runs(status),
         gated=bool(spec.get("schedulingGates")),
         unschedulable=verdict,
         waiting_since=max(
@@ -112,6 +116,12 @@ def _is_some(quantity: object) -> bool:
         return whole(quantity) > 0
     except InvalidQuantity:
         return False  # the API server takes none such
+
+
+def _runs(status: Mapping[str, Any]) -> bool:
+    parts = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+    statuses = [entry for part in parts for entry in status.get(part) or ()]
+    return any("running" in (entry.get("state") or {}) for entry in statuses)
 
 
 def _scheduled_condition(status: Mapping[str, Any]) -> Mapping[str, Any]:

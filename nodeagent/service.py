@@ -6,7 +6,7 @@ id twice answers the same.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Final
 
 from mpslice.allocation import GpuRoom, preferred
@@ -49,14 +49,18 @@ class SliceService:
     def prefer(
         self, available: Sequence[str], must_include: Sequence[str], count: int
     ) -> tuple[str, ...]:
-        """What `mpslice.allocation` prefers; it never fails, because an error fails the pod."""
+        """What `mpslice.allocation` prefers; it never fails, because an error fails the pod.
+
+        Slices that processes of a pod that is gone may still use come last.
+        """
         try:
-            chosen = preferred(
-                [DeviceId.parse(text) for text in available],
-                count,
-                self._rooms(),
-                must_include=[DeviceId.parse(text) for text in must_include],
-            )
+            ids = [DeviceId.parse(text) for text in available]
+            free = [device for device in ids if not self._ledger.is_left_over(device)]
+            forced = [DeviceId.parse(text) for text in must_include]
+            rooms = self._rooms()
+            chosen = preferred(free, count, rooms, must_include=forced)
+            if len(chosen) < count:
+                chosen = preferred(ids, count, rooms, must_include=chosen)
         except InvalidDeviceId as error:
             log.warning("the kubelet offers an id that is not ours", extra={"error": str(error)})
             return tuple(dict.fromkeys((*must_include, *available)))[:count]
@@ -98,19 +102,26 @@ class SliceService:
         return device
 
     async def prepare(self, texts: Sequence[str]) -> None:
-        """Before every start of a container: its pipe directory exists and its daemon is ready.
+        """Before every start of a container: its pipe directory exists, its daemon is ready, and
+        nobody else's process is left in its slice.
 
-        Raises AgentError when the daemon is not ready within READY_SECONDS.
+        Raises AgentError when it is not so within READY_SECONDS.
         """
-        for gpu in {DeviceId.parse(text).gpu for text in texts}:
-            await asyncio.to_thread(_make_directories, self._settings, gpu)
-            try:
-                async with asyncio.timeout(READY_SECONDS):
-                    await self._mps.wait_ready(gpu)
-            except TimeoutError as error:
-                raise AgentError(
-                    f"the MPS daemon of {gpu} is not ready after {READY_SECONDS:.0f} s"
-                ) from error
+        deadline = asyncio.get_running_loop().time() + READY_SECONDS
+        for device in map(DeviceId.parse, texts):
+            await asyncio.to_thread(_make_directories, self._settings, device.gpu)
+            daemon = f"the MPS daemon of {device.gpu} is not ready"
+            await _in_time(deadline, self._mps.wait_ready(device.gpu), daemon)
+            left = f"slice {device} is still used by processes of a pod that is gone"
+            await _in_time(deadline, self._ledger.vacated(device), left)
+
+
+async def _in_time(deadline: float, what: Awaitable[None], otherwise: str) -> None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            await what
+    except TimeoutError as error:
+        raise AgentError(f"{otherwise} after {READY_SECONDS:.0f} s") from error
 
 
 def _make_directories(settings: Settings, gpu: GpuUuid) -> None:

@@ -16,8 +16,10 @@ import yaml
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import BadSimulation
-from nodeagent.hardware import ComputeCapability, Gpu, GpusChanged
+from nodeagent.hardware import ComputeCapability, Gpu, GpuProcess, GpusChanged
 from nodeagent.inotify import DirectoryWatch
+from nodeagent.processes import pids_with_variable, pod_uid
+from nodeagent.pulse import Pulse
 
 LOST: Final = "Lost"
 UNHEALTHY: Final = "Unhealthy"
@@ -123,11 +125,16 @@ class SimulatedGpus:
     """`Gpus` out of a file. Raises BadSimulation when the first reading fails."""
 
     def __init__(self, file: Path) -> None:
+        self.changed = Pulse()
         self._file = file
         self._gpus = read_simulation(file)
 
     def read(self) -> Sequence[Gpu]:
         return self._gpus
+
+    async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        """Without a driver to tell, whoever was given the GPU counts as its user."""
+        return await asyncio.to_thread(_processes_given, gpu)
 
     async def follow(self, on_change: GpusChanged) -> NoReturn:
         # The directory and not the file: editors and ConfigMaps put a new file in its place.
@@ -147,11 +154,24 @@ class SimulatedGpus:
         merged = merge_reload(self._gpus, read)
         if merged != self._gpus:
             self._gpus = merged
+            self.changed.beat()
             on_change(merged)
+
+    def healthy(self, uuid: GpuUuid) -> bool:
+        return any(gpu.uuid == uuid and gpu.healthy for gpu in self._gpus)
+
+
+def _processes_given(gpu: GpuUuid) -> Sequence[GpuProcess]:
+    pids = pids_with_variable(f"NVIDIA_VISIBLE_DEVICES={gpu}")
+    return [GpuProcess(pid, pod_uid(pid)) for pid in pids]
 
 
 class SimulatedMps:
-    """`MpsControl` where no daemon is needed: always ready."""
+    """`MpsControl` for simulated GPUs: a daemon serves while its GPU is healthy."""
 
-    async def wait_ready(self, gpu: GpuUuid) -> None:  # noqa: ARG002  the Protocol's
-        return
+    def __init__(self, gpus: SimulatedGpus) -> None:
+        self._gpus = gpus
+
+    async def wait_ready(self, gpu: GpuUuid) -> None:
+        while not self._gpus.healthy(gpu):
+            await self._gpus.changed.after(self._gpus.changed.count)

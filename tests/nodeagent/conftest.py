@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
-from nodeagent.hardware import ComputeCapability
+from nodeagent.hardware import ComputeCapability, GpuProcess
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
 from tests.nodeagent.fake_kube import FakeKube
@@ -66,7 +67,7 @@ class Machine:
         self.kubelet = kubelet
         self.kube = FakeKube()
         self.file = folder / "gpus.yaml"
-        self.mps = SimulatedMps()
+        self.processes: list[GpuProcess] = []
         self.settings = Settings(
             node_name=NODE,
             device_plugin_dir=kubelet.directory,
@@ -102,7 +103,8 @@ class Machine:
         async def connect() -> FakeKube:
             return self.kube
 
-        await run_agent(self.settings, SimulatedGpus(self.file), self.mps, connect)
+        gpus = MachineGpus(self)
+        await run_agent(self.settings, gpus, SimulatedMps(gpus), connect)
 
     # The layout.
 
@@ -207,6 +209,18 @@ def pod_manifest(
         "spec": spec,
         "status": {"phase": "Pending", **status},
     }
+
+
+class MachineGpus(SimulatedGpus):
+    """GPUs whose processes are the test's."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.file)
+        self._machine = machine
+
+    async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        known = any(entry.uuid == gpu for entry in self.read())
+        return self._machine.processes if known else []
 
 
 @pytest.fixture

@@ -1,23 +1,25 @@
 """When the evidence of who holds what is read again, and what becomes of what nothing explains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from mpslice.gpus import DeviceId
+from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
 from nodeagent.errors import KubeletUnavailable
+from nodeagent.hardware import GpuProcess
 from nodeagent.holders import Claim, Holder, Pods
 from nodeagent.ledger import Ledger
+from nodeagent.leftovers import Leftovers
 from nodeagent.pods import Need, PodFacts
 from tests.nodeagent.conftest import device
 from tests.waiting import eventually
 
 SLICE = DeviceId.parse(device(1, 10, 0))
-POD = PodFacts(key="ns/a", uid="uid-a", needs=(Need("main", SliceSize(10)),))
+POD = PodFacts("ns/a", "uid-a", (Need("main", SliceSize(10)),))
 CLAIM = Claim(SLICE, "main", pod="ns/a")
 
 
@@ -29,7 +31,11 @@ class Kubelet:
         self.pods = Pods.of([])
         self.reads = 0
         self.away = False
+        self.users: dict[GpuUuid, Sequence[GpuProcess]] = {}
         self.on_list: Callable[[], None] = lambda: None
+
+    async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        return self.users.get(gpu, ())
 
     async def list(self) -> tuple[Claim, ...]:
         self.reads += 1
@@ -47,7 +53,8 @@ def kubelet() -> Kubelet:
 
 @pytest.fixture
 def ledger(kubelet: Kubelet, tmp_path: Path) -> Ledger:
-    return Ledger(kubelet, tmp_path / "checkpoint", lambda: kubelet.pods)
+    leftovers = Leftovers(kubelet)
+    return Ledger(kubelet, tmp_path / "checkpoint", lambda: kubelet.pods, leftovers)
 
 
 @asynccontextmanager
