@@ -20,6 +20,7 @@ class Listed:
 
     id: DeviceId
     healthy: bool
+    numa_node: int | None = None
 
 
 class Inventory:
@@ -116,9 +117,11 @@ class Inventory:
 
     def devices(self, size: SliceSize) -> tuple[Listed, ...]:
         """The list of one size as the kubelet gets it."""
-        return tuple(
-            Listed(device, self.is_offered(device)) for device in self.slices if device.size == size
-        )
+        return tuple(self._listed(device) for device in self.slices if device.size == size)
+
+    def _listed(self, device: DeviceId) -> Listed:
+        gpu = self._gpus.get(device.gpu)
+        return Listed(device, self.is_offered(device), gpu.numa_node if gpu else None)
 
     def _order(self, device: DeviceId) -> tuple[int, str, int, int]:
         gpu = self._gpus.get(device.gpu)

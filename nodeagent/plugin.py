@@ -159,11 +159,15 @@ class _Servicer(DevicePluginServicer):
 
 
 def _response(devices: tuple[Listed, ...]) -> api.ListAndWatchResponse:
-    return api.ListAndWatchResponse(
-        devices=[
-            api.Device(ID=str(d.id), health="Healthy" if d.healthy else "Unhealthy")
-            for d in devices
-        ]
+    return api.ListAndWatchResponse(devices=map(_device, devices))
+
+
+def _device(listed: Listed) -> api.Device:
+    numa_nodes = () if listed.numa_node is None else (api.NUMANode(ID=listed.numa_node),)
+    return api.Device(
+        ID=str(listed.id),
+        health="Healthy" if listed.healthy else "Unhealthy",
+        topology=api.TopologyInfo(nodes=numa_nodes) if numa_nodes else None,
     )
 
 

@@ -27,7 +27,7 @@ UNHEALTHY: Final = "Unhealthy"
 _UUID = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)  # a device id ends at 63 characters
 _CAPABILITY = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _FIELDS: Final = {
-    "uuid", "product", "memoryMiB", "reservedMiB", "computeCapability", "healthy",
+    "uuid", "product", "memoryMiB", "reservedMiB", "computeCapability", "healthy", "numaNode",
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
     uuid = entry.get("uuid")
     if not isinstance(uuid, str) or _UUID.fullmatch(uuid) is None:
         raise BadSimulation(f"{where}.uuid: {uuid!r:.60} is not GPU- and up to 36 characters")
-    memory = _mebibytes(entry, "memoryMiB", where, least=1)
-    reserved = _mebibytes(entry, "reservedMiB", where, least=0)
+    memory = _whole(entry, "memoryMiB", where, least=1)
+    reserved = _whole(entry, "reservedMiB", where, least=0)
     if reserved >= memory:
         raise BadSimulation(f"{where}.reservedMiB: {reserved} leaves nothing of {memory}")
     healthy = entry.get("healthy", True)
@@ -71,11 +71,12 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
         memory_mib=memory,
         reserved_mib=reserved,
         compute_capability=_capability(entry, where),
+        numa_node=_whole(entry, "numaNode", where, least=0) if "numaNode" in entry else None,
         reason=None if healthy else UNHEALTHY,
     )
 
 
-def _mebibytes(entry: Mapping[str, Any], field: str, where: str, *, least: int) -> int:
+def _whole(entry: Mapping[str, Any], field: str, where: str, *, least: int) -> int:
     value = entry.get(field, 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise BadSimulation(f"{where}.{field}: {value!r:.60} is no whole number from {least} up")

@@ -66,6 +66,7 @@ class FakeKubelet:
     admitted: list[Admitted] = field(default_factory=list)
     registrations: list[str] = field(default_factory=list)
     lists: list[tuple[str, dict[str, bool]]] = field(default_factory=list)
+    numa_nodes: dict[str, list[int]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     panics: list[str] = field(default_factory=list)
     overlaps: int = 0
@@ -226,6 +227,8 @@ class FakeKubelet:
     def _receive(self, resource: str, response: plugin_api.ListAndWatchResponse) -> None:
         listed = {device.ID: device.health == "Healthy" for device in response.devices}
         self.devices[resource] = listed
+        for device in response.devices:
+            self.numa_nodes[device.ID] = [node.ID for node in device.topology.nodes]
         self.on_call()
         self.lists.append((resource, listed))
         self.checkpoint()

@@ -479,6 +479,13 @@ async def test_lost_gpu_is_told_to_all_and_comes_back(machine: Machine) -> None:
         await machine.until(lambda: machine.status()["gpus"][1]["healthy"], "told again")
 
 
+async def test_kubelet_is_told_the_numa_node_of_each_slice(machine: Machine) -> None:
+    machine.write_gpus({"numaNode": 1}, {})
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+        assert machine.kubelet.numa_nodes == {device(1, 10, 0): [1], device(2, 10, 0): []}
+
+
 async def test_nothing_is_carved_on_an_unhealthy_gpu(machine: Machine) -> None:
     machine.write_gpus({}, {"healthy": False})
     async with machine.agent():

@@ -16,7 +16,7 @@ from tests.nodeagent.conftest import AMPERE
 EXAMPLE = """
 gpus:
   - {uuid: GPU-1, product: NVIDIA A100-SXM4-80GB, memoryMiB: 81920, reservedMiB: 626,
-     computeCapability: "8.0"}
+     computeCapability: "8.0", numaNode: 1}
   - {uuid: GPU-2, memoryMiB: 24576, healthy: false}
 """
 
@@ -25,8 +25,10 @@ def test_example_is_read(tmp_path: Path) -> None:
     file = tmp_path / "gpus.yaml"
     file.write_text(EXAMPLE)
     first, second = read_simulation(file)
-    assert first == Gpu(GpuUuid("GPU-1"), 0, "NVIDIA A100-SXM4-80GB", 81920, 626, AMPERE)
-    assert (second.index, second.healthy, second.reason) == (1, False, "Unhealthy")
+    assert first == Gpu(
+        GpuUuid("GPU-1"), 0, "NVIDIA A100-SXM4-80GB", 81920, 626, AMPERE, numa_node=1
+    )
+    assert (second.index, second.reason, second.numa_node) == (1, "Unhealthy", None)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,7 @@ def test_example_is_read(tmp_path: Path) -> None:
         ([{"uuid": "a", "memoryMiB": 9, "reservedMiB": 9}], "gpus[0].reservedMiB: 9 leaves"),
         ([{"uuid": "a", "memoryMiB": 9, "healthy": "no"}], "gpus[0].healthy: 'no'"),
         ([{"uuid": "a", "memoryMiB": 9, "computeCapability": "new"}], "gpus[0].computeCapability:"),
+        ([{"uuid": "a", "memoryMiB": 9, "numaNode": "0"}], "gpus[0].numaNode: '0'"),
         ([{"uuid": "a", "memoryMiB": 9, "memory": 1}], "gpus[0].memory: is no field"),
         ([{"uuid": "a", "memoryMiB": 9}] * 2, "gpus[1].uuid: a is listed twice"),
     ],
