@@ -260,7 +260,7 @@ def status_to_json(status: LayoutStatus) -> Json:
             "freeGB": capacity - used,
         },
         "gpus": [_gpu_to_json(gpu) for gpu in status.gpus],
-        "conditions": [_condition_to_json(c) for c in status.conditions],
+        "conditions": [condition_to_json(c) for c in status.conditions],
     }
 
 
@@ -289,7 +289,8 @@ def _slice_to_json(entry: SliceStatus) -> Json:
     }
 
 
-def _condition_to_json(condition: Condition) -> Json:
+def condition_to_json(condition: Condition) -> Json:
+    """One entry of `status.conditions`."""
     return {
         "type": str(condition.type),
         "status": "True" if condition.status else "False",

@@ -6,15 +6,21 @@ from mpslice.errors import MpsliceError
 
 
 class AgentError(MpsliceError):
-    """Base of every error of the agent."""
+    """Base of every error of the agent; `condition` is the CamelCase word for a status."""
+
+    condition: ClassVar[str] = "AgentFailed"
 
 
 class BadSimulation(AgentError):
     """The file of simulated GPUs cannot be used; names the file and the field."""
 
+    condition = "BadSimulation"
+
 
 class BadSettings(AgentError):
     """The agent cannot start with these flags on this machine."""
+
+    condition = "BadSettings"
 
 
 class UnknownNode(AgentError):
@@ -24,13 +30,19 @@ class UnknownNode(AgentError):
 class NoGpuSupport(AgentError):
     """There is no way to reach GPUs with these flags."""
 
+    condition = "NoGpuSupport"
+
 
 class KubeletUnavailable(AgentError):
     """The kubelet did not answer on one of its sockets in time; it passes when it is back."""
 
+    condition = "KubeletUnavailable"
+
 
 class DirectoryVanished(AgentError):
     """A directory that the agent watches is gone; only a new start can find the new one."""
+
+    condition = "DirectoryVanished"
 
 
 class UnknownSlice(AgentError):
@@ -38,9 +50,9 @@ class UnknownSlice(AgentError):
 
 
 class NvmlError(AgentError):
-    """NVML did not do what it was asked; `condition` is the CamelCase word for a status."""
+    """NVML did not do what it was asked."""
 
-    condition: ClassVar[str] = "NvmlFailed"
+    condition = "NvmlFailed"
 
 
 class NvmlMissing(NvmlError):

@@ -8,7 +8,9 @@ import asyncio
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpslice import flags
 from mpslice.errors import MpsliceError
@@ -17,6 +19,9 @@ from mpslice.logs import set_up_logging
 from mpslice.processes import run_until_signal
 from nodeagent.errors import NoGpuSupport
 from nodeagent.settings import Compute, Settings
+
+if TYPE_CHECKING:
+    from nodeagent.agent import ClosableKube
 
 PROGRAM = "mpslice-nodeagent"
 
@@ -96,25 +101,38 @@ def settings_of(values: argparse.Namespace) -> Settings:
 
 async def run(settings: Settings) -> None:
     """Runs the agent until it is cancelled; raises MpsliceErrors, alone or in groups."""
+    try:
+        await _serve(settings)
+    except Exception as error:
+        from nodeagent.failure import agent_error, report_failure
+
+        failure = agent_error(error)
+        if failure is not None:
+            await report_failure(partial(_connect, settings), settings.node_name, failure)
+        raise
+
+
+async def _serve(settings: Settings) -> None:
     settings.check()
     if settings.simulated_gpus is None:
         raise NoGpuSupport(
             "reaching GPUs through the driver (NVML and MPS) is not part of this version; "
             "give --simulated-gpus FILE"
         )
-    from nodeagent.agent import ClosableKube, run_agent
+    from nodeagent.agent import run_agent
     from nodeagent.simulation import SimulatedGpus, SimulatedMps
 
-    async def connect() -> ClosableKube:
-        # In a thread, so that the kubelet stays served: these take half a second.
-        for module in ("mpslice.kube.session", "nodeagent.controller", "mpslice.ops"):
-            await asyncio.to_thread(importlib.import_module, module)
-        from mpslice.kube.session import Session
-
-        return await Session.connect("nodeagent", settings.kubeconfig)
-
     gpus = SimulatedGpus(settings.simulated_gpus)
-    await run_agent(settings, gpus, SimulatedMps(gpus), connect)
+    await run_agent(settings, gpus, SimulatedMps(gpus), partial(_connect, settings))
+
+
+async def _connect(settings: Settings) -> "ClosableKube":
+    # In a thread, so that the kubelet stays served: these take half a second.
+    for module in ("mpslice.kube.session", "nodeagent.controller", "mpslice.ops"):
+        await asyncio.to_thread(importlib.import_module, module)
+    from mpslice.kube.session import Session
+
+    return await Session.connect("nodeagent", settings.kubeconfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,12 +13,16 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from kubernetes_asyncio.client.api_client import ApiClient
-from kubernetes_asyncio.client.configuration import Configuration
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
 from mpslice import __version__
 from mpslice.kube.api import Json, PatchType, Query, Resource
+from mpslice.kube.client import (
+    ApiClient,
+    ConfigException,
+    Configuration,
+    load_incluster_config,
+    load_kube_config,
+)
 from mpslice.kube.errors import BadCredentials, Gone, KubeError, Unreachable, from_status
 
 _CONNECT: Final = 5.0  # seconds

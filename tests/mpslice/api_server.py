@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
-from kubernetes_asyncio.client.api_client import ApiClient
-from kubernetes_asyncio.client.configuration import Configuration
 
+from mpslice.kube.client import ApiClient, Configuration
 from mpslice.kube.session import Session
 
 Json = dict[str, Any]
