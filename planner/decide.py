@@ -14,7 +14,8 @@ from planner.bindable import split_by_bindable
 from planner.handover import hand_back, hand_over
 from planner.model import Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
-from planner.snapshot import build_snapshot, holders, spec_was_refused
+from planner.snapshot import build_snapshot
+from planner.standing import holders, spec_was_refused
 
 
 @dataclass(frozen=True, slots=True)
