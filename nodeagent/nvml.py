@@ -184,8 +184,8 @@ class Nvml:
         handle = _handle(uuid)
         found: dict[int, int] = {}
         for process in (
-            *_call(pynvml.nvmlDeviceGetComputeRunningProcesses, handle),
-            *_if_supported([], pynvml.nvmlDeviceGetMPSComputeRunningProcesses, handle),
+            *_call(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle),
+            *_if_supported([], pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v3, handle),
         ):
             mib = -(-(process.usedGpuMemory or 0) // MIB)
             found[process.pid] = max(mib, found.get(process.pid, 0))
