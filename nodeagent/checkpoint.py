@@ -5,30 +5,44 @@ unexpected in it means "no evidence", never an error: PodResources and our own r
 """
 
 import json
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from mpslice.gpus import DeviceId
+from nodeagent.container import OWN_PREFIX
 from nodeagent.holders import Claim
+from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.podresources import slice_ids
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`claims` may name pods that have ended; `registered` were healthy when it was written."""
+    """`claims` may name pods that have ended; `registered` were healthy when it was written.
+
+    `foreign` are claims of slices that another plugin gave away under our names.
+    """
 
     claims: tuple[Claim, ...] = ()
     registered: frozenset[DeviceId] = frozenset()
+    foreign: tuple[Claim, ...] = ()
 
 
 def parse_checkpoint(text: bytes) -> Checkpoint:
     """The slices in a checkpoint; empty for what is no checkpoint."""
     try:
         data = json.loads(text)["Data"]
+        ours: list[Claim] = []
+        foreign: list[Claim] = []
+        for entry in data.get("PodDeviceEntries") or ():
+            (foreign if _is_foreign(entry) else ours).extend(_claims(entry))
         return Checkpoint(
-            claims=tuple(_claims(data.get("PodDeviceEntries") or ())),
+            claims=tuple(ours),
+            foreign=tuple(foreign),
             registered=frozenset(
                 device
                 for resource, ids in (data.get("RegisteredDevices") or {}).items()
@@ -39,12 +53,24 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
         return Checkpoint()
 
 
-def _claims(entries: Iterable[Mapping[str, Any]]) -> Iterable[Claim]:
-    for entry in entries:
-        by_numa_node = entry["DeviceIDs"] or {}
-        ids = [device for ids in by_numa_node.values() for device in ids]
-        for device in slice_ids(entry["ResourceName"], ids):
-            yield Claim(device, entry["ContainerName"], uid=entry["PodUID"])
+def _is_foreign(entry: Mapping[str, Any]) -> bool:
+    """By what Allocate answered, of which the kubelet keeps a copy; ours unless it says otherwise.
+
+    nos's plugin uses the same names for resources and devices.
+    """
+    try:
+        answer = b64decode(entry["AllocResp"])
+        response = api.ContainerAllocateResponse.FromString(answer)
+    except (DecodeError, KeyError, TypeError, ValueError):
+        return False
+    return bool(answer) and not any(name.startswith(OWN_PREFIX) for name in response.envs)
+
+
+def _claims(entry: Mapping[str, Any]) -> Iterable[Claim]:
+    by_numa_node = entry["DeviceIDs"] or {}
+    ids = [device for ids in by_numa_node.values() for device in ids]
+    for device in slice_ids(entry["ResourceName"], ids):
+        yield Claim(device, entry["ContainerName"], uid=entry["PodUID"])
 
 
 def read_checkpoint(file: Path) -> Checkpoint:

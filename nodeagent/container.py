@@ -13,6 +13,9 @@ from mpslice.gpus import DeviceId, capacity_gb, limit_mib
 from nodeagent.hardware import Gpu
 from nodeagent.settings import Compute, Settings
 
+OWN_PREFIX: Final = "MPSLICE_"
+"""No other device plugin sets variables that begin so."""
+
 PIPE_IN_CONTAINER: Final = "/run/mpslice/pipe"
 """Not /tmp/nvidia-mps, which NVIDIA's container runtime mounts by itself when the host has it."""
 

@@ -15,12 +15,13 @@ from mpslice.kube.api import Kube
 from mpslice.kube.errors import KubeError
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
-from mpslice.nodelayout import SliceState
+from mpslice.nodelayout import Condition, SliceState
 from nodeagent.adoption import adopt
+from nodeagent.board import GpuBoard
 from nodeagent.cluster import ClusterView
 from nodeagent.errors import KubeletUnavailable, UnknownNode
 from nodeagent.executor import Executor
-from nodeagent.hardware import Gpu
+from nodeagent.foreign import ForeignDevices
 from nodeagent.holders import Holder
 from nodeagent.knowledge import KubeletKnowledge
 from nodeagent.local import LocalNode
@@ -28,7 +29,8 @@ from nodeagent.metrics import Metrics
 from nodeagent.pods import PodFacts
 from nodeagent.publisher import Publisher
 from nodeagent.pulse import Pulse
-from nodeagent.report import NodeFacts, gpu_statuses
+from nodeagent.refusals import FOREIGN_PARTITIONER
+from nodeagent.report import NodeFacts, gpu_statuses, ready
 from nodeagent.withdrawal import Withdrawal
 
 COMPONENT: Final = "nodeagent"
@@ -79,6 +81,11 @@ class Controller:
             ),
             metrics=metrics,
             tasks=tasks,
+            readiness=self._readiness,
+        )
+        self._foreign = ForeignDevices(local.pod_resources, local.gpus.read)
+        self._board = GpuBoard(
+            local.gpus.read(), local.inventory, local.ledger, self._foreign, self._tell_node
         )
         metrics.watch(
             lambda: gpu_statuses(local.inventory, local.ledger.holders, local.settings),
@@ -96,16 +103,21 @@ class Controller:
         await self._cluster.synced()
         self._take_over()
         self._tasks.create_task(self._local.ledger.run(), name="ledger")
-        self._tasks.create_task(self._local.gpus.follow(self._gpus_changed), name="gpus")
-        for pulse in (self._local.ledger.changed, self._local.link.changed):
+        self._tasks.create_task(self._foreign.run(), name="foreign devices")
+        self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
+        for pulse in (self._local.ledger.changed, self._local.link.changed, self._board.changed):
             pulse.listen(self._wake.beat)
-        self._local.link.changed.listen(self._local.ledger.kubelet_changed)
-        await self._until_holders_are_known()
+        for follower in (self._local.ledger.kubelet_changed, self._foreign.saw_kubelet):
+            self._local.link.changed.listen(follower)
+        for known in (self._local.ledger.known, self._foreign.known):
+            await self._until_kubelet_has_told(known)
+        self._board.put_pods(self._cluster.pods())
+        self._board.settle()
         await self._converge_forever()
 
-    async def _until_holders_are_known(self) -> None:
+    async def _until_kubelet_has_told(self, known: Pulse) -> None:
         """Nothing may be decided before; the node is not served while the kubelet is away."""
-        while not await self._local.ledger.known.within(0, _TROUBLE_SECONDS):
+        while not await known.within(0, _TROUBLE_SECONDS):
             message = "the kubelet does not answer on its PodResources socket"
             await self._executor.report_trouble(
                 self._cluster.observed(), "KubeletUnavailable", message
@@ -176,13 +188,20 @@ class Controller:
                 await self._wake.within(seen, again)
 
     async def _converge_once(self) -> float | None:
+        again = None
         try:
-            return await self._executor.converge(self._cluster.wanted)
+            again = await self._executor.converge(self._cluster.wanted)
         except InvalidNodeLayout as error:
             observed = self._cluster.observed()
             if observed is not None:
                 await self._executor.report_invalid(observed.layout, str(error))
-            return None
+        if self._board.nos.message:
+            await self._local.link.leave(self._local.inventory.forget_empty_sizes())
+        return again
+
+    def _readiness(self) -> Condition:
+        nos = self._board.nos.message
+        return ready(FOREIGN_PARTITIONER, nos) if nos else ready()
 
     async def say_goodbye(self) -> None:
         """Nothing more is bound to a node whose plugin is away."""
@@ -199,11 +218,15 @@ class Controller:
 
     def _node_changed(self, node: NodeFacts) -> None:
         self._publisher.saw_node(node)
+        self._foreign.saw_node(node.whole_gpus)
+        self._board.put_excluded(node.excluded)
         if self._publisher.node_differs():
             self._wake.beat()
 
     def _pod_changed(self, change: Change[PodFacts]) -> None:
         self._local.ledger.pods_changed()
+        if self._local.ledger.known.count:
+            self._board.put_pods(self._cluster.pods())
         pod, before = change.new, change.old
         if pod is None or not pod.refusal or (before is not None and before.refusal):
             return
@@ -216,22 +239,6 @@ class Controller:
                 f"the kubelet of {pod.node} refused the pod ({pod.refusal}); it has to be "
                 "created anew",
             )
-
-    def _gpus_changed(self, gpus: Sequence[Gpu]) -> None:
-        before = dict(self._local.inventory.gpus)
-        self._local.inventory.put_gpus(gpus)
-        self._wake.beat()
-        for gpu in gpus:
-            was = before.get(gpu.uuid)
-            if was is None or was.reason == gpu.reason:
-                continue
-            log.warning("a GPU's health changed", extra={"gpu": gpu.uuid, "reason": gpu.reason})
-            if gpu.reason:
-                text = f"GPU {gpu.index} ({gpu.uuid}) is unhealthy: {gpu.reason}"
-                self._tell_node(EventType.WARNING, "GPUUnhealthy", text)
-            else:
-                text = f"GPU {gpu.index} ({gpu.uuid}) is healthy again"
-                self._tell_node(EventType.NORMAL, "GPUHealthy", text)
 
     def _tell_node(self, type: EventType, reason: str, message: str) -> None:
         name = self._settings.node_name

@@ -19,6 +19,7 @@ class Obstacle(StrEnum):
 
     UNKNOWN_GPU = "UnknownGpu"
     GPU_UNHEALTHY = "GpuUnhealthy"
+    GPU_REFUSED = "GpuRefused"
     TOO_LARGE = "TooLarge"
     SLICE_IN_USE = "SliceInUse"
     NO_ROOM = "NoRoom"
@@ -36,11 +37,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class StandingGpu:
-    """A GPU with all its slices; capacity in gb."""
+    """A GPU with all its slices; capacity in gb. `refusal` says why it is to be left alone."""
 
     uuid: GpuUuid
     capacity_gb: int
     healthy: bool = True
+    refusal: str = ""
     slices: tuple[Standing, ...] = ()
 
 
@@ -80,12 +82,17 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
 
     A used slice is never withdrawn, no id is renumbered, a GPU is never carved beyond its capacity
     or 48 slices, and a GPU that `spec` does not list is left as it is (unless it says `release`).
+    One that is refused loses its free slices, whatever `spec` says.
     """
     wanted = {gpu.uuid: gpu.slices for gpu in spec.gpus}
     known = {gpu.uuid for gpu in gpus}
     if spec.release:
         wanted = {uuid: {} for uuid in known}
-    plans = [_decide_gpu(gpu, wanted[gpu.uuid]) for gpu in gpus if gpu.uuid in wanted]
+    plans = [
+        _decide_gpu(gpu, wanted.get(gpu.uuid, {}))
+        for gpu in gpus
+        if gpu.uuid in wanted or gpu.refusal
+    ]
     unknown = [
         Blocked(Obstacle.UNKNOWN_GPU, f"{uuid} is no GPU of this node")
         for uuid in wanted
@@ -101,6 +108,8 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
 
 def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
     plan = _GpuPlan()
+    if gpu.refusal:
+        return _clear(gpu, wanted)
     refusal = _refusal(gpu, wanted)
     if refusal is not None:
         plan.blocked.append(refusal)
@@ -108,6 +117,18 @@ def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
     for size in sorted({s.id.size for s in gpu.slices}):
         _withdraw(gpu, size, wanted.get(size, 0), plan)
     _carve(gpu, wanted, plan)
+    return plan
+
+
+def _clear(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
+    used = Counter(s.id.size for s in gpu.slices if s.used)
+    plan = _GpuPlan()
+    for size in sorted({s.id.size for s in gpu.slices}):
+        _withdraw(gpu, size, min(used[size], wanted.get(size, 0)), plan)
+    if Counter(wanted) - used:
+        plan.blocked.append(
+            Blocked(Obstacle.GPU_REFUSED, f"{gpu.uuid} is left alone: {gpu.refusal}")
+        )
     return plan
 
 

@@ -73,6 +73,7 @@ class Executor:
     withdrawal: Withdrawal
     metrics: Metrics
     tasks: asyncio.TaskGroup
+    readiness: Callable[[], Condition] = ready
     _patience: _Patience = field(default_factory=_Patience, init=False)
     _confirmed: tuple[int, int] = field(default=(-1, -1), init=False)
     _generation: int = field(default=-1, init=False)
@@ -152,7 +153,7 @@ class Executor:
         await self.publisher.write_node(release=release)
         # While more is to come nothing is acknowledged.
         acknowledged = layout.generation if decision.settled else None
-        conditions = [ready(), self._applied(decision)]
+        conditions = [self.readiness(), self._applied(decision)]
         if layout.spec.release:
             conditions.append(released(self.inventory))
         await self.publisher.write_layout(layout, acknowledged, conditions)
@@ -174,5 +175,5 @@ class Executor:
 
     async def report_invalid(self, layout: NodeLayout, message: str) -> None:
         """Acknowledges a spec that cannot be read, and leaves everything as it is."""
-        conditions = [ready(), not_applied("InvalidLayout", message)]
+        conditions = [self.readiness(), not_applied("InvalidLayout", message)]
         await self.publisher.write_layout(layout, layout.generation, conditions)

@@ -12,10 +12,11 @@ from typing import Final, NoReturn
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import NoGpus, NvmlError
-from nodeagent.hardware import Gpu, GpusChanged
+from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
 from nodeagent.health import RECOVERY_CHANGED, IgnoredXids, Look, SeenXid, judge, still_ailing
 from nodeagent.nvml import Nvml, Xid
 from nodeagent.offloop import OffLoop
+from nodeagent.processes import pod_uid
 from nodeagent.pulse import Pulse
 
 LOOK_SECONDS: Final = 10.0
@@ -61,6 +62,13 @@ class NvmlGpus:
 
     def read(self) -> Sequence[Gpu]:
         return self._gpus
+
+    async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        return await self._calls.call(_CALL, self._processes, gpu)
+
+    def _processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        memory = self._nvml.memory_by_process(gpu)
+        return [GpuProcess(pid, pod_uid(pid), mib) for pid, mib in memory.items()]
 
     async def follow(self, on_change: GpusChanged) -> NoReturn:
         async with asyncio.TaskGroup() as tasks:

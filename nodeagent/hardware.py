@@ -29,7 +29,8 @@ class Gpu:
     """One GPU of the node; memory in MiB, `index` as the driver counts them.
 
     `minor` is that of /dev/nvidia<minor>; it and `numa_node` are None where there is none. `reason`
-    says in one CamelCase word why it is not healthy, None when it is, and `detail` more about it.
+    says in one CamelCase word why it is not healthy, None when it is, and `detail` more about it;
+    one that is `refused` is left alone: its slices stand for those who have them, and no others.
     """
 
     uuid: GpuUuid
@@ -43,10 +44,16 @@ class Gpu:
     mig: bool = False
     reason: str | None = None
     detail: str = ""
+    refused: bool = False
 
     @property
     def healthy(self) -> bool:
         return self.reason is None
+
+    @property
+    def serves(self) -> bool:
+        """Whether the slices that stand there are offered."""
+        return self.healthy or self.refused
 
 
 @dataclass(frozen=True, slots=True)

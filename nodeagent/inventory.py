@@ -83,6 +83,12 @@ class Inventory:
         self._ordered = None
         self.changed.beat()
 
+    def forget_empty_sizes(self) -> frozenset[SliceSize]:
+        """Sizes without slices are no longer served; which they are."""
+        empty = frozenset(self._sizes - {device.size for device in self._bindable})
+        self._sizes -= empty
+        return empty
+
     def __contains__(self, device: object) -> bool:
         return device in self._bindable
 
@@ -105,8 +111,8 @@ class Inventory:
     def is_offered(self, device: DeviceId) -> bool:
         """Whether the kubelet is told that the slice is healthy."""
         gpu = self._gpus.get(device.gpu)
-        healthy = gpu is not None and gpu.healthy
-        return healthy and device in self._bindable and device not in self._retired
+        serves = gpu is not None and gpu.serves
+        return serves and device in self._bindable and device not in self._retired
 
     def is_open(self, device: DeviceId) -> bool:
         """Whether the scheduler may count on the slice."""

@@ -79,6 +79,13 @@ class KubeletLink:
         for size in sizes - self._keepers.keys():
             self._keepers[size] = tasks.create_task(self._keep(size), name=resource_name(size))
 
+    async def leave(self, sizes: frozenset[SliceSize]) -> None:
+        """Serves these no more: somebody else is to have their names to himself."""
+        keepers = [self._keepers.pop(size) for size in sizes & self._keepers.keys()]
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
     async def stop(self) -> None:
         """Ends every endpoint in order; the kubelet then offers none of the slices."""
         for keeper in self._keepers.values():

@@ -62,6 +62,7 @@ class Ledger:
         self._leftovers = leftovers
         leftovers.changed.listen(self._resolve)
         self._evidence = Evidence()
+        self.foreign: frozenset[str] = frozenset()  # uids of pods with somebody else's slices
         self._told: dict[DeviceId, Holder] = {}  # by the evidence alone
         self._holders: dict[DeviceId, Holder] = {}
         self._allocated: dict[DeviceId, float] = {}
@@ -147,6 +148,7 @@ class Ledger:
         listed = with_uids(await self._pod_resources.list(), before)
         checkpoint = await asyncio.to_thread(read_checkpoint, self._checkpoint)
         self._evidence = Evidence(listed, checkpoint.claims)
+        self.foreign = frozenset(claim.uid for claim in checkpoint.foreign)
         self._resolve()
         self._forget(started)
         self.known.beat()

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from mpslice.gpus import GpuUuid, capacity_gb
+from nodeagent import nos
 from nodeagent.adoption import adopt
 from nodeagent.checkpoint import read_checkpoint
 from nodeagent.errors import KubeletUnavailable
@@ -60,14 +61,16 @@ class LocalNode(AbstractAsyncContextManager["LocalNode"]):
         """Registers the slices that the kubelet's own checkpoint names.
 
         Which of its claims are of pods that have ended only the API server can tell: those that
-        fit are served until it has.
+        fit are served until it has. What nos's plugin has registered is left to it.
         """
         directory = self.settings.device_plugin_dir
         await asyncio.to_thread(remove_left_sockets, directory)
         tasks.create_task(self.link.follow(self.ledger.checkpoint_written), name="kubelet")
         checkpoint = await asyncio.to_thread(read_checkpoint, self.settings.checkpoint)
         claimed = [claim.id for claim in checkpoint.claims]
-        early = adopt(self.capacities(), checkpoint.registered, claimed)
+        with_nos = bool(checkpoint.foreign) or await asyncio.to_thread(nos.serves, directory)
+        registered = () if with_nos else checkpoint.registered
+        early = adopt(self.capacities(), registered, claimed)
         self.inventory.add(early.adopted, bindable=True)
         self.link.serve(self.inventory.sizes, tasks)
         try:

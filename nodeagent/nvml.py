@@ -176,6 +176,21 @@ class Nvml:
         told = [f.value.uiVal for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS]
         return any(value != 0 for value in told) if told else None
 
+    def memory_by_process(self, uuid: GpuUuid) -> dict[int, int]:
+        """The MiB of each process that computes on the GPU, the MPS server and its clients too.
+
+        By pid as the caller's pid namespace has it; 0 where the driver keeps it to itself.
+        """
+        handle = _handle(uuid)
+        found: dict[int, int] = {}
+        for process in (
+            *_call(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle),
+            *_if_supported([], pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v3, handle),
+        ):
+            mib = -(-(process.usedGpuMemory or 0) // MIB)
+            found[process.pid] = max(mib, found.get(process.pid, 0))
+        return found
+
     def watch_xids(self, uuids: Iterable[GpuUuid]) -> "XidWatch":
         return XidWatch(uuids)
 

@@ -6,6 +6,7 @@ refuses more; a refusal, and a kubelet that is just starting, are waited out her
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -67,6 +68,20 @@ class PodResources:
         request = api.GetPodResourcesRequest(pod_namespace=namespace, pod_name=name)
         response = await self._call(lambda stub: stub.Get(request))
         return tuple(claims_of(response.pod_resources))
+
+    async def others(self) -> dict[str, frozenset[str]]:
+        """The ids of every device but slices that a container has or the kubelet could give it."""
+        listed = await self._call(lambda stub: stub.List(api.ListPodResourcesRequest()))
+        known = await self._call(
+            lambda stub: stub.GetAllocatableResources(api.AllocatableResourcesRequest())
+        )
+        containers = (container for pod in listed.pod_resources for container in pod.containers)
+        found: dict[str, frozenset[str]] = {}
+        for entry in chain(known.devices, *(container.devices for container in containers)):
+            if parse_resource(entry.resource_name) is None:
+                ids = found.get(entry.resource_name, frozenset())
+                found[entry.resource_name] = ids.union(entry.device_ids)
+        return found
 
     async def allocatable(self) -> frozenset[DeviceId]:
         """The slices that the kubelet knows as healthy, held or not."""

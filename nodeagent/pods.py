@@ -1,8 +1,9 @@
 """What the agent needs to know of a pod: the slices that it asks for, and how far it has come.
 
-Raw pods are projected to this as they arrive; a pod without slices projects to None.
+Raw pods are projected to this as they arrive; one that does not concern us projects to None.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ IN_HAND_SECONDS: Final = 60.0
 """How long an ungated pod without a verdict is taken to be in a scheduler's hands."""
 
 _MIRROR: Final = "kubernetes.io/config.mirror"
+_NOS_CONTAINER: Final = "nvidia-mps-server"  # by nos's chart, where its MPS daemon runs
+_NOS_IMAGE = re.compile(r"(?:^|/)nebuly-ai/k8s-device-plugin(?:[:@]|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,9 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """A slice pod. `uid` is the kubelet's: a static pod's mirror has another one in the API.
+    """A slice pod, or one of nos's device plugin (`nos_plugin`), which needs none.
 
+    `uid` is the kubelet's: a static pod's mirror has another one in the API.
     `admitted` says that the kubelet has decided about it (status.startTime is set then, by
     kubelet/status/status_manager.go); `stopped`, that it is at its end and the kubelet has seen all
     its containers end, which a pod that is force-deleted lacks; `waiting_since` is a Unix time.
@@ -47,6 +51,7 @@ class PodFacts:
     unschedulable: bool = False
     waiting_since: float = 0.0
     refusal: str = ""
+    nos_plugin: bool = False
 
     def needs_any(self, sizes: Iterable[SliceSize]) -> bool:
         wanted = set(sizes)
@@ -65,10 +70,11 @@ class PodFacts:
 
 
 def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
-    """The facts of a pod as the API has it; None when it asks for no slice."""
+    """The facts of a pod as the API has it; None when it asks for no slice and is not nos's plugin,
+    which concerns us too."""
     spec, status, metadata = pod.get("spec") or {}, pod.get("status") or {}, pod["metadata"]
-    needs = _needs(spec)
-    if not needs:
+    needs, nos_plugin = _needs(spec), _is_nos_plugin(spec)
+    if not needs and not nos_plugin:
         return None
     scheduled = _scheduled_condition(status)
     verdict = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
@@ -89,6 +95,7 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
             _unix(metadata.get("creationTimestamp")), _unix(scheduled.get("lastTransitionTime"))
         ),
         refusal=_refusal(status),
+        nos_plugin=nos_plugin,
     )
 
 
@@ -98,6 +105,13 @@ def _needs(spec: Mapping[str, Any]) -> tuple[Need, ...]:
         Need(container["name"], size)
         for container in containers
         for size in sorted(_sizes(container.get("resources") or {}))
+    )
+
+
+def _is_nos_plugin(spec: Mapping[str, Any]) -> bool:
+    return any(
+        container["name"] == _NOS_CONTAINER or _NOS_IMAGE.search(container.get("image") or "")
+        for container in spec.get("containers") or ()
     )
 
 

@@ -18,6 +18,7 @@ from nodeagent.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.hardware import Gpu
 from nodeagent.holders import Holder
 from nodeagent.inventory import Inventory
+from nodeagent.refusals import EXCLUDE_ANNOTATION, is_whole_gpu, parse_excluded
 from nodeagent.settings import Settings
 
 Holders = Mapping[DeviceId, Holder]
@@ -36,12 +37,18 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What concerns us of a Node object; `version` orders two readings of it."""
+    """What concerns us of a Node object; `version` orders two readings of it.
+
+    `annotations` are nos's, which the agent writes; `excluded` are the GPUs that the user keeps;
+    `whole_gpus` is how many of each such resource others offer there.
+    """
 
     uid: str = ""
     version: int = 0
     resources: Mapping[SliceSize, Amount] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
+    whole_gpus: Mapping[str, int] = field(default_factory=dict)
 
 
 def project_node(node: Mapping[str, Any]) -> NodeFacts:
@@ -63,7 +70,20 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
             for key, value in (metadata.get("annotations") or {}).items()
             if _MIRRORED.fullmatch(key)
         },
+        excluded=parse_excluded((metadata.get("annotations") or {}).get(EXCLUDE_ANNOTATION, "")),
+        whole_gpus=_whole_gpus(status.get("allocatable")),
     )
+
+
+def _whole_gpus(allocatable: Mapping[str, Any] | None) -> dict[str, int]:
+    counts = {}
+    for name, quantity in (allocatable or {}).items():
+        if is_whole_gpu(name):
+            try:
+                counts[name] = whole(quantity)
+            except InvalidQuantity:
+                counts[name] = 1  # something of it is there
+    return {name: count for name, count in counts.items() if count > 0}
 
 
 def _amounts(quantities: Mapping[str, Any] | None) -> dict[SliceSize, int]:
@@ -86,7 +106,8 @@ def standing_gpus(
         StandingGpu(
             uuid=gpu.uuid,
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
-            healthy=gpu.healthy,
+            healthy=gpu.serves,
+            refusal=gpu.detail if gpu.refused else "",
             slices=tuple(
                 Standing(device, used=device in holders, kept=kept.get(device))
                 for device in inventory.on_gpu(gpu.uuid)

@@ -15,7 +15,7 @@ from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
-from nodeagent.hardware import ComputeCapability, GpuProcess
+from nodeagent.hardware import ComputeCapability, GpuProcess, Gpus, MpsControl
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
 from tests.nodeagent.fake_kube import FakeKube
@@ -103,8 +103,13 @@ class Machine:
         async def connect() -> FakeKube:
             return self.kube
 
+        gpus, mps = await self.find_hardware()
+        await run_agent(self.settings, gpus, mps, connect)
+
+    async def find_hardware(self) -> tuple[Gpus, MpsControl]:
+        """What the agent runs on; a test may put something else in its place."""
         gpus = MachineGpus(self)
-        await run_agent(self.settings, gpus, SimulatedMps(gpus), connect)
+        return gpus, SimulatedMps(gpus)
 
     # The layout.
 
@@ -142,6 +147,19 @@ class Machine:
         """The state of each slice in the NodeLayout's status."""
         gpus = self.status().get("gpus") or []
         return {s["id"]: s["state"] for entry in gpus for s in entry["slices"]}
+
+    def reasons(self) -> list[str | None]:
+        """Why each GPU is not healthy, by index, None for those that are."""
+        return [entry.get("reason") for entry in self.status().get("gpus") or []]
+
+    def events(self, reason: str) -> list[str]:
+        """The messages of the Events of that reason."""
+        objects = self.kube._objects.items()
+        return [
+            o["message"]
+            for (plural, _, _), o in objects
+            if plural == "events" and o["reason"] == reason
+        ]
 
     def holders(self) -> dict[str, tuple[str, str]]:
         gpus = self.status().get("gpus") or []

@@ -40,6 +40,7 @@ class Admitted:
     resource: str
     ids: list[str]
     init: bool = False
+    response: bytes = b""
 
 
 @dataclass
@@ -116,6 +117,10 @@ class FakeKubelet:
     def healthy(self, resource: str) -> set[str]:
         return {key for key, healthy in self.devices.get(resource, {}).items() if healthy}
 
+    def served(self) -> set[str]:
+        """The resources whose plugin it is connected with."""
+        return set(self._clients)
+
     async def disconnect(self, resource: str) -> None:
         """Cuts one plugin off, as it happens when registrations overlap."""
         await self._clients[resource].channel.close()
@@ -143,7 +148,8 @@ class FakeKubelet:
         response = await self._allocate(client, ids)
         if any(key not in self.devices[resource] for key in ids):
             self.panics.append(f"invalid memory address: {ids} left the list inside their Allocate")
-        entry = Admitted(pod, uid or f"uid-{pod}", container, resource, ids, init)
+        answer = response.SerializeToString()
+        entry = Admitted(pod, uid or f"uid-{pod}", container, resource, ids, init, answer)
         self.admitted.append(entry)
         self.checkpoint()
         if client.options.pre_start_required:
@@ -186,7 +192,7 @@ class FakeKubelet:
                 "ContainerName": entry.container,
                 "ResourceName": entry.resource,
                 "DeviceIDs": {"-1": entry.ids},
-                "AllocResp": base64.b64encode(b"x").decode(),
+                "AllocResp": base64.b64encode(entry.response).decode(),
             }
             for entry in self.admitted
         ]

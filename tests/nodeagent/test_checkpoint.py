@@ -1,5 +1,6 @@
 """The kubelet's checkpoint, as 1.36 writes it, and everything else that may stand there."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from mpslice.gpus import DeviceId
 from nodeagent.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from nodeagent.holders import Claim
+from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as plugin_api
 
 ID = "GPU-00000000-0000-0000-0000-000000000001::10::0"
 WRITTEN = {
@@ -40,6 +42,26 @@ def test_our_slices_are_found_and_other_peoples_devices_are_not() -> None:
     assert parse_checkpoint(json.dumps(WRITTEN).encode()) == Checkpoint(
         (Claim(device, "main", uid=uid),), frozenset({device})
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "foreign"),
+    [("MPSLICE_MEMORY_MIB", False), ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", True)],
+)
+def test_slice_that_another_plugin_gave_away_under_our_name_is_its_own(
+    variable: str, foreign: bool
+) -> None:
+    answer = plugin_api.ContainerAllocateResponse(envs={variable: "0=10G"}).SerializeToString()
+    entry = {
+        "PodUID": "uid",
+        "ContainerName": "main",
+        "ResourceName": "nvidia.com/gpu-10gb",
+        "DeviceIDs": {"0": [ID]},
+        "AllocResp": base64.b64encode(answer).decode(),
+    }
+    found = parse_checkpoint(json.dumps({"Data": {"PodDeviceEntries": [entry]}}).encode())
+    claims = (Claim(DeviceId.parse(ID), "main", uid="uid"),)
+    assert (found.claims, found.foreign) == (((), claims) if foreign else (claims, ()))
 
 
 @pytest.mark.parametrize(

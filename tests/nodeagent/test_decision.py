@@ -1,6 +1,7 @@
 """The step from what stands to what is wanted: never a used slice, never more than there is."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +27,10 @@ def spec(*layouts: dict[int, int], release: bool = False) -> LayoutSpec:
     return LayoutSpec(gpus, release)
 
 
-def standing(uuid: GpuUuid, *slices: Standing, healthy: bool = True) -> StandingGpu:
-    return StandingGpu(uuid, CAPACITY, healthy, slices)
+def standing(
+    uuid: GpuUuid, *slices: Standing, healthy: bool = True, refusal: str = ""
+) -> StandingGpu:
+    return StandingGpu(uuid, CAPACITY, healthy, refusal, slices)
 
 
 def free(uuid: GpuUuid, size: int, *ordinals: int) -> list[Standing]:
@@ -92,6 +95,23 @@ SIZES = st.sampled_from([1, 5, 7, 10, 20, 40, 80])
 COUNTS = st.dictionaries(SIZES, st.integers(0, 9), max_size=4)
 
 
+def test_gpu_that_is_left_alone_loses_its_free_slices_whatever_is_wanted() -> None:
+    gpu = standing(
+        A, *used(A, 10, 0), *free(A, 10, 1), *free(A, 20, 0), refusal="it is in MIG mode"
+    )
+    free_ones = (*ids(A, 10, 1), *ids(A, 20, 0))
+    assert decide([gpu], spec({10: 2, 40: 1})).withdraw == free_ones
+    assert decide([gpu], LayoutSpec()).withdraw == free_ones
+
+
+def test_why_a_gpu_is_left_alone_is_told_when_slices_are_wanted_there() -> None:
+    gpu = standing(A, *used(A, 10, 0), refusal="it is in MIG mode")
+    (blocked,) = decide([gpu], spec({10: 2})).blocked
+    assert blocked.obstacle is Obstacle.GPU_REFUSED
+    assert blocked.message == f"{A} is left alone: it is in MIG mode"
+    assert decide([gpu], spec({10: 1})) == Decision()
+
+
 @st.composite
 def gpus(draw: st.DrawFn) -> list[StandingGpu]:
     """GPUs within their capacity, some slices used."""
@@ -105,7 +125,8 @@ def gpus(draw: st.DrawFn) -> list[StandingGpu]:
                 room -= size
                 device = DeviceId(uuid, SliceSize(size), ordinal)
                 slices.append(Standing(device, used=draw(st.booleans())))
-        found.append(StandingGpu(uuid, CAPACITY, draw(st.booleans()), tuple(slices)))
+        refusal = draw(st.sampled_from(("", "it is in MIG mode")))
+        found.append(StandingGpu(uuid, CAPACITY, draw(st.booleans()), refusal, tuple(slices)))
     return found
 
 
@@ -113,7 +134,7 @@ def step(gpu: StandingGpu, decision: Decision) -> StandingGpu:
     """What stands after a decision was carried out."""
     stay = [s for s in gpu.slices if s.id not in decision.withdraw]
     new = [Standing(device) for device in decision.carve if device.gpu == gpu.uuid]
-    return StandingGpu(gpu.uuid, gpu.capacity_gb, gpu.healthy, (*stay, *new))
+    return replace(gpu, slices=(*stay, *new))
 
 
 def run(start: list[StandingGpu], wanted: LayoutSpec) -> tuple[list[StandingGpu], Decision]:
@@ -138,7 +159,7 @@ def check(now: list[StandingGpu], decision: Decision) -> None:
         after = step(gpu, decision)
         assert sum(s.id.size for s in after.slices) <= gpu.capacity_gb
         assert len(after.slices) <= MAX_SLICES_PER_GPU
-        assert gpu.healthy or len(after.slices) <= len(gpu.slices)
+        assert (gpu.healthy and not gpu.refusal) or len(after.slices) <= len(gpu.slices)
 
 
 @given(gpus(), st.tuples(COUNTS, COUNTS), st.booleans())
@@ -167,7 +188,7 @@ def test_what_fits_and_is_held_by_nobody_is_applied(
     start: list[StandingGpu], layouts: tuple[dict[int, int], dict[int, int]]
 ) -> None:
     nobody = [
-        StandingGpu(gpu.uuid, gpu.capacity_gb, True, tuple(Standing(s.id) for s in gpu.slices))
+        replace(gpu, healthy=True, refusal="", slices=tuple(Standing(s.id) for s in gpu.slices))
         for gpu in start
     ]
     end, decision = run(nobody, spec(*layouts))

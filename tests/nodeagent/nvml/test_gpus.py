@@ -1,6 +1,7 @@
 """The GPUs as the agent follows them, on real pynvml: health, loss, hangs, and their end."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -9,10 +10,11 @@ import pytest
 from mpslice.gpus import GpuUuid
 from nodeagent import gpus as gpus_module
 from nodeagent import health
-from nodeagent.errors import DriverHangs, DriverNotLoaded, NoGpus
+from nodeagent.errors import DriverHangs, DriverNotLoaded, GpuLost, NoGpus
 from nodeagent.gpus import NvmlGpus
-from nodeagent.hardware import Gpu
+from nodeagent.hardware import Gpu, GpuProcess
 from nodeagent.health import IgnoredXids, parse_ignored_xids
+from nodeagent.processes import pod_uid
 from tests.nodeagent.nvml.driver import RESET_REQUIRED, UNKNOWN, FakeDriver
 from tests.waiting import eventually
 
@@ -154,9 +156,12 @@ async def test_xids_that_cannot_be_waited_for_are_waited_for_again(two_gpus: Fak
     async with following(two_gpus) as followed:
         await followed.until_registered(ONE, times=2)
         two_gpus.recover()
-        await followed.until_registered(ONE, times=3)
-        two_gpus.xid(ONE, 48)
-        await followed.until("XidError", None)
+
+        async def seen() -> bool:
+            two_gpus.xid(ONE, 48)
+            return followed.gpus.read()[0].reason == "XidError"
+
+        await eventually(seen, "an Xid is seen", seconds=10, every=0.05)
 
 
 async def test_gpu_that_reports_no_xids_is_served_all_the_same(driver: FakeDriver) -> None:
@@ -166,6 +171,18 @@ async def test_gpu_that_reports_no_xids_is_served_all_the_same(driver: FakeDrive
         await followed.until_registered(TWO)
         driver.lose(ONE)
         await followed.until("Lost", None)
+
+
+async def test_processes_are_read_with_their_pods(driver: FakeDriver) -> None:
+    driver.gpu(ONE)
+    driver.process(ONE, os.getpid(), 512)
+    async with following(driver) as followed:
+        assert await followed.gpus.processes(ONE) == [
+            GpuProcess(os.getpid(), pod_uid(os.getpid()), 512)
+        ]
+        driver.lose(ONE)
+        with pytest.raises(GpuLost):
+            await followed.gpus.processes(ONE)
 
 
 async def test_start_fails_with_what_is_wrong(

@@ -138,6 +138,29 @@ def test_driver_from_before_mig_has_none(
         assert not nvml.enumerate().gpus[0].mig
 
 
+def test_memory_is_told_by_process_and_none_is_counted_twice(driver: FakeDriver) -> None:
+    driver.gpu(ONE)
+    driver.gpu(TWO)
+    driver.process(ONE, 11, 30, "compute")  # the MPS server itself
+    driver.process(ONE, 12, 1000, "mps")
+    driver.process(ONE, 12, 1000, "compute")
+    driver.process(TWO, 13, 5, "mps")
+    with Nvml() as nvml:
+        assert nvml.memory_by_process(ONE) == {11: 30, 12: 1000}
+        assert nvml.memory_by_process(TWO) == {13: 5}
+
+
+def test_driver_that_knows_no_mps_processes_tells_of_the_others(
+    driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacks = ["nvmlDeviceGetMPSComputeRunningProcesses_v3"]
+    load(build(tmp_path, without=lacks), monkeypatch)
+    driver.gpu(ONE)
+    driver.process(ONE, 12, 1000, "compute")
+    with Nvml() as nvml:
+        assert nvml.memory_by_process(ONE) == {12: 1000}
+
+
 def test_no_error_of_pynvml_leaves(driver: FakeDriver) -> None:
     """They break when they are compared or hashed, as logging and test tools do."""
     driver.gpu(ONE)

@@ -1,0 +1,114 @@
+"""What stands against each GPU of the node, from the driver and from everybody else who has a say.
+
+The inventory shows the outcome, and every change of it is told in an Event on the node.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from mpslice.gpus import GpuUuid
+from mpslice.kube.events import EventType
+from nodeagent.foreign import ForeignDevices
+from nodeagent.hardware import Gpu
+from nodeagent.holders import Pods
+from nodeagent.inventory import Inventory
+from nodeagent.ledger import Ledger
+from nodeagent.nos import Traces, find_traces
+from nodeagent.pulse import Pulse
+from nodeagent.refusals import (
+    EXCLUDE_ANNOTATION,
+    EXCLUDED,
+    FOREIGN_PARTITIONER,
+    Claims,
+    refusals,
+    unknown_entries,
+    with_refusals,
+)
+
+TellNode = Callable[[EventType, str, str], None]
+"""Records an Event on the node: type, reason, message."""
+
+log = logging.getLogger(__name__)
+
+
+class GpuBoard:
+    """`changed` beats when a GPU is another than before. `nos` is what is left of it here."""
+
+    def __init__(
+        self,
+        gpus: Sequence[Gpu],
+        inventory: Inventory,
+        ledger: Ledger,
+        foreign: ForeignDevices,
+        tell: TellNode,
+    ) -> None:
+        self.changed = Pulse()
+        self.nos = Traces()
+        self._gpus = gpus  # as the driver shows them
+        self._inventory = inventory
+        self._ledger = ledger
+        self._foreign = foreign
+        self._tell = tell
+        self._excluded: frozenset[str] = frozenset()
+        self._told: dict[GpuUuid, str | None] = {}
+        foreign.changed.listen(self.settle)
+
+    def put_gpus(self, gpus: Sequence[Gpu]) -> None:
+        """What the driver shows now."""
+        self._gpus = gpus
+        self.settle()
+
+    def put_excluded(self, excluded: frozenset[str]) -> None:
+        """The GPUs that the user keeps, by index or UUID."""
+        if excluded == self._excluded:
+            return
+        self._excluded = excluded
+        unknown = unknown_entries(excluded, self._gpus)
+        if unknown:
+            text = f"{EXCLUDE_ANNOTATION} names {', '.join(unknown)}, which is no GPU of this node"
+            self._tell(EventType.WARNING, "InvalidAnnotation", text)
+        self.settle()
+
+    def put_pods(self, pods: Pods) -> None:
+        """The pods of the node, among which nos's may be."""
+        ours = {h.uid for device, h in self._ledger.holders.items() if device in self._inventory}
+        traces = find_traces(pods, ours, self.nos.holders | self._ledger.foreign)
+        if traces != self.nos:
+            before, self.nos = self.nos, traces
+            self._tell_of_nos(before)
+            self.settle()
+
+    def settle(self) -> None:
+        """Judges every GPU anew."""
+        claims = Claims(self._excluded, self._foreign.gpus, self.nos.message)
+        now = with_refusals(self._gpus, refusals(self._gpus, claims))
+        for gpu in now:
+            self._tell_of_gpu(gpu)
+        if now != tuple(self._inventory.gpus.values()):
+            self._inventory.put_gpus(now)
+            self.changed.beat()
+
+    def _tell_of_gpu(self, gpu: Gpu) -> None:
+        before, self._told[gpu.uuid] = self._told.get(gpu.uuid), gpu.reason
+        if before == gpu.reason:
+            return
+        name = f"GPU {gpu.index} ({gpu.uuid})"
+        log.warning(
+            "a GPU's state changed",
+            extra={"gpu": gpu.uuid, "reason": gpu.reason, "detail": gpu.detail},
+        )
+        if gpu.reason is None:
+            self._tell(EventType.NORMAL, "GPUHealthy", f"{name} is served again")
+        elif not gpu.refused:
+            text = f"{name} is unhealthy: {gpu.reason}: {gpu.detail}"
+            self._tell(EventType.WARNING, "GPUUnhealthy", text)
+        elif gpu.reason != FOREIGN_PARTITIONER:  # of that is told once for all GPUs
+            type_ = EventType.NORMAL if gpu.reason == EXCLUDED else EventType.WARNING
+            self._tell(type_, "GPURefused", f"{name} is left alone: {gpu.detail}")
+
+    def _tell_of_nos(self, before: Traces) -> None:
+        if not self.nos.message:
+            text = "nos has left this node; its GPUs are sliced from now on"
+            self._tell(EventType.NORMAL, "ForeignPartitionerGone", text)
+        elif not before.message or before.plugins != self.nos.plugins:
+            self._tell(EventType.WARNING, FOREIGN_PARTITIONER, self.nos.message)
