@@ -1,11 +1,7 @@
-"""What a controller can do, as data: `decide` yields it, `perform` carries it out.
-
-`key` names the object that an action writes: one write of an object at a time. `urgent` actions are
-what pods wait for.
-"""
+"""What a controller can do, as data: `decide` yields it, `perform` carries it out."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout, slices_to_json
 from planner.model import Node, Pod
@@ -15,20 +11,12 @@ MANAGED_LABEL: Final = "mpslice.io/managed"
 Facts = dict[str, object]
 """What a log line says of an action."""
 
-Key = tuple[str, str]
-"""The kind and the name of an object."""
-
 
 @dataclass(frozen=True, slots=True)
 class CreateLayout:
     """A node was handed over: its NodeLayout object has to be made."""
 
     node: Node
-    urgent: ClassVar[bool] = False
-
-    @property
-    def key(self) -> Key:
-        return "nodelayout", self.node.name
 
     @property
     def facts(self) -> Facts:
@@ -41,11 +29,6 @@ class SetManaged:
 
     node: Node
     managed: bool
-    urgent: ClassVar[bool] = False
-
-    @property
-    def key(self) -> Key:
-        return "node", self.node.name
 
     @property
     def facts(self) -> Facts:
@@ -54,14 +37,9 @@ class SetManaged:
 
 @dataclass(frozen=True, slots=True)
 class DeleteLayout:
-    """The node was handed back and is released, or it is another node by now."""
+    """The node was handed back and is released."""
 
     layout: NodeLayout
-    urgent: ClassVar[bool] = False
-
-    @property
-    def key(self) -> Key:
-        return "nodelayout", self.layout.name
 
     @property
     def facts(self) -> Facts:
@@ -74,11 +52,6 @@ class WriteSpec:
 
     layout: NodeLayout
     spec: LayoutSpec
-    urgent: ClassVar[bool] = False
-
-    @property
-    def key(self) -> Key:
-        return "nodelayout", self.layout.name
 
     @property
     def facts(self) -> Facts:
@@ -87,37 +60,14 @@ class WriteSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Nominate:
-    """The scheduler is to keep the pod's place on `node` from others; "" gives the place up."""
-
-    pod: Pod
-    node: str
-    urgent: ClassVar[bool] = True
-
-    @property
-    def key(self) -> Key:
-        return "pod", self.pod.key
-
-    @property
-    def facts(self) -> Facts:
-        return {"action": "nominate", "pod": self.pod.key, "node": self.node}
-
-
-@dataclass(frozen=True, slots=True)
 class Ungate:
-    """The scheduler's turn: the pod's slices are bindable (`carved`), or no node can hold it."""
+    """The pod's slices are bindable, or no node can hold it: the scheduler's turn."""
 
     pod: Pod
-    carved: bool
-    urgent: ClassVar[bool] = True
-
-    @property
-    def key(self) -> Key:
-        return "pod", self.pod.key
 
     @property
     def facts(self) -> Facts:
-        return {"action": "take gate away", "pod": self.pod.key, "carved": self.carved}
+        return {"action": "take gate away", "pod": self.pod.key}
 
 
-Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate
+Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Ungate

@@ -7,7 +7,7 @@ from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod
-from planner.snapshot import spec_was_refused
+from planner.standing import spec_was_refused
 
 Seat = tuple[str, GpuUuid, SliceSize]
 """A slice of a size on a GPU of a node."""

@@ -140,6 +140,17 @@ def label_keys(pods: Iterable[Pod]) -> frozenset[str]:
     return frozenset(keys)
 
 
-def asks_for_names(pods: Iterable[Pod]) -> bool:
-    """Whether a pod selects nodes by name, so that every node is a class of its own."""
-    return any(term.fields for pod in pods for term in pod.constraints.affinity or ())
+def asks_for_names(constraints: Constraints) -> bool:
+    """Whether nodes that are alike in labels and taints may still differ for the pod."""
+    return any(term.fields for term in constraints.affinity or ())
+
+
+def names_listed(constraints: Constraints) -> frozenset[str] | None:
+    """The names one of which a node must have; None when the terms leave other nodes open."""
+    names: set[str] = set()
+    for term in constraints.affinity or ():
+        listed = [set(e.values) for e in term.fields if e.operator == "In"]
+        if not listed:
+            return None
+        names |= set.intersection(*listed)
+    return frozenset(names)

@@ -138,6 +138,10 @@ class RelationBook:
         """Equal for pods that `refuses` answers alike, None for those that it never refuses."""
         return self._of(pod).demands
 
+    def counts(self, pod: Pod) -> bool:
+        """Whether another pod may be refused or let in for this one's being where it is."""
+        return bool(self._of(pod).tallies)
+
     def may_come_to_fit(self, pod: Pod) -> bool:
         """Whether placing others can make room for the pod: only anti-affinity never relents."""
         demands = self._of(pod).demands

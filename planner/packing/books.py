@@ -1,0 +1,193 @@
+"""What is left of one node and of one GPU in a planning pass, and what pods were given there.
+
+Mutable on purpose and private to a pass. A GPU knows only how much is claimed, not in which order
+or by what means: whether a claim takes a free slice or carves one follows from the sums, so claims
+can be taken back in any order, which is what lets a search move pods about without copying nodes.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mpslice.gpus import GpuUuid
+from mpslice.slices import SliceSize
+from planner.model import Gpu, NodeState
+
+if TYPE_CHECKING:
+    from planner.packing.pools import Pool
+
+
+class GpuBook:
+    """One GPU in a pass; memory in gb.
+
+    `claims` counts the slices that pods of this pass were given, by size; `free` what stands there
+    and nobody has claimed. `room` is what is neither used nor claimed, so a free slice is part of
+    it: it goes when its memory is needed. `uncarved` is room beside all that stands, `reclaimable`
+    the largest slice that could stand here if every free one went; both are 0 when another slice
+    would be one too many. `carved` counts the claims that no free slice meets.
+    """
+
+    __slots__ = (
+        "capacity",
+        "carved",
+        "claims",
+        "closed",
+        "count",
+        "free",
+        "free_count",
+        "free_gb",
+        "index",
+        "limit",
+        "node",
+        "order",
+        "pools",
+        "reclaimable",
+        "room",
+        "start",
+        "uncarved",
+        "uuid",
+    )
+
+    def __init__(self, gpu: Gpu, node: "NodeBook", order: int, limit: int) -> None:
+        self.uuid: GpuUuid = gpu.uuid
+        self.index, self.capacity = gpu.index, gpu.capacity
+        self.node = node
+        self.order = order
+        self.limit = limit  # slices at most
+        self.start = gpu
+        self.claims: dict[SliceSize, int] = {}
+        self.free: dict[SliceSize, int] = {}
+        self.free_gb = self.free_count = 0
+        self.room, self.count = gpu.capacity, 0
+        for size, number in gpu.used.items():
+            self.room -= size * number
+            self.count += number  # used and claimed
+        node.room += self.room
+        for size, number in gpu.free.items():
+            if number > 0:
+                self.free[size] = number
+                self.free_gb += size * number
+                self.free_count += number
+        self.carved = 0
+        self.closed = False  # reserved: nobody gets anything here any more
+        self.pools: list[Pool] = []
+        self._settle()
+
+    def close(self) -> None:
+        """From now on nobody gets anything here."""
+        self.closed = True
+        self._settle()
+
+    def _settle(self) -> None:
+        """Derives what is asked for more often than it changes."""
+        if self.closed or self.count >= self.limit:
+            self.uncarved = self.reclaimable = 0
+            return
+        self.reclaimable = self.room
+        beside = self.room - self.free_gb
+        self.uncarved = beside if beside > 0 and self.count + self.free_count < self.limit else 0
+
+    def claim(self, size: SliceSize) -> None:
+        """Gives a slice of the size to a pod; the caller has seen that there is room."""
+        self.room -= size
+        self.node.room -= size
+        self.count += 1
+        self.claims[size] = self.claims.get(size, 0) + 1
+        standing = self.free.get(size, 0)
+        if standing:
+            self._set_free(size, standing - 1)
+        else:
+            self.carved += 1
+            self.node.carved += 1
+        self._settle()
+
+    def unclaim(self, size: SliceSize) -> None:
+        """Takes one claim of the size back."""
+        self.room += size
+        self.node.room += size
+        self.count -= 1
+        left = self.claims[size] - 1
+        if left >= self.start.free.get(size, 0):
+            self.carved -= 1
+            self.node.carved -= 1
+        else:
+            self._set_free(size, self.free.get(size, 0) + 1)
+        if left:
+            self.claims[size] = left
+        else:
+            del self.claims[size]
+        self._settle()
+
+    def _set_free(self, size: SliceSize, number: int) -> None:
+        change = number - self.free.get(size, 0)
+        self.free_count += change
+        self.free_gb += change * size
+        if number:
+            self.free[size] = number
+        else:
+            del self.free[size]
+
+    def layout(self, wanted: Mapping[SliceSize, int]) -> dict[SliceSize, int]:
+        """Every slice that is to exist here: used, claimed, and free ones that stay."""
+        total = dict(self.start.used)
+        for sizes in (self.claims, self.free):
+            for size, number in sizes.items():
+                total[size] = total.get(size, 0) + number
+        if self.free:
+            for size in self.withdrawn(wanted):
+                total[size] -= 1
+        return {size: total[size] for size in sorted(total) if total[size] > 0}
+
+    def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
+        """The free slices that have to go for what is claimed: as few as possible.
+
+        The smallest that suffices alone, else the largest and on; those that no pending pod asks
+        for (`wanted`, by size) go first.
+        """
+        lacking = self.free_gb - self.room
+        too_many = self.count + self.free_count - self.limit
+        if not self.carved or (lacking <= 0 and too_many <= 0):
+            return []
+        left = [size for size, number in self.free.items() for _ in range(number)]
+        left.sort(key=lambda size: (wanted.get(size, 0) > 0, size))
+        chosen: list[SliceSize] = []
+        while left and (lacking > 0 or too_many > 0):
+            pick = next((size for size in left if size >= lacking), left[-1])
+            left.remove(pick)
+            chosen.append(pick)
+            lacking -= pick
+            too_many -= 1
+        return chosen
+
+
+class NodeBook:
+    """One node in a pass: what is left of it, and its GPUs. `carved` sums its GPUs' `carved`."""
+
+    __slots__ = (
+        "carved",
+        "cpu",
+        "ephemeral",
+        "extended",
+        "gpus",
+        "level",
+        "memory",
+        "name",
+        "order",
+        "pods",
+        "ports",
+        "room",
+        "state",
+    )
+
+    def __init__(self, state: NodeState, order: int) -> None:
+        self.state = state
+        self.name = state.node.name
+        self.order = order
+        idle = state.idle
+        self.cpu, self.memory, self.ephemeral = idle.cpu_milli, idle.memory, idle.ephemeral
+        self.extended = dict(idle.extended)
+        self.pods = state.idle_pods
+        self.ports = set(state.ports)
+        self.gpus: list[GpuBook] = []
+        self.carved = 0
+        self.room = 0  # gb, of all GPUs
+        self.level = 0  # how much it has left compared with what pods ask for (pools.Levels)

@@ -1,0 +1,83 @@
+"""A plan in the making: which unit is seated where, and what that is worth."""
+
+from collections.abc import Iterable, Sequence
+
+from planner.packing.books import GpuBook
+from planner.packing.greedy import Choose, seat_unit, tightest
+from planner.packing.ledger import Ledger, Seating
+from planner.packing.order import Unit
+
+Worth = tuple[int, ...]
+"""GB of the placed slices by rank, the first counting most; compares as tuples do."""
+
+
+class Draft:
+    """Units by number, in planned order, with their seatings; [] for a unit that is not placed."""
+
+    def __init__(self, ledger: Ledger, units: Sequence[Unit]) -> None:
+        self.ledger = ledger
+        self.units = units
+        self.seated: list[list[Seating]] = [[] for _ in units]
+        ranks = sorted({unit.rank for unit in units})
+        place = {rank: number for number, rank in enumerate(ranks)}
+        self.rank = [place[unit.rank] for unit in units]
+        self.ranks = len(ranks)
+        self.pinned: set[int] = set()  # units that keep a standing slice, be it another one
+        self.on: list[dict[int, None]] = [{} for _ in ledger.nodes]  # units by node order
+
+    def place(self, number: int, choose: Choose = tightest) -> bool:
+        """Seats the unit where it fits best; whether it could."""
+        seated = seat_unit(self.ledger, self.units[number], choose)
+        self.note(number, seated)
+        return bool(seated)
+
+    def fill(self, numbers: Iterable[int], choose: Choose = tightest) -> list[int]:
+        """Seats units in the order given; those that do not fit are returned."""
+        return [number for number in numbers if not self.place(number, choose)]
+
+    def seat(self, number: int, gpu: GpuBook) -> None:
+        """Seats a lone pod with one slice on a GPU where the caller has seen that it fits."""
+        pod = self.units[number].pods[0]
+        shape = self.ledger.shape(pod)
+        self.note(number, [self.ledger.seat(pod, shape, gpu.node, (gpu,))])
+
+    def take_back(self, number: int) -> list[Seating]:
+        """Unseats a unit; what `restore` brings back."""
+        seated, self.seated[number] = self.seated[number], []
+        for seating in seated:
+            self.ledger.unseat(seating)
+            self.on[seating.node.order].pop(number, None)
+        return seated
+
+    def restore(self, number: int, seated: Iterable[Seating]) -> None:
+        """Seats a unit exactly as it was."""
+        again = [self.ledger.seat(s.pod, s.shape, s.node, s.gpus) for s in seated]
+        self.note(number, again)
+
+    def note(self, number: int, seated: list[Seating]) -> None:
+        """Takes down how a unit was seated."""
+        self.seated[number] = seated
+        for seating in seated:
+            self.on[seating.node.order][number] = None
+
+    def is_free_standing(self, number: int) -> bool:
+        """Whether it is a lone pod on whose place no other pod's depends."""
+        pods, relations = self.units[number].pods, self.ledger.relations
+        if len(pods) > 1:
+            return False
+        related = relations.active and relations.counts(pods[0])
+        return not related and self.ledger.shape(pods[0]).relations is None
+
+    def is_movable(self, number: int) -> bool:
+        """Whether a search may seat the unit elsewhere: such a pod with one slice."""
+        return (
+            self.is_free_standing(number) and self.ledger.shape(self.units[number].pods[0]).single
+        )
+
+    def worth(self, numbers: Iterable[int]) -> Worth:
+        """What the placed ones of these units are worth."""
+        total = [0] * self.ranks
+        for number in numbers:
+            for seating in self.seated[number]:
+                total[self.rank[number]] += seating.shape.gb
+        return tuple(total)

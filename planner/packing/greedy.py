@@ -1,0 +1,160 @@
+"""Greedy best fit: a pod onto the node and GPUs where it fits best, a unit whole or not at all."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from planner.model import Pod
+from planner.packing.books import GpuBook, NodeBook
+from planner.packing.ledger import Ledger, Seating
+from planner.packing.order import Unit
+from planner.packing.shapes import Shape
+
+_LOOK: Final = 8  # how many GPUs are compared
+_STRANDED_WEIGHT: Final = 4
+
+Choose = Callable[[Iterator[GpuBook], Shape], GpuBook | None]
+"""Picks a GPU whose node fits the shape, out of GPUs with room for its largest slice."""
+
+
+def tightest(gpus: Iterator[GpuBook], shape: Shape) -> GpuBook | None:
+    """The first that fits, unless one as tight stands on a node that is written anyway."""
+    fits = shape.fits
+    first: GpuBook | None = None
+    tight = looked = 0
+    for gpu in gpus:
+        if first is None:
+            if fits(gpu.node):
+                if gpu.node.carved:
+                    return gpu
+                first, tight = gpu, gpu.uncarved
+            continue
+        looked += 1
+        if gpu.uncarved != tight or looked > _LOOK:
+            break
+        if gpu.node.carved and fits(gpu.node):
+            return gpu
+    return first
+
+
+def seat_unit(ledger: Ledger, unit: Unit, choose: Choose = tightest) -> list[Seating]:
+    """Seats as many of the unit's pods as fit, at least `needed`; else none, and [] is returned."""
+    if len(unit.pods) == 1 and unit.needed == 1:
+        seating = seat_pod(ledger, unit.pods[0], choose)
+        return [] if seating is None else [seating]
+    seated: list[Seating] = []
+    left = len(unit.pods)
+    if left < unit.needed:
+        return seated
+    for pod in unit.pods:
+        left -= 1
+        seating = seat_pod(ledger, pod, choose)
+        if seating is not None:
+            seated.append(seating)
+        elif len(seated) + left < unit.needed:
+            break
+    if len(seated) < unit.needed:
+        for seating in seated:
+            ledger.unseat(seating)
+        return []
+    return seated
+
+
+def seat_pod(ledger: Ledger, pod: Pod, choose: Choose = tightest) -> Seating | None:
+    """Seats one pod: a standing free slice before a carve, a carve before a withdrawal."""
+    shape = ledger.shape(pod)
+    if shape.failed_at == ledger.epoch:
+        return None
+    ledger.steps += 1
+    pool = shape.pool
+    sources: tuple[Source, ...] = (pool.with_uncarved,)
+    if ledger.standing:
+        sources = (pool.with_free, pool.with_uncarved, pool.with_reclaimable)
+    for source in sources:
+        seating = _seat_from(ledger, pod, shape, source, choose)
+        if seating is not None:
+            return seating
+    if shape.lasting:
+        shape.failed_at = ledger.epoch
+    return None
+
+
+def seat_standing(ledger: Ledger, pod: Pod) -> Seating | None:
+    """Seats one pod on slices that all stand already."""
+    shape = ledger.shape(pod)
+    ledger.steps += 1
+    return _seat_from(ledger, pod, shape, shape.pool.with_free, tightest, carve=False)
+
+
+Source = Callable[[Shape], Iterator[GpuBook]]
+
+
+def _seat_from(
+    ledger: Ledger, pod: Pod, shape: Shape, source: Source, choose: Choose, *, carve: bool = True
+) -> Seating | None:
+    if shape.single:
+        gpu = choose(source(shape), shape)
+        return None if gpu is None else ledger.seat(pod, shape, gpu.node, (gpu,))
+    tried: set[int] = set()
+    while True:
+        untried = (gpu for gpu in source(shape) if gpu.node.order not in tried)
+        gpu = choose(untried, shape)
+        if gpu is None:
+            return None
+        gpus = gpus_on(gpu.node, shape, carve=carve)
+        if gpus is not None:
+            return ledger.seat(pod, shape, gpu.node, gpus)
+        tried.add(gpu.node.order)
+
+
+def gpus_on(node: NodeBook, shape: Shape, *, carve: bool) -> tuple[GpuBook, ...] | None:
+    """A GPU of the node for every seat, the largest slice first; None when they do not all fit.
+
+    Without `carve` only slices that stand count.
+    """
+    chosen: dict[int, GpuBook] = {}
+    for seat in shape.seating_order:
+        size = shape.seats[seat]
+        gpu = min(
+            (g for g in node.gpus if g.reclaimable >= size and (carve or size in g.free)),
+            key=lambda gpu: (size not in gpu.free, gpu.uncarved < size, gpu.uncarved, gpu.index),
+            default=None,
+        )
+        if gpu is None:
+            break
+        gpu.claim(size)
+        chosen[seat] = gpu
+    for seat, gpu in chosen.items():
+        gpu.unclaim(shape.seats[seat])
+    if len(chosen) < len(shape.seats):
+        return None
+    return tuple(chosen[seat] for seat in range(len(shape.seats)))
+
+
+def strand_aware(cpu_per_gb: float) -> Choose:
+    """Best fit that avoids leaving GPU memory on nodes without the CPU to use it.
+
+    `cpu_per_gb`: thousandths of a CPU that pending pods ask for with each gb.
+    """
+
+    def stranded(room: int, cpu: int) -> float:
+        return max(0.0, room - cpu / cpu_per_gb)
+
+    def choose(gpus: Iterator[GpuBook], shape: Shape) -> GpuBook | None:
+        best: GpuBook | None = None
+        lowest = 0.0
+        found = 0
+        asked = max(shape.cpu, 0)
+        for gpu in gpus:
+            node = gpu.node
+            if not shape.fits(node):
+                continue
+            more = stranded(node.room - shape.gb, node.cpu - asked) - stranded(node.room, node.cpu)
+            score = gpu.uncarved + _STRANDED_WEIGHT * more + (0 if node.carved else 0.5)
+            if best is None or score < lowest:
+                best, lowest = gpu, score
+            found += 1
+            if found == _LOOK:
+                break
+        return best
+
+    return choose

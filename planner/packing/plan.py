@@ -1,0 +1,143 @@
+"""The plan: pure, total, the same for any order of its input.
+
+Rank by rank: first the slices that stand, then greedy best fit in planned order. Where that leaves
+somebody out who could be placed otherwise, other orders are tried and nodes are filled anew.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
+from planner.packing.draft import Draft
+from planner.packing.keep import keep
+from planner.packing.ledger import Ledger
+from planner.packing.order import units_of
+from planner.packing.portfolio import best_order
+from planner.packing.refusals import Inquest
+from planner.packing.reserve import reserve
+from planner.packing.search import BUDGET, could_fit, improve, seniors_first
+from planner.packing.touch import spare_nodes
+
+
+def plan(snapshot: Snapshot, pending: Iterable[Pod]) -> Plan:
+    """Where each pending pod goes, which layouts that takes, and why the rest cannot be placed.
+
+    The same result for any order of nodes and pods. Nothing is written for nodes that stay as
+    they are; used slices are never touched.
+    """
+    pods = [pod for pod in pending if pod.seats]
+    packing = _Packing(snapshot, pods)
+    packing.run()
+    return packing.result()
+
+
+class _Packing:
+    """One run of the packer over its draft."""
+
+    def __init__(self, snapshot: Snapshot, pods: Sequence[Pod]) -> None:
+        units = units_of(pods, snapshot)
+        self._draft = Draft(Ledger(snapshot, pods), units)
+        self._reservations: list[tuple[int, list[Reservation]]] = []
+        self._late: list[int] = []  # placed once others were that they want to be near
+        self._budget = BUDGET
+
+    def run(self) -> None:
+        draft = self._draft
+        everyone = range(len(draft.units))
+        contended = False
+        for _, numbers in groupby(everyone, key=draft.rank.__getitem__):
+            contended |= self._seat_rank(list(numbers))
+        while late := [n for n in everyone if self._may_come_to_fit(n) and draft.place(n)]:
+            self._late += late
+        if contended:
+            seniors_first(draft)
+        else:
+            spare_nodes(draft)
+
+    def _seat_rank(self, numbers: Sequence[int]) -> bool:
+        """Seats the units of one rank; whether there were more than fitted."""
+        draft = self._draft
+        self._serve_longest_waiting(numbers)
+        left = [number for number in numbers if not draft.seated[number]]
+        if draft.ledger.standing:
+            left = keep(draft, left)
+            self._pin(numbers)
+        refused = draft.fill(left)
+        if not any(self._is_contended(number) for number in refused):
+            return False
+        best_order(draft, numbers)
+        self._budget = improve(draft, range(numbers[-1] + 1), self._budget)
+        return True
+
+    def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:
+        """Of those that have waited long, in order, the first that does not fit gets a reservation.
+
+        They go before pods for which a slice stands: what comes free is theirs.
+        """
+        for number in numbers:
+            unit = self._draft.units[number]
+            if not unit.aged:
+                return
+            if not self._draft.place(number) and unit.reserves:
+                found = reserve(self._draft, number)
+                if found:
+                    self._reservations.append((number, found))
+                    return
+
+    def _pin(self, numbers: Iterable[int]) -> None:
+        """Who has lost its gate may be bound to the slice at any moment: nobody moves it now."""
+        draft = self._draft
+        draft.pinned.update(
+            number
+            for number in numbers
+            if draft.seated[number] and not any(pod.gated for pod in draft.units[number].pods)
+        )
+
+    def _is_contended(self, number: int) -> bool:
+        ledger, pods = self._draft.ledger, self._draft.units[number].pods
+        return any(could_fit(self._draft, ledger.shape(pod)) for pod in pods)
+
+    def _may_come_to_fit(self, number: int) -> bool:
+        draft = self._draft
+        return not draft.seated[number] and not all(
+            draft.ledger.shape(pod).lasting for pod in draft.units[number].pods
+        )
+
+    def result(self) -> Plan:
+        """The draft as it stands, in planned order."""
+        draft, ledger = self._draft, self._draft.ledger
+        seated = {id(s.pod): s.placement for seatings in draft.seated for s in seatings}
+        late = set(self._late)
+        order = [n for n in range(len(draft.units)) if n not in late] + self._late
+        inquest = Inquest(ledger)
+        placements, refusals = [], []
+        for number in order:
+            for pod in draft.units[number].pods:
+                placement = seated.get(id(pod))
+                if placement is not None:
+                    placements.append(placement)
+                else:
+                    refusals.append(_refusal(inquest, draft, number, pod))
+        return Plan(
+            placements=tuple(placements),
+            refusals=tuple(refusals),
+            layouts={node.name: ledger.layout(node) for node in ledger.nodes if node.carved},
+            withdrawn=ledger.withdrawn(),
+            reservations=tuple(
+                each
+                for number, found in self._reservations
+                if not draft.seated[number]
+                for each in found
+            ),
+        )
+
+
+def _refusal(inquest: Inquest, draft: Draft, number: int, pod: Pod) -> Refusal:
+    unit = draft.units[number]
+    if draft.seated[number] or not pod.group or unit.needed <= 1:
+        return inquest.refusal(pod)
+    if len(unit.pods) < unit.needed:
+        note = f"group {pod.group} needs {unit.needed} more pods and {len(unit.pods)} are pending"
+    else:
+        note = f"group {pod.group} needs {unit.needed} more pods at once, which do not all fit"
+    return inquest.refusal(pod, Cause.GROUP, note)

@@ -1,0 +1,208 @@
+"""Which slices stand on a node's GPUs and whose they are, from its layout and the pods bound to it.
+
+A node whose layout cannot be true is not guessed about: Contradiction says what is wrong. A layout
+read from JSON has passed the codec's checks already; these hold for records from anywhere. Plain
+loops, because this runs over every slice of the cluster for each plan.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mpslice.allocation import GpuRoom, preferred
+from mpslice.gpus import DeviceId, GpuUuid
+from mpslice.nodelayout import (
+    ConditionType,
+    GpuStatus,
+    LayoutStatus,
+    NodeLayout,
+    Slices,
+    SliceState,
+)
+from mpslice.slices import SliceSize
+from planner.model import Gpu, Pod
+
+Held = dict[str, dict[SliceSize, int]]
+"""The used slices by pod; under "" those whose pod the agent does not know yet."""
+
+
+class Contradiction(Exception):
+    """A node says what cannot be; the message is a clause for people."""
+
+
+@dataclass(slots=True)
+class _Count:
+    """A GPU while a node's claims are being settled; memory in gb."""
+
+    uuid: GpuUuid
+    index: int
+    product: str
+    capacity: int
+    used: dict[SliceSize, int]
+    free: dict[SliceSize, int]
+    used_gb: int
+    free_gb: int
+
+    @property
+    def uncarved_gb(self) -> int:
+        return self.capacity - self.used_gb - self.free_gb
+
+
+def gpus_of(layout: NodeLayout | None, pods: Iterable[Pod]) -> tuple[Gpu, ...]:
+    """The GPUs of a node that may be carved, by index; `pods` are those bound to it.
+
+    None while the agent has not reported that it serves the node. Raises Contradiction.
+    """
+    if layout is None or layout.status is None or not layout.status.is_true(ConditionType.READY):
+        return ()
+    held: Held = {}
+    counts = _count_all(layout, layout.status, held)
+    _settle_claims(counts, held, pods)
+    counts.sort(key=lambda gpu: gpu.index)
+    return tuple([Gpu(g.uuid, g.index, g.capacity, g.product, g.used, g.free) for g in counts])
+
+
+def spec_was_refused(layout: NodeLayout) -> bool:
+    """Whether the agent has seen this spec and says that it cannot apply it: then status counts."""
+    status = layout.status or LayoutStatus()
+    applied = status.condition(ConditionType.APPLIED)
+    return (
+        applied is not None
+        and not applied.status
+        and status.observed_generation >= layout.generation
+    )
+
+
+def _count_all(layout: NodeLayout, status: LayoutStatus, held: Held) -> list[_Count]:
+    """Every healthy GPU. What exists is what the spec says, since the agent is heading there."""
+    refused = spec_was_refused(layout)
+    specs = () if refused else layout.spec.gpus
+    wanted = {gpu.uuid: gpu.slices for gpu in specs}
+    if len(wanted) < len(specs):
+        raise Contradiction(f"the layout wants {_first_twice(g.uuid for g in specs)} twice")
+    counts = [_count(gpu, wanted.get(gpu.uuid), held) for gpu in status.gpus]
+    if len({gpu.uuid for gpu in status.gpus}) < len(counts):
+        raise Contradiction(f"GPU {_first_twice(g.uuid for g in status.gpus)} is listed twice")
+    healthy = zip(counts, status.gpus, strict=True)
+    return [count for count, gpu in healthy if gpu.healthy]
+
+
+def _first_twice(names: Iterable[str]) -> str:
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def _count(gpu: GpuStatus, wanted: Slices | None, held: Held) -> _Count:
+    """One GPU as status and spec have it; notes in `held` who uses its slices."""
+    if gpu.capacity_gb < 0 and gpu.healthy:
+        raise Contradiction(f"GPU {gpu.index} has {gpu.capacity_gb}gb")
+    used: dict[SliceSize, int] = {}
+    shown: dict[SliceSize, int] = {}
+    for entry in gpu.slices:
+        size = entry.id.size
+        shown[size] = shown.get(size, 0) + 1
+        if entry.state is SliceState.USED:
+            used[size] = used.get(size, 0) + 1
+            mine = held.setdefault(entry.pod or "", {})
+            mine[size] = mine.get(size, 0) + 1
+    used_gb, _ = _total(used, gpu, "are used"), _total(shown, gpu, "stand")
+    if gpu.slices:
+        _check_ids(gpu)
+    if wanted is None:
+        wanted = shown
+    elif wanted:
+        _total(wanted, gpu, "are wanted")
+    free: dict[SliceSize, int] = {}
+    free_gb = 0
+    for size, count in wanted.items():
+        left = count - used.get(size, 0)
+        if left > 0:
+            free[size] = left
+            free_gb += left * size
+    return _Count(gpu.uuid, gpu.index, gpu.product, gpu.capacity_gb, used, free, used_gb, free_gb)
+
+
+def _total(slices: Slices, gpu: GpuStatus, what: str) -> int:
+    """The gb of slices that must fit the GPU."""
+    total = 0
+    for size, count in slices.items():
+        if size < 1 or count < 0:
+            raise Contradiction(f"{count} slices of {size}gb {what} on GPU {gpu.index}")
+        total += size * count
+    if total > gpu.capacity_gb and gpu.healthy:
+        raise Contradiction(f"{total}gb {what} on GPU {gpu.index}, which has {gpu.capacity_gb}gb")
+    return total
+
+
+def _check_ids(gpu: GpuStatus) -> None:
+    for entry in gpu.slices:
+        if entry.id.gpu != gpu.uuid:
+            raise Contradiction(f"GPU {gpu.index} lists slice {entry.id}, which is another GPU's")
+    ids = {(entry.id.size, entry.id.ordinal) for entry in gpu.slices}
+    if len(ids) < len(gpu.slices):
+        twice = _first_twice(str(entry.id) for entry in gpu.slices)
+        raise Contradiction(f"GPU {gpu.index} lists slice {twice} twice")
+
+
+def _settle_claims(gpus: list[_Count], held: Held, pods: Iterable[Pod]) -> None:
+    """Gives the pods that are bound, but not seen to hold their slices yet, free ones of the size.
+
+    The kubelet takes them in allocation order, so the same order is used here. Where none is free,
+    the memory counts as held on the tightest GPU that has it: a bound pod holds what it requests.
+    """
+    late = [(pod, seats) for pod in pods if pod.seats and (seats := _missing(pod, held))]
+    if not late:
+        return
+    anonymous = Counter(held.get("", {}))  # allocated, and it is not known yet for whom
+    for _, missing in sorted(late, key=lambda item: item[0].key):
+        known = missing & anonymous
+        anonymous -= known
+        for size, count in sorted((missing - known).items()):
+            for _ in range(count):
+                _hold(gpus, size)
+
+
+def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
+    """What the pod is not seen to hold yet; None when that is nothing."""
+    mine = held.get(pod.key)
+    seats = pod.seats
+    if mine and len(seats) == 1 and mine.get(seats[0]):
+        return None
+    for size in seats:
+        if size < 1:
+            raise Contradiction(f"pod {pod.key} asks for a slice of {size}gb")
+    return Counter(seats) - Counter(mine or {})
+
+
+def _hold(gpus: Iterable[_Count], size: SliceSize) -> None:
+    gpu = _next_taken(gpus, size)
+    if gpu is not None:
+        gpu.free[size] -= 1
+        gpu.free_gb -= size
+        if not gpu.free[size]:
+            del gpu.free[size]
+    else:
+        able = [gpu for gpu in gpus if gpu.uncarved_gb >= size]
+        gpu = min(able, key=lambda gpu: (gpu.uncarved_gb, gpu.index), default=None)
+    if gpu is not None:
+        gpu.used[size] = gpu.used.get(size, 0) + 1
+        gpu.used_gb += size
+
+
+def _next_taken(gpus: Iterable[_Count], size: SliceSize) -> _Count | None:
+    """The GPU whose free slice of the size the kubelet takes next."""
+    having = {gpu.uuid: gpu for gpu in gpus if size in gpu.free}
+    rooms = {g.uuid: GpuRoom(g.index, g.capacity - g.used_gb) for g in having.values()}
+    first = preferred((DeviceId(uuid, size, 0) for uuid in having), 1, rooms)
+    return having[first[0].gpu] if first else None
+
+
+def holders(layouts: Iterable[NodeLayout]) -> Mapping[str, str]:
+    """The pods that hold a slice, and on which node: known before their binding is, at times."""
+    return {
+        entry.pod: layout.name
+        for layout in layouts
+        if layout.status is not None
+        for gpu in layout.status.gpus
+        for entry in gpu.slices
+        if entry.state is SliceState.USED and entry.pod is not None
+    }
