@@ -25,6 +25,7 @@ from nodeagent.foreign import ForeignDevices
 from nodeagent.holders import Holder
 from nodeagent.knowledge import KubeletKnowledge
 from nodeagent.local import LocalNode
+from nodeagent.memory import MemorySampler, PodMemory
 from nodeagent.metrics import Metrics
 from nodeagent.pods import PodFacts
 from nodeagent.publisher import Publisher
@@ -87,6 +88,10 @@ class Controller:
         self._board = GpuBoard(
             local.gpus.read(), local.inventory, local.ledger, self._foreign, self._tell_node
         )
+        self._memory = MemorySampler(
+            local.gpus, local.inventory, local.ledger.holders, local.settings, self._tell_of_excess
+        )
+        metrics.watch_memory(lambda: self._memory.samples)
         metrics.watch(
             lambda: gpu_statuses(local.inventory, local.ledger.holders, local.settings),
             lambda: local.link.registrations,
@@ -105,6 +110,8 @@ class Controller:
         self._tasks.create_task(self._local.ledger.run(), name="ledger")
         self._tasks.create_task(self._foreign.run(), name="foreign devices")
         self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
+        if self._local.gpus.tells_memory:
+            self._tasks.create_task(self._memory.run(), name="memory")
         for pulse in (self._local.ledger.changed, self._local.link.changed, self._board.changed):
             pulse.listen(self._wake.beat)
         for follower in (self._local.ledger.kubelet_changed, self._foreign.saw_kubelet):
@@ -233,12 +240,16 @@ class Controller:
         if self._cluster.is_synced:
             self._metrics.refused()
             self._events.record(
-                _pod_reference(pod),
+                _reference_to(pod.key, pod.uid),
                 EventType.WARNING,
                 "SliceRefused",
                 f"the kubelet of {pod.node} refused the pod ({pod.refusal}); it has to be "
                 "created anew",
             )
+
+    def _tell_of_excess(self, memory: PodMemory) -> None:
+        about = _reference_to(memory.pod, memory.uid)
+        self._events.record(about, EventType.WARNING, "SliceMemoryExceeded", memory.message)
 
     def _tell_node(self, type: EventType, reason: str, message: str) -> None:
         name = self._settings.node_name
@@ -246,6 +257,6 @@ class Controller:
         self._events.record(ObjectRef("v1", "Node", name, uid=name), type, reason, message)
 
 
-def _pod_reference(pod: PodFacts) -> ObjectRef:
-    namespace, _, name = pod.key.partition("/")
-    return ObjectRef("v1", "Pod", name, namespace=namespace, uid=pod.uid)
+def _reference_to(pod: str, uid: str) -> ObjectRef:
+    namespace, _, name = pod.partition("/")
+    return ObjectRef("v1", "Pod", name, namespace=namespace, uid=uid)

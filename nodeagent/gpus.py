@@ -13,7 +13,15 @@ from typing import Final, NoReturn
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import NoGpus, NvmlError
 from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
-from nodeagent.health import RECOVERY_CHANGED, IgnoredXids, Look, SeenXid, judge, still_ailing
+from nodeagent.health import (
+    NVIDIAS_LIST,
+    RECOVERY_CHANGED,
+    IgnoredXids,
+    Look,
+    SeenXid,
+    judge,
+    still_ailing,
+)
 from nodeagent.nvml import Nvml, Xid
 from nodeagent.offloop import OffLoop
 from nodeagent.processes import pod_uid
@@ -43,10 +51,10 @@ class NvmlGpus:
         self._returned = Pulse()  # a GPU answers again, and has to be registered again
 
     @classmethod
-    async def start(cls, ignored: IgnoredXids | None = None) -> "NvmlGpus":
+    async def start(cls, ignored: IgnoredXids = NVIDIAS_LIST) -> "NvmlGpus":
         calls = OffLoop("nvml")
         nvml = await calls.call(_INIT, Nvml)
-        gpus = cls(nvml, calls, IgnoredXids() if ignored is None else ignored)
+        gpus = cls(nvml, calls, ignored)
         look = await calls.call(_INIT, gpus._look)
         for index, error in look.silent.items():
             log.error("a GPU does not answer", extra={"index": index, "error": str(error)})
@@ -59,6 +67,10 @@ class NvmlGpus:
         """Ends the threads when they are back from the driver; the process's end does the rest."""
         self._calls.close()
         self._waits.close()
+
+    @property
+    def tells_memory(self) -> bool:
+        return True
 
     def read(self) -> Sequence[Gpu]:
         return self._gpus

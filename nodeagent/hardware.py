@@ -82,6 +82,11 @@ class Gpus(Protocol):
         """Calls `on_change` with all of them whenever one changes, until cancelled."""
         ...
 
+    @property
+    def tells_memory(self) -> bool:
+        """Whether `processes` knows how much memory each uses."""
+        ...
+
     async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
         """The processes that use the GPU now; raises an NvmlError when nobody can tell."""
         ...

@@ -41,6 +41,9 @@ class IgnoredXids:
         return IgnoredXids(self.numbers | other.numbers, self.all or other.all)
 
 
+NVIDIAS_LIST: Final = IgnoredXids()
+
+
 def parse_ignored_xids(text: str) -> IgnoredXids:
     """`48,63`, `all` or NVIDIA's word for it, `xids`, each beside NVIDIA's own list; ValueError."""
     words = [word.strip().lower() for word in text.split(",") if word.strip()]

@@ -6,8 +6,9 @@ Everything heavy is imported after the flags are parsed, so that `--help` answer
 import argparse
 import asyncio
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,17 @@ from mpslice.errors import MpsliceError
 from mpslice.gpus import MemoryUnit
 from mpslice.logs import set_up_logging
 from mpslice.processes import run_until_signal
-from nodeagent.errors import NoGpuSupport
+from nodeagent.errors import BadSettings, NoGpuSupport
+from nodeagent.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
 from nodeagent.settings import Compute, Settings
 
 if TYPE_CHECKING:
     from nodeagent.agent import ClosableKube
+    from nodeagent.hardware import Gpus, MpsControl
 
 PROGRAM = "mpslice-nodeagent"
+
+NVIDIAS_VARIABLE = "DP_DISABLE_HEALTHCHECKS"
 
 
 def parser() -> flags.FlagParser:
@@ -69,6 +74,14 @@ def parser() -> flags.FlagParser:
         "shared: slices share compute equally; proportional: capped at their share of memory",
     )
     parser.flag(
+        "--ignored-xids",
+        parse_ignored_xids,
+        "",
+        "critical errors after which a GPU stays healthy, beside those that are an application's "
+        "own fault: numbers with commas between them, or all; $DP_DISABLE_HEALTHCHECKS adds to it",
+        "LIST",
+    )
+    parser.flag(
         "--ops-listen",
         flags.address,
         "0.0.0.0:8081",
@@ -81,8 +94,10 @@ def parser() -> flags.FlagParser:
     return parser
 
 
-def settings_of(values: argparse.Namespace) -> Settings:
-    """The settings that the flags stand for."""
+def settings_of(
+    values: argparse.Namespace, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings that the flags stand for; raises BadSettings for an unusable variable."""
     return Settings(
         node_name=values.node_name,
         device_plugin_dir=values.device_plugin_dir,
@@ -96,7 +111,17 @@ def settings_of(values: argparse.Namespace) -> Settings:
         memory_unit=MemoryUnit[values.memory_unit],
         reserved_memory_mib=values.reserved_memory,
         compute=Compute(values.compute),
+        ignored_xids=(values.ignored_xids or NVIDIAS_LIST) | _nvidias(environment),
     )
+
+
+def _nvidias(environment: Mapping[str, str]) -> IgnoredXids:
+    """What charts for NVIDIA's device plugin, and for nos, have to say about Xids."""
+    text = environment.get(NVIDIAS_VARIABLE, "")
+    try:
+        return parse_ignored_xids(text)
+    except ValueError as error:
+        raise BadSettings(f"${NVIDIAS_VARIABLE}: {text!r} {error}") from error
 
 
 async def run(settings: Settings) -> None:
@@ -114,16 +139,23 @@ async def run(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     settings.check()
-    if settings.simulated_gpus is None:
-        raise NoGpuSupport(
-            "reaching GPUs through the driver (NVML and MPS) is not part of this version; "
-            "give --simulated-gpus FILE"
-        )
     from nodeagent.agent import run_agent
-    from nodeagent.simulation import SimulatedGpus, SimulatedMps
 
-    gpus = SimulatedGpus(settings.simulated_gpus)
-    await run_agent(settings, gpus, SimulatedMps(gpus), partial(_connect, settings))
+    gpus, mps = await _hardware(settings)
+    await run_agent(settings, gpus, mps, partial(_connect, settings))
+
+
+async def _hardware(settings: Settings) -> "tuple[Gpus, MpsControl]":
+    if settings.simulated_gpus is not None:
+        from nodeagent.simulation import SimulatedGpus, SimulatedMps
+
+        simulated = SimulatedGpus(settings.simulated_gpus)
+        return simulated, SimulatedMps(simulated)
+    from nodeagent.gpus import NvmlGpus
+
+    gpus = await NvmlGpus.start(settings.ignored_xids)
+    gpus.close()
+    raise NoGpuSupport("driving MPS is not part of this version; give --simulated-gpus FILE")
 
 
 async def _connect(settings: Settings) -> "ClosableKube":

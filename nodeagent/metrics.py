@@ -7,8 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from mpslice.gpus import MIB
 from mpslice.nodelayout import GpuStatus
 from mpslice.slices import size_label
+from nodeagent.memory import PodMemory
 
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -47,6 +49,10 @@ class Metrics:
         """Exposes the GPUs with their slices, and how often sizes were registered."""
         self.registry.register(_Gauges(self._node, gpus, registrations))
 
+    def watch_memory(self, samples: Callable[[], Iterable[PodMemory]]) -> None:
+        """Exposes the GPU memory of each pod that has slices."""
+        self.registry.register(_Memory(self._node, samples))
+
     def carved(self, count: int) -> None:
         self._carved.inc(count)
 
@@ -63,6 +69,27 @@ class Metrics:
 
     def applied(self, seconds: float) -> None:
         self._apply.observe(seconds)
+
+
+class _Memory(Collector):
+    def __init__(self, node: str, samples: Callable[[], Iterable[PodMemory]]) -> None:
+        self._node = node
+        self._samples = samples
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        labels = ["node", "gpu", "namespace", "pod"]
+        used = GaugeMetricFamily(
+            "mpslice_slice_memory_used_bytes", "GPU memory of a pod's processes", labels=labels
+        )
+        limit = GaugeMetricFamily(
+            "mpslice_slice_memory_limit_bytes", "Memory of a pod's slices", labels=labels
+        )
+        for sample in self._samples():
+            namespace, _, name = sample.pod.partition("/")
+            values = [self._node, str(sample.gpu_index), namespace, name]
+            used.add_metric(values, sample.used_mib * MIB)
+            limit.add_metric(values, sample.limit_mib * MIB)
+        return (used, limit)
 
 
 class _Gauges(Collector):

@@ -8,6 +8,7 @@ from typing import Final
 from mpslice.flags import Address
 from mpslice.gpus import GpuUuid, MemoryUnit
 from nodeagent.errors import BadSettings
+from nodeagent.health import NVIDIAS_LIST, IgnoredXids
 
 SOCKET_PATH_BYTES: Final = 107
 """What fits into sockaddr_un.sun_path beside its final zero (unix(7))."""
@@ -40,6 +41,7 @@ class Settings:
     memory_unit: MemoryUnit = MemoryUnit.GB
     reserved_memory_mib: int = 256
     compute: Compute = Compute.SHARED
+    ignored_xids: IgnoredXids = NVIDIAS_LIST
 
     @property
     def kubelet_socket(self) -> Path:

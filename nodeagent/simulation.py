@@ -130,6 +130,10 @@ class SimulatedGpus:
         self._file = file
         self._gpus = read_simulation(file)
 
+    @property
+    def tells_memory(self) -> bool:
+        return False
+
     def read(self) -> Sequence[Gpu]:
         return self._gpus
 

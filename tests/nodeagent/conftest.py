@@ -236,6 +236,10 @@ class MachineGpus(SimulatedGpus):
         super().__init__(machine.file)
         self._machine = machine
 
+    @property
+    def tells_memory(self) -> bool:
+        return True
+
     async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
         known = any(entry.uuid == gpu for entry in self.read())
         return self._machine.processes if known else []

@@ -1,17 +1,31 @@
 """The executable: what it cannot work with gets one line, and help comes at once."""
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 
+from nodeagent.main import NVIDIAS_VARIABLE, parser, settings_of
+from tests.nodeagent.nvml.driver import FakeDriver
+
 COMMAND = (sys.executable, "-m", "nodeagent.main")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30)
+def run(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **(environment or {})},
+    )
 
 
 @pytest.fixture
@@ -36,6 +50,7 @@ def test_help_names_every_flag_of_the_contract() -> None:
         "--memory-unit",
         "--reserved-memory",
         "--compute",
+        "--ignored-xids",
         "--ops-listen",
     ):
         assert flag in done.stdout
@@ -58,6 +73,7 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
             ["--node-name=n", "--host-ipc=perhaps"],
             "--host-ipc: 'perhaps' is neither true nor false",
         ),
+        (["--node-name=n", "--ignored-xids=1,ecc"], "--ignored-xids: '1,ecc' is no list of Xids"),
         (["--node-name=n", "--memory-unit=MB"], "--memory-unit: 'MB' is not one of GB, GiB"),
         (["--node-name=n", "--reserved-memory=much"], "--reserved-memory: 'much' is no quantity"),
         ([], "--node-name: is required"),
@@ -70,16 +86,49 @@ def test_unusable_flag_is_named(arguments: list[str], line: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def refused(status: int, line: str, *arguments: str) -> None:
-    done = run("--node-name=n", "--ops-listen=127.0.0.1:0", *arguments)
+def refused(
+    status: int, line: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> None:
+    done = run("--node-name=n", "--ops-listen=127.0.0.1:0", *arguments, environment=environment)
     assert done.returncode == status
     (printed,) = done.stderr.splitlines()
     assert printed.startswith("mpslice-nodeagent: ")
     assert line in printed
 
 
-def test_without_simulation_it_says_what_is_missing(short_path: Path) -> None:
-    refused(1, "give --simulated-gpus FILE", f"--device-plugin-dir={short_path}")
+@pytest.mark.skipif(find_library("nvidia-ml") is not None, reason="this machine has a driver")
+def test_absent_driver_is_said(short_path: Path) -> None:
+    refused(
+        1,
+        "libnvidia-ml.so.1 cannot be loaded; set the chart's runtimeClassName or driverRoot",
+        f"--device-plugin-dir={short_path}",
+    )
+
+
+def test_driver_that_is_not_loaded_is_said(driver: FakeDriver, short_path: Path) -> None:
+    driver.add("driver absent")
+    refused(
+        1,
+        "the kernel module nvidia is not loaded",
+        f"--device-plugin-dir={short_path}",
+        environment=driver.environment,
+    )
+
+
+def test_nvidias_list_of_xids_adds_to_ours(gpus: Path) -> None:
+    values = parser().parse(["--node-name=n", "--ignored-xids=48"])
+    ignored = settings_of(values, {NVIDIAS_VARIABLE: "63"}).ignored_xids
+    assert {13, 48, 63} <= ignored.numbers
+    assert settings_of(values, {NVIDIAS_VARIABLE: "all"}).ignored_xids.all
+
+
+def test_unusable_list_of_nvidias_is_said(short_path: Path) -> None:
+    refused(
+        1,
+        "$DP_DISABLE_HEALTHCHECKS: 'ecc' is no list of Xids",
+        f"--device-plugin-dir={short_path}",
+        environment={NVIDIAS_VARIABLE: "ecc"},
+    )
 
 
 def test_missing_kubelet_directory_is_named(gpus: Path) -> None:

@@ -13,7 +13,7 @@ from nodeagent import health
 from nodeagent.errors import DriverHangs, DriverNotLoaded, GpuLost, NoGpus
 from nodeagent.gpus import NvmlGpus
 from nodeagent.hardware import Gpu, GpuProcess
-from nodeagent.health import IgnoredXids, parse_ignored_xids
+from nodeagent.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
 from nodeagent.processes import pod_uid
 from tests.nodeagent.nvml.driver import RESET_REQUIRED, UNKNOWN, FakeDriver
 from tests.waiting import eventually
@@ -59,7 +59,7 @@ class Followed:
 
 @asynccontextmanager
 async def following(
-    driver: FakeDriver, ignored: IgnoredXids | None = None
+    driver: FakeDriver, ignored: IgnoredXids = NVIDIAS_LIST
 ) -> AsyncIterator[Followed]:
     gpus = await NvmlGpus.start(ignored)
     followed = Followed(gpus, driver)

@@ -1,0 +1,113 @@
+"""How much GPU memory each pod uses, and which pods use more than their slices are.
+
+MPS holds every process to the limit by itself, so the processes of one container together may use
+more than its slice; only the driver's list of processes shows it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from mpslice.gpus import DeviceId
+from nodeagent.container import slice_limit_mib
+from nodeagent.errors import NvmlError
+from nodeagent.hardware import Gpu, GpuProcess, Gpus
+from nodeagent.holders import Holder
+from nodeagent.inventory import Inventory
+from nodeagent.settings import Settings
+
+SAMPLE_SECONDS: Final = 10.0
+
+Holders = Mapping[DeviceId, Holder]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PodMemory:
+    """What the processes of a pod use of a GPU where it has slices, and what those come to."""
+
+    gpu_index: int
+    pod: str
+    uid: str
+    used_mib: int
+    limit_mib: int
+
+    @property
+    def exceeds(self) -> bool:
+        return self.used_mib > self.limit_mib
+
+    @property
+    def message(self) -> str:
+        """What the pod's Event says when it exceeds."""
+        return (
+            f"its processes use {self.used_mib} MiB of GPU {self.gpu_index} and its slice is "
+            f"{self.limit_mib} MiB, which MPS grants to each process; run fewer, or ask for a "
+            "larger slice"
+        )
+
+
+def memory_by_pod(
+    gpu: Gpu, processes: Iterable[GpuProcess], holders: Holders, settings: Settings
+) -> list[PodMemory]:
+    """One record for each pod with slices on the GPU, whether it runs anything there or not."""
+    used: dict[str, int] = {}
+    for process in processes:
+        used[process.pod_uid] = used.get(process.pod_uid, 0) + process.memory_mib
+    limits: dict[tuple[str, str], int] = {}
+    for device, holder in holders.items():
+        if device.gpu == gpu.uuid and holder.uid:
+            about = (holder.pod, holder.uid)
+            limits[about] = limits.get(about, 0) + slice_limit_mib(gpu, device, settings)
+    return [
+        PodMemory(gpu.index, pod, uid, used.get(uid, 0), limit)
+        for (pod, uid), limit in sorted(limits.items())
+    ]
+
+
+class MemorySampler:
+    """`samples` are the newest; `on_excess` is called when a pod begins to exceed."""
+
+    def __init__(
+        self,
+        gpus: Gpus,
+        inventory: Inventory,
+        holders: Holders,
+        settings: Settings,
+        on_excess: Callable[[PodMemory], None],
+    ) -> None:
+        self.samples: tuple[PodMemory, ...] = ()
+        self._gpus = gpus
+        self._inventory = inventory
+        self._holders = holders
+        self._settings = settings
+        self._on_excess = on_excess
+        self._exceeding: set[tuple[int, str]] = set()
+
+    async def run(self) -> NoReturn:
+        """Looks every ten seconds until cancelled."""
+        while True:
+            self._put([sample for gpu in self._busy() for sample in await self._read(gpu)])
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _busy(self) -> list[Gpu]:
+        held = {device.gpu for device in self._holders}
+        return [g for g in self._inventory.gpus.values() if g.uuid in held and g.serves]
+
+    async def _read(self, gpu: Gpu) -> list[PodMemory]:
+        try:
+            processes = await self._gpus.processes(gpu.uuid)
+        except NvmlError as error:
+            log.info("memory is not known by pod", extra={"gpu": gpu.uuid, "error": str(error)})
+            return []
+        return memory_by_pod(gpu, processes, self._holders, self._settings)
+
+    def _put(self, samples: Iterable[PodMemory]) -> None:
+        self.samples = tuple(samples)
+        before = self._exceeding
+        self._exceeding = {(s.gpu_index, s.uid) for s in self.samples if s.exceeds}
+        for sample in self.samples:
+            if (sample.gpu_index, sample.uid) in self._exceeding - before:
+                self._on_excess(sample)
