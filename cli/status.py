@@ -80,8 +80,9 @@ def _holders(picture: Picture) -> Table | None:
 
 def _waiting(picture: Picture, label: Label) -> Table | None:
     table = _table()
+    states = {state.node.name: state for state in picture.snapshot.nodes}
     for placement in picture.plan.placements:
-        text = f"{placement_text(placement, picture.snapshot)}: on its way"
+        text = f"{placement_text(placement, states)}: on its way"
         table.add_row(placement.pod.key, Text(text, style="green"))
     for refusal in picture.plan.refusals:
         text = refusal_text(refusal, "=".join(label))

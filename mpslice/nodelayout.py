@@ -111,7 +111,7 @@ class LayoutStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeLayout:
-    """A NodeLayout object; its name is the node's."""
+    """A NodeLayout object; its name is the node's, `owner_uid` that of the node it was made for."""
 
     name: str
     spec: LayoutSpec = field(default_factory=LayoutSpec)
@@ -119,6 +119,7 @@ class NodeLayout:
     generation: int = 0
     resource_version: str = ""
     uid: str = ""
+    owner_uid: str = ""
 
 
 def parse_node_layout(obj: Mapping[str, Any]) -> NodeLayout:
@@ -137,6 +138,7 @@ def parse_node_layout(obj: Mapping[str, Any]) -> NodeLayout:
             generation=int(metadata.get("generation", 0)),
             resource_version=str(metadata.get("resourceVersion", "")),
             uid=str(metadata.get("uid", "")),
+            owner_uid=_owner_uid(metadata),
         )
     except (InvalidDeviceId, InvalidNodeLayout) as error:
         raise InvalidNodeLayout(f"NodeLayout {name}: {error}") from error
@@ -144,6 +146,11 @@ def parse_node_layout(obj: Mapping[str, Any]) -> NodeLayout:
         raise InvalidNodeLayout(
             f"NodeLayout {name}: missing or wrongly typed field ({error})"
         ) from error
+
+
+def _owner_uid(metadata: Mapping[str, Any]) -> str:
+    owners = metadata.get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("kind") == "Node"), "")
 
 
 def _parse_spec(spec: Mapping[str, Any]) -> LayoutSpec:

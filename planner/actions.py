@@ -1,7 +1,11 @@
-"""What a controller can do, as data: `decide` yields it, `perform` carries it out."""
+"""What a controller can do, as data: `decide` yields it, `perform` carries it out.
+
+`key` names the object that an action writes: one write of an object at a time. `urgent` actions are
+what pods wait for.
+"""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout, slices_to_json
 from planner.model import Node, Pod
@@ -11,12 +15,20 @@ MANAGED_LABEL: Final = "mpslice.io/managed"
 Facts = dict[str, object]
 """What a log line says of an action."""
 
+Key = tuple[str, str]
+"""The kind and the name of an object."""
+
 
 @dataclass(frozen=True, slots=True)
 class CreateLayout:
     """A node was handed over: its NodeLayout object has to be made."""
 
     node: Node
+    urgent: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return "nodelayout", self.node.name
 
     @property
     def facts(self) -> Facts:
@@ -29,6 +41,11 @@ class SetManaged:
 
     node: Node
     managed: bool
+    urgent: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return "node", self.node.name
 
     @property
     def facts(self) -> Facts:
@@ -37,9 +54,14 @@ class SetManaged:
 
 @dataclass(frozen=True, slots=True)
 class DeleteLayout:
-    """The node was handed back and is released."""
+    """The node was handed back and is released, or it is another node by now."""
 
     layout: NodeLayout
+    urgent: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return "nodelayout", self.layout.name
 
     @property
     def facts(self) -> Facts:
@@ -52,6 +74,11 @@ class WriteSpec:
 
     layout: NodeLayout
     spec: LayoutSpec
+    urgent: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return "nodelayout", self.layout.name
 
     @property
     def facts(self) -> Facts:
@@ -60,14 +87,37 @@ class WriteSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Ungate:
-    """The pod's slices are bindable, or no node can hold it: the scheduler's turn."""
+class Nominate:
+    """The scheduler is to keep the pod's place on `node` from others; "" gives the place up."""
 
     pod: Pod
+    node: str
+    urgent: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Key:
+        return "pod", self.pod.key
 
     @property
     def facts(self) -> Facts:
-        return {"action": "take gate away", "pod": self.pod.key}
+        return {"action": "nominate", "pod": self.pod.key, "node": self.node}
 
 
-Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Ungate
+@dataclass(frozen=True, slots=True)
+class Ungate:
+    """The scheduler's turn: the pod's slices are bindable (`carved`), or no node can hold it."""
+
+    pod: Pod
+    carved: bool
+    urgent: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Key:
+        return "pod", self.pod.key
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "take gate away", "pod": self.pod.key, "carved": self.carved}
+
+
+Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate

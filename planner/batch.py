@@ -1,7 +1,7 @@
 """Which pods are planned now and which wait for the rest of their burst. Pure; time is passed in.
 
 A lone pod must not wait; a Deployment of a hundred is packed better, and written in fewer steps,
-when it is planned together.
+when it is planned together; of a group nobody knows how many there are before they have come.
 """
 
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Batch:
         """The pods that are not to be planned yet."""
         return frozenset(self._held)
 
-    def arrive(self, key: str, now: float) -> None:
-        """A pod became pending."""
+    def arrive(self, key: str, now: float, *, grouped: bool = False) -> None:
+        """A pod became pending; one of a group is never taken to be alone."""
         self._forget_older(now)
-        alone = not self._recent and not self._held
+        alone = not self._recent and not self._held and not grouped
         self._recent[key] = now
         if alone or self.idle <= 0:
             return
@@ -43,11 +43,11 @@ class Batch:
         self._recent.pop(key, None)
         self._held.discard(key)
 
-    def due(self, now: float) -> float | None:
-        """Seconds until the batch is complete; None when nothing is held, 0 when it is now."""
+    def due(self) -> float | None:
+        """When the batch is complete, on the clock that `arrive` was given; None without one."""
         if not self._held:
             return None
-        return max(0.0, min(self._last + self.idle, self._opened + self.longest) - now)
+        return min(self._last + self.idle, self._opened + self.longest)
 
     def release(self) -> None:
         """The batch is complete: everything held is planned from now on."""

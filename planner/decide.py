@@ -5,15 +5,19 @@ answer repeats at most what was already done.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
-from planner.actions import Action, Ungate, WriteSpec
+from planner.actions import Action, Nominate, Ungate, WriteSpec
 from planner.bindable import split_by_bindable
-from planner.handover import hand_back, hand_over
-from planner.model import Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.gates import hold_back, keeps_gate, whole_groups
+from planner.handover import hand_back, hand_over, outlived
+from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
+from planner.rivals import nominations
 from planner.snapshot import build_snapshot
 from planner.standing import holders, spec_was_refused
 
@@ -23,8 +27,8 @@ class View:
     """The cluster as the reflectors show it.
 
     `waiting` pods belong to a burst that is not complete yet. `unreadable` are nodes whose
-    NodeLayout says something that is none: nothing is done to them. Without `gate` nobody is to
-    wait for one. `namespaces` are their labels by name.
+    NodeLayout says something that is none, and what: nothing is done to them. Without `gate` nobody
+    is to wait for one; without `nominate` no pod can be nominated. The rest is build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -32,56 +36,85 @@ class View:
     pods: tuple[Pod, ...]
     label: tuple[str, str]
     waiting: frozenset[str] = frozenset()
-    unreadable: frozenset[str] = frozenset()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     gate: bool = True
-    max_slices_per_gpu: int = 48
+    nominate: bool = True
+    max_slices_per_gpu: int = MAX_SLICES_PER_GPU
+    minimums: Mapping[str, int] = field(default_factory=dict)
+    now: datetime | None = None
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, in any order, and what there is to tell. `carving` waits for its slices."""
+    """What to do, and what there is to tell.
+
+    `carving` waits for its slices, or for those of its group. `standing` are the placements that
+    the scheduler can carry out now. `gated` are slice pods that wait for other people's gates.
+    """
 
     actions: tuple[Action, ...] = ()
     carving: tuple[Placement, ...] = ()
+    standing: tuple[Placement, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    gated: tuple[Pod, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     snapshot: Snapshot = field(default_factory=Snapshot)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sites:
+    """The labelled nodes and their layouts; `here` are those whose agents are there."""
+
+    labelled: tuple[Node, ...]
+    layouts: Mapping[str, NodeLayout]
+    here: Mapping[str, NodeLayout]
+
+    @property
+    def asleep(self) -> list[Node]:
+        """The nodes whose agents are away."""
+        away = self.layouts.keys() - self.here.keys()
+        return [node for node in self.labelled if node.name in away]
+
+
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
-    key, value = view.label
-    readable = [node for node in view.nodes if node.name not in view.unreadable]
-    labelled = [node for node in view.nodes if node.labels.get(key) == value]
-    layouts = serving(view.layouts.values())
-    away = {node.name for node in labelled if _agent_is_away(node, layouts.get(node.name))}
-    here = {name: layout for name, layout in layouts.items() if name not in away}
-    snapshot = _snapshot(view, labelled, here)
+    sites = _sites(view)
+    snapshot = _snapshot(view, sites.labelled, sites.here)
     made = plan(snapshot, _pending(view))
-    patient = Plan()
-    if away and made.refusals:
-        asleep = _snapshot(view, [node for node in labelled if node.name in away], layouts)
-        patient = plan(asleep, [refusal.pod for refusal in made.refusals])
-    refused = _without(made.refusals, patient.placements)
-    ready, carving = split_by_bindable(made, here, view.nodes, view.pods)
-    going = [placement.pod for placement in ready] + [refusal.pod for refusal in refused]
-    if not view.gate:
-        going = [placement.pod for placement in made.placements] + [r.pod for r in made.refusals]
+    patient = _patient(view, sites, made)
+    refused = _without(made.refusals, patient)
+    refused = hold_back(refused, made.reservations, snapshot.nodes)
+    bindable, waiting = split_by_bindable(made, sites.here, view.nodes, view.pods)
+    ready, carving = whole_groups(bindable, waiting, made.refusals, snapshot.groups)
+    carving += patient
     return Decision(
         actions=(
-            *(Ungate(pod) for pod in going if pod.gated),
-            *_spec_writes(made, here),
-            *hand_over((n for n in readable if n.labels.get(key) == value), view.layouts),
-            *hand_back(
-                (n for n in readable if n.labels.get(key) != value), view.layouts, view.pods
-            ),
+            *_pod_actions(view, made, ready, carving, refused, snapshot),
+            *_spec_writes(made, sites.here),
+            *_node_actions(view),
         ),
-        carving=(*carving, *patient.placements),
+        carving=tuple(carving),
+        standing=tuple(placement for placement in bindable if not placement.pod.gated),
         refused=refused,
+        gated=tuple(pod for pod in view.pods if _waits_for_others(pod)),
+        unreadable=view.unreadable,
         plan=made,
-        snapshot=_snapshot(view, labelled, layouts) if away else snapshot,
+        snapshot=_snapshot(view, sites.labelled, sites.layouts) if sites.asleep else snapshot,
     )
+
+
+def _sites(view: View) -> _Sites:
+    key, value = view.label
+    labelled = tuple(node for node in view.nodes if node.labels.get(key) == value)
+    layouts = serving(view.layouts.values())
+    for node in labelled:
+        if node.name in layouts and outlived(layouts[node.name], node):
+            del layouts[node.name]
+    away = [n.name for n in labelled if n.name in layouts and _agent_is_away(n, layouts[n.name])]
+    here = {name: layout for name, layout in layouts.items() if name not in away}
+    return _Sites(labelled, layouts, here)
 
 
 def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
@@ -95,20 +128,30 @@ def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayou
         layouts,
         view.pods,
         max_slices_per_gpu=view.max_slices_per_gpu,
+        minimums=view.minimums,
+        now=view.now,
         all_nodes=view.nodes,
         namespaces=view.namespaces,
     )
 
 
-def _agent_is_away(node: Node, layout: NodeLayout | None) -> bool:
+def _agent_is_away(node: Node, layout: NodeLayout) -> bool:
     """Whether the node's status has lost every slice that the layout lists.
 
     The kubelet shows 0 once its plugin is gone. A pod that fits elsewhere goes there meanwhile;
     one that fits only here waits with its gate, since the slices come back with the agent.
     """
-    status = layout.status if layout is not None else None
-    sizes = {s.id.size for gpu in status.gpus for s in gpu.slices} if status else set()
+    status = layout.status or LayoutStatus()
+    sizes = {s.id.size for gpu in status.gpus for s in gpu.slices}
     return bool(sizes) and not any(node.slices.get(size) for size in sizes)
+
+
+def _patient(view: View, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
+    """Places for refused pods on nodes whose agents are away."""
+    if not sites.asleep or not made.refusals:
+        return ()
+    asleep = _snapshot(view, sites.asleep, sites.layouts)
+    return plan(asleep, [refusal.pod for refusal in made.refusals]).placements
 
 
 def _without(refusals: Iterable[Refusal], placements: Iterable[Placement]) -> tuple[Refusal, ...]:
@@ -131,7 +174,41 @@ def pending_pods(pods: Iterable[Pod], layouts: Iterable[NodeLayout]) -> list[Pod
     return [pod for pod in pods if pod.is_pending and (pod.gated or pod.key not in holding)]
 
 
-def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterable[WriteSpec]:
+def _waits_for_others(pod: Pod) -> bool:
+    over = pod.node or pod.finished or pod.terminating
+    return bool(pod.claims) and not over and any(gate != GATE for gate in pod.gates)
+
+
+def _pod_actions(
+    view: View,
+    made: Plan,
+    ready: Sequence[Placement],
+    waiting: Sequence[Placement],
+    refused: Sequence[Refusal],
+    snapshot: Snapshot,
+) -> Iterator[Action]:
+    """Nominations, and the gates that go, in planned order.
+
+    A pod whose gate is gone may be bound to any free slice of its size: so none of a size goes
+    while the scheduler does not know yet for whom it is to keep one.
+    """
+    kept = {r.pod.key for r in refused if view.gate and keeps_gate(r, snapshot.groups)}
+    stuck = [r.pod for r in refused if r.pod.key in kept and r.pod.gated]
+    loose = [r.pod for r in refused if r.pod.key not in kept or not r.pod.gated]
+    nominate: tuple[Nominate, ...] = ()
+    if view.nominate:
+        placed = (*ready, *waiting)
+        nominate = nominations(placed, loose, stuck, made.reservations, snapshot.nodes)
+        yield from nominate
+    held = {size for action in nominate for size in action.pod.seats}
+    going = [Ungate(p.pod, carved=True) for p in ready]
+    if not view.gate:
+        going += [Ungate(p.pod, carved=False) for p in waiting]
+    going += [Ungate(pod, carved=False) for pod in loose]
+    yield from (u for u in going if u.pod.gated and held.isdisjoint(u.pod.seats))
+
+
+def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterator[WriteSpec]:
     for name, layout in sorted(layouts.items()):
         gpus = made.layouts.get(name)
         if gpus is None and spec_was_refused(layout):
@@ -152,3 +229,13 @@ def _gpu_specs(gpus: Layout, before: Sequence[GpuSpec], *, refused: bool) -> tup
 def _standing(layout: NodeLayout) -> Layout:
     status = layout.status or LayoutStatus()
     return {gpu.uuid: Counter(s.id.size for s in gpu.slices) for gpu in status.gpus}
+
+
+def _node_actions(view: View) -> Iterator[Action]:
+    """Nodes handed over and back; nothing where the node or its layout cannot be read."""
+    key, value = view.label
+    readable = [n for n in view.nodes if n.name not in view.unreadable and not n.problem]
+    labelled = [node for node in readable if node.labels.get(key) == value]
+    others = [node for node in readable if node.labels.get(key) != value]
+    yield from hand_over(labelled, view.layouts)
+    yield from hand_back(others, view.layouts, view.pods)

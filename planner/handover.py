@@ -18,12 +18,19 @@ from planner.actions import (
 from planner.model import Node, Pod
 
 
+def outlived(layout: NodeLayout, node: Node) -> bool:
+    """Whether the layout is a deleted node's of the same name, which the collector has left yet."""
+    return bool(layout.owner_uid and node.uid) and layout.owner_uid != node.uid
+
+
 def hand_over(labelled: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Iterable[Action]:
     """What nodes with the user's label still lack."""
     for node in labelled:
         layout = layouts.get(node.name)
         if layout is None:
             yield CreateLayout(node)
+        elif outlived(layout, node):
+            yield DeleteLayout(layout)
         elif layout.spec.release:
             yield WriteSpec(layout, LayoutSpec(layout.spec.gpus, release=False))
         if node.labels.get(MANAGED_LABEL) != "true":
@@ -40,6 +47,8 @@ def hand_back(
         if layout is None:
             if MANAGED_LABEL in node.labels and node.name not in busy:
                 yield SetManaged(node, managed=False)
+        elif outlived(layout, node):
+            yield DeleteLayout(layout)
         elif not layout.spec.release:
             yield WriteSpec(layout, LayoutSpec(release=True))
         elif _is_released(layout):

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpslice.errors import MpsliceError
-from mpslice.flags import FlagParser, address, boolean, choice, duration, label, slice_limit
+from mpslice.flags import (
+    FlagParser,
+    address,
+    boolean,
+    choice,
+    duration,
+    label,
+    positive,
+    slice_limit,
+)
 
 if TYPE_CHECKING:
     from planner.service import ServiceSettings
@@ -34,6 +43,8 @@ def flags() -> FlagParser:
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
     parser.flag("--leader-elect", boolean, "true", "plan only while holding the Lease")
     parser.flag("--namespace", str, "mpslice-system", "where the Lease lives")
+    parser.flag("--kube-api-qps", positive, "200", "at most so many writes a second, after a burst")
+    parser.flag("--kube-api-burst", positive, "400", "so many writes at once, when it was quiet")
     parser.flag("--kubeconfig", str, "", "in-cluster credentials are used without it", "FILE")
     levels = choice("debug", "info", "warning", "error")
     parser.flag("--log-level", levels, "info", "the least severe lines to log")
@@ -66,6 +77,8 @@ def _settings(options: Namespace) -> ServiceSettings:
             batch_max=options.batch_max,
             gate=options.gate,
             max_slices_per_gpu=options.max_slices_per_gpu,
+            qps=options.kube_api_qps,
+            burst=options.kube_api_burst,
         ),
         ops_listen=options.ops_listen,
         leader_elect=options.leader_elect,

@@ -1,16 +1,28 @@
-"""The planner's Prometheus metrics."""
+"""The planner's Prometheus metrics.
 
+The slices and the memory of each GPU are the node agent's to export; only what takes the whole
+cluster to know, the stranded part of that memory, is exported here under the same name.
+"""
+
+import time
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as CounterMetric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from planner.actions import WriteSpec
 from planner.decide import Decision
-from planner.model import Pod
+from planner.model import Cause, Pod
+from planner.stranded import stranded_gb
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0)
+_CREATED: Final = 1.0  # seconds: creationTimestamp leaves out the fraction
 
 
 class Metrics:
@@ -18,6 +30,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._first_seen: dict[str, float] = {}
         self._plan = Histogram(
             "mpslice_plan_seconds", "One decision.", buckets=_FAST, registry=self.registry
         )
@@ -32,21 +45,66 @@ class Metrics:
         )
         self._carved = Histogram(
             "mpslice_pending_to_carved_seconds",
-            "From a pod's creation until its gate was taken away (created is in whole seconds).",
+            "From a pod's creation until its gate was taken away because its slices are there.",
             buckets=_WAITS,
             registry=self.registry,
         )
+        self._stranded = _Stranded()
+        self.registry.register(self._stranded)
 
     def decided(self, decision: Decision, *, seconds: float) -> None:
         self._plan.observe(seconds)
-        self._withdrawn.inc(decision.plan.withdrawn)
         causes = Counter(refusal.reason for refusal in decision.refused)
         causes["Carving"] = len(decision.carving)
+        causes[str(Cause.GATED)] = len(decision.gated)
         self._pending.clear()
         for cause, count in causes.items():
             self._pending.labels(cause).set(count)
+        self._stranded.latest = decision
 
-    def ungated(self, pod: Pod) -> None:
+    def idle(self) -> None:
+        """Somebody else leads: what waits is theirs to count."""
+        self._pending.clear()
+        self._stranded.latest = None
+
+    def written(self, action: WriteSpec) -> None:
+        """A new layout was accepted."""
+        wanted = {gpu.uuid: Counter(dict(gpu.slices)) for gpu in action.spec.gpus}
+        before = ((gpu.uuid, Counter(dict(gpu.slices))) for gpu in action.layout.spec.gpus)
+        gone = (slices - wanted.get(uuid, Counter()) for uuid, slices in before)
+        self._withdrawn.inc(sum(counts.total() for counts in gone))
+
+    def arrived(self, pod: Pod) -> None:
+        """A pod became pending."""
+        self._first_seen[pod.uid] = time.monotonic()
+
+    def left(self, uid: str) -> None:
+        """It is pending no more."""
+        self._first_seen.pop(uid, None)
+
+    def carved(self, pod: Pod) -> None:
+        """A pod's gate was taken away because its slices are bindable."""
+        now = time.monotonic()
+        waited = now - self._first_seen.get(pod.uid, now)
         if pod.created:
-            created = datetime.fromisoformat(pod.created)
-            self._carved.observe((datetime.now(UTC) - created).total_seconds())
+            age = (datetime.now(UTC) - datetime.fromisoformat(pod.created)).total_seconds()
+            waited = max(waited, age - _CREATED)  # it may have been there before us
+        self._carved.observe(waited)
+
+
+class _Stranded(Collector):
+    """Computed when it is asked for."""
+
+    def __init__(self) -> None:
+        self.latest: Decision | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        memory = GaugeMetricFamily(
+            "mpslice_gpu_memory_gb", "GPU memory by state, in gb", labels=["node", "gpu", "state"]
+        )
+        if self.latest is not None:
+            made = self.latest.plan
+            pending = [p.pod for p in made.placements] + [r.pod for r in made.refusals]
+            for node, index, gb in stranded_gb(self.latest.snapshot, pending):
+                memory.add_metric([node, str(index), "stranded"], gb)
+        return (memory,)

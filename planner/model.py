@@ -168,7 +168,8 @@ class Pod:
     """A pod as far as planning goes. `created` is RFC 3339 in UTC, so that it sorts as text.
 
     `group` and `min_member` are what its label and annotation say. `avoid` are nodes where it was
-    placed and never bound.
+    placed and never bound. `nominated` is the node that the scheduler keeps room on for it, and
+    `unschedulable` what the scheduler said when it last found none, "" when it has not.
     """
 
     namespace: str
@@ -190,6 +191,8 @@ class Pod:
     group: str = ""
     min_member: int | None = None
     avoid: frozenset[str] = frozenset()
+    nominated: str = ""
+    unschedulable: str = ""
     seats: tuple[SliceSize, ...] = field(init=False, compare=False)
     """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
 
@@ -226,7 +229,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node; `allocatable`, `max_pods` and `slices` (what its status shows) are of the whole."""
+    """A node; `allocatable`, `max_pods` and `slices` (what its status shows) are of the whole.
+
+    `problem` says why it cannot be planned on at all, in a clause for people.
+    """
 
     name: str
     uid: str = ""
@@ -237,6 +243,7 @@ class Node:
     allocatable: Resources = field(default_factory=Resources)
     max_pods: int = 110
     slices: Slices = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,16 @@ def parse_pod(obj: Json) -> Pod:
         labels=labels,
         group=labels.get(GROUP_LABEL) or "",
         min_member=_min_member(metadata.get("annotations") or {}),
+        nominated=status.get("nominatedNodeName") or "",
+        unschedulable=_verdict(status),
     )
+
+
+def _verdict(status: Json) -> str:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return condition.get("message") or "Unschedulable"
+    return ""
 
 
 def _min_member(annotations: Json) -> int | None:

@@ -8,11 +8,12 @@ from planner.actions import (
     Action,
     CreateLayout,
     DeleteLayout,
+    Nominate,
     SetManaged,
     Ungate,
     WriteSpec,
 )
-from planner.model import GATE, Node
+from planner.model import GATE, Node, Pod
 
 
 async def perform(kube: Kube, action: Action) -> Json:
@@ -23,13 +24,10 @@ async def perform(kube: Kube, action: Action) -> Json:
     match action:
         case Ungate(pod=pod):
             gates = [{"name": gate} for gate in pod.gates if gate != GATE]
-            body = {
-                "metadata": {"resourceVersion": pod.resource_version, "uid": pod.uid},
-                "spec": {"schedulingGates": gates or None},
-            }
-            return await kube.patch(
-                PODS, pod.name, body, type=PatchType.MERGE, namespace=pod.namespace
-            )
+            return await _patch_pod(kube, pod, {"spec": {"schedulingGates": gates or None}})
+        case Nominate(pod=pod, node=node):
+            status = {"status": {"nominatedNodeName": node or None}}
+            return await _patch_pod(kube, pod, status, subresource="status")
         case WriteSpec(layout=layout, spec=spec):
             body = {
                 "metadata": {"resourceVersion": layout.resource_version},
@@ -39,7 +37,12 @@ async def perform(kube: Kube, action: Action) -> Json:
         case CreateLayout(node=node):
             return await _create_layout(kube, node)
         case DeleteLayout(layout=layout):
-            await kube.delete(NODE_LAYOUTS, layout.name)
+            await kube.delete(
+                NODE_LAYOUTS,
+                layout.name,
+                uid=layout.uid,
+                resource_version=layout.resource_version,
+            )
             return {}
         case SetManaged(node=node, managed=managed):
             body = {
@@ -49,6 +52,18 @@ async def perform(kube: Kube, action: Action) -> Json:
                 }
             }
             return await kube.patch(NODES, node.name, body, type=PatchType.MERGE)
+
+
+async def _patch_pod(kube: Kube, pod: Pod, change: Json, *, subresource: str | None = None) -> Json:
+    guard = {"resourceVersion": pod.resource_version, "uid": pod.uid}
+    return await kube.patch(
+        PODS,
+        pod.name,
+        {"metadata": guard, **change},
+        type=PatchType.MERGE,
+        namespace=pod.namespace,
+        subresource=subresource,
+    )
 
 
 async def _create_layout(kube: Kube, node: Node) -> Json:

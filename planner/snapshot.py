@@ -60,7 +60,9 @@ def build_snapshot(
         gpus: tuple[Gpu, ...] = ()
         try:
             if name in states:
-                raise Contradiction("the node is listed twice")  # as all the others
+                raise Contradiction("the node is listed twice")
+            if node.problem:
+                raise Contradiction(node.problem)
             gpus = gpus_of(layouts.get(name), on_node)
         except Contradiction as problem:
             set_aside[name] = str(problem)

@@ -1,20 +1,40 @@
-"""The planner's Events on pods: each thing is told once, however often it is decided."""
+"""The planner's Events: each thing is told once, however often it is decided.
 
+Of a pod at most once a minute, unless the cause changes; what changed meanwhile is told after it.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision
-from planner.explain import placement_text, refusal_text
-from planner.model import Pod
+from planner.explain import placement_text, refusal_text, reservation_text
+from planner.model import Pod, Refusal
 
-_AGAIN: Final = 60.0  # seconds until the same causes with other counts are told again
+AGAIN: Final = 60.0
+"""Seconds until other words about the same cause are told."""
+
+_LATER: Final = 1.0  # seconds until what could not be recorded is told again
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """What there is to tell of a pod. `facts` change with the text, which is made when needed."""
+
+    pod: Pod
+    type: EventType
+    reason: str
+    cause: str
+    facts: object
+    text: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    topic: object  # a change of topic is told at once
-    message: str
+    cause: str
+    facts: object
     at: float
 
 
@@ -26,40 +46,78 @@ class Storyteller:
         self._label = "=".join(label)
         self._told: dict[str, _Told] = {}
         self._told_of_nodes: dict[tuple[str, str], str] = {}
+        self.due: float | None = None
+        """When `tell` has to be called again, though nothing changed."""
 
     def tell(self, decision: Decision, *, now: float) -> None:
         """Records the Events of a decision; `now` in seconds on any steady clock."""
-        for node, problem in decision.snapshot.set_aside.items():
-            self.tell_of_node(node, "NodeSetAside", f"{problem}; its GPUs are not planned on")
+        self._tell_of_nodes(decision)
+        self.due = None
         live: set[str] = set()
-        for placement in decision.carving:
-            pod = placement.pod
-            live.add(pod.uid)
-            text = placement_text(placement, decision.snapshot)
-            self._say(pod, EventType.NORMAL, "SliceCarving", text, (placement.node,), now)
-        for refusal in decision.refused:
-            pod = refusal.pod
-            live.add(pod.uid)
-            topic = tuple(cause for cause, _ in refusal.causes)
-            text = refusal_text(refusal, self._label)
-            self._say(pod, EventType.WARNING, "SliceUnavailable", text, topic, now)
+        for story in self._stories(decision):
+            live.add(story.pod.uid)
+            wait = self._tell(story, now)
+            if wait is not None:
+                self.due = wait if self.due is None else min(self.due, wait)
         self._told = {uid: told for uid, told in self._told.items() if uid in live}
 
-    def tell_of_node(self, node: str, reason: str, message: str) -> None:
-        """A Warning on the node, once for each thing there is to say of it."""
-        if self._told_of_nodes.get((node, reason)) != message:
-            # The kubelet's Events use the name as uid, and `kubectl describe node` looks for that.
-            about = ObjectRef("v1", "Node", node, uid=node)
-            if self._recorder.record(about, EventType.WARNING, reason, message):
-                self._told_of_nodes[node, reason] = message
+    def _stories(self, decision: Decision) -> Iterator[_Story]:
+        states = {state.node.name: state for state in decision.snapshot.nodes}
+        for placement in decision.carving:
+            yield _Story(
+                placement.pod,
+                EventType.NORMAL,
+                "SliceCarving",
+                "SliceCarving",
+                (placement.node, placement.gpus),
+                partial(placement_text, placement, states),
+            )
+        kept = {r.pod.key: r for r in decision.plan.reservations if r.node in states}
+        for refusal in decision.refused:
+            kept_for_it = kept.get(refusal.pod.key)
+            where = reservation_text(kept_for_it, states) if kept_for_it else ""
+            yield _Story(
+                refusal.pod,
+                EventType.WARNING,
+                "SliceUnavailable",
+                refusal.reason,
+                (refusal.causes, refusal.hole, refusal.note, where),
+                partial(self._refusal_text, refusal, where),
+            )
 
-    def _say(
-        self, pod: Pod, type_: EventType, reason: str, message: str, topic: object, now: float
-    ) -> None:
-        told = self._told.get(pod.uid)
-        same = told is not None and told.topic == (reason, topic)
-        if told and same and (told.message == message or now - told.at < _AGAIN):
-            return
+    def _refusal_text(self, refusal: Refusal, where: str) -> str:
+        text = refusal_text(refusal, self._label)
+        return f"{text}; {where}" if where else text
+
+    def _tell(self, story: _Story, now: float) -> float | None:
+        """Tells it if it is time to; returns when to try again, None when all is told."""
+        told = self._told.get(story.pod.uid)
+        if told and told.cause == story.cause:
+            if told.facts == story.facts:
+                return None
+            if now < told.at + AGAIN:
+                return told.at + AGAIN
+        pod = story.pod
         about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
-        if self._recorder.record(about, type_, reason, message):
-            self._told[pod.uid] = _Told((reason, topic), message, now)
+        if not self._recorder.record(about, story.type, story.reason, story.text()):
+            return now + _LATER
+        self._told[pod.uid] = _Told(story.cause, story.facts, now)
+        return None
+
+    def _tell_of_nodes(self, decision: Decision) -> None:
+        """A Warning on each node that is left alone, again only once it was well in between."""
+        problems = {
+            (node, "NodeSetAside"): f"{problem}; its GPUs are not planned on"
+            for node, problem in decision.snapshot.set_aside.items()
+        }
+        for node, problem in decision.unreadable.items():
+            problems[node, "UnreadableLayout"] = f"{problem}; the node is left as it is"
+        self._told_of_nodes = {
+            key: told for key, told in self._told_of_nodes.items() if problems.get(key) == told
+        }
+        for (node, reason), message in problems.items():
+            if (node, reason) not in self._told_of_nodes:
+                # The kubelet's Events use the name as uid; `kubectl describe node` looks for that.
+                about = ObjectRef("v1", "Node", node, uid=node)
+                if self._recorder.record(about, EventType.WARNING, reason, message):
+                    self._told_of_nodes[node, reason] = message

@@ -103,7 +103,11 @@ class Kube(Protocol):
         *,
         namespace: str | None = None,
         grace_seconds: int | None = None,
-    ) -> None: ...
+        uid: str = "",
+        resource_version: str = "",
+    ) -> None:
+        """Raises Conflict when a `uid` or `resource_version` given is not the object's any more."""
+        ...
 
 
 async def list_all(

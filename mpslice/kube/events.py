@@ -14,10 +14,11 @@ from enum import StrEnum
 from typing import Final, NoReturn
 
 from mpslice.kube.api import EVENTS, Json, Kube, PatchType
-from mpslice.kube.errors import Conflict, KubeError, NotFound
+from mpslice.kube.errors import Conflict, KubeError, NotFound, Unreachable
 
 _WAITING: Final = 1024  # events not yet written; more are left out
 _LATER: Final = 0.15  # seconds: what an Event tells of goes on first, undisturbed
+_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the API server
 _REMEMBERED: Final = 4096
 _MESSAGE: Final = 1024  # bytes that the API server accepts in `message`
 
@@ -89,14 +90,25 @@ class EventRecorder:
         """Writes what was recorded, until cancelled."""
         while True:
             note = await self._queue.get()
+            await asyncio.sleep(note.due - asyncio.get_running_loop().time())
             try:
-                await asyncio.sleep(note.due - asyncio.get_running_loop().time())
-                await self._write(note)
+                await self._write_patiently(note)
             except KubeError as error:
                 log.warning(
                     "an Event could not be written",
                     extra={"object": note.about.name, "reason": note.reason, "error": str(error)},
                 )
+
+    async def _write_patiently(self, note: _Note) -> None:
+        """Outlives a short absence of the API server; those behind would fare no better."""
+        for pause in _PAUSES:
+            try:
+                await self._write(note)
+            except Unreachable:
+                await asyncio.sleep(pause)
+            else:
+                return
+        await self._write(note)
 
     async def _write(self, note: _Note) -> None:
         namespace = note.about.namespace or "default"  # where cluster-scoped objects' Events live

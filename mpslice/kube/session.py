@@ -114,10 +114,17 @@ class Session:
         *,
         namespace: str | None = None,
         grace_seconds: int | None = None,
+        uid: str = "",
+        resource_version: str = "",
     ) -> None:
         path = resource.path(name, namespace=namespace)
-        grace = {} if grace_seconds is None else {"gracePeriodSeconds": str(grace_seconds)}
-        await self._request("DELETE", path, query=grace)
+        given = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {key: value for key, value in given.items() if value}
+        options: Json = {
+            **({} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}),
+            **({"preconditions": preconditions} if preconditions else {}),
+        }
+        await self._request("DELETE", path, body=options or None)
 
     async def _request(
         self,

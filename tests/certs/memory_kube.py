@@ -87,7 +87,11 @@ class MemoryKube:
         *,
         namespace: str | None = None,
         grace_seconds: int | None = None,
+        uid: str = "",
+        resource_version: str = "",
     ) -> None:
+        assert not uid
+        assert not resource_version
         self.remove(resource, name)
 
     async def list_page(

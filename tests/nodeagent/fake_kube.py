@@ -157,7 +157,11 @@ class FakeKube:
         *,
         namespace: str | None = None,
         grace_seconds: int | None = None,
+        uid: str = "",
+        resource_version: str = "",
     ) -> None:
+        assert not uid
+        assert not resource_version
         await self._answer()
         self.remove(resource, name, namespace or "")
 

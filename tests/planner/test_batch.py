@@ -9,7 +9,7 @@ def test_lone_pod_is_not_held() -> None:
     batch = Batch(idle=0.2, longest=2.0)
     batch.arrive("a", 0.0)
     assert batch.held == frozenset()
-    assert batch.due(0.0) is None
+    assert batch.due() is None
 
 
 def test_rest_of_a_burst_waits_until_it_was_idle() -> None:
@@ -17,8 +17,7 @@ def test_rest_of_a_burst_waits_until_it_was_idle() -> None:
     for number in range(5):
         batch.arrive(f"p{number}", number * 0.1)
     assert batch.held == {"p1", "p2", "p3", "p4"}
-    assert batch.due(0.4) == pytest.approx(0.2)
-    assert batch.due(0.7) == 0.0
+    assert batch.due() == pytest.approx(0.6)
     batch.release()
     assert batch.held == frozenset()
 
@@ -27,7 +26,7 @@ def test_burst_without_end_is_planned_after_the_longest_time() -> None:
     batch = Batch(idle=0.2, longest=2.0)
     for number in range(30):
         batch.arrive(f"p{number}", number * 0.1)
-    assert batch.due(2.1) == 0.0
+    assert batch.due() == pytest.approx(2.1)
 
 
 def test_pod_after_one_that_is_bound_already_is_alone_again() -> None:
@@ -50,3 +49,11 @@ def test_zero_idle_holds_nothing() -> None:
     batch.arrive("a", 0.0)
     batch.arrive("b", 0.0)
     assert batch.held == frozenset()
+
+
+def test_pod_of_a_group_waits_for_the_others_from_the_first_on() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    batch.arrive("g0", 0.0, grouped=True)
+    assert batch.held == {"g0"}
+    batch.arrive("g1", 0.1, grouped=True)
+    assert batch.due() == pytest.approx(0.3)

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-from typing import Any
 
 from rich.console import Console
 
@@ -15,36 +14,8 @@ from planner.actions import MANAGED_LABEL
 from planner.model import GATE
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import LABEL, events_of, planning
+from tests.planner.pods import bound, delete_pod, slice_pod
 from tests.waiting import eventually
-
-
-def slice_pod(name: str, size: int, *, gated: bool = True, **spec: Any) -> dict[str, Any]:
-    resources = {"limits": {f"nvidia.com/gpu-{size}gb": "1"}}
-    gates = {"schedulingGates": [{"name": GATE}]} if gated else {}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "containers": [{"name": "main", "image": "none", "resources": resources}],
-            "automountServiceAccountToken": False,
-            **gates,
-            **spec,
-        },
-    }
-
-
-async def node_of(kube: Session, name: str) -> str:
-    pod = await kube.read(PODS, name, namespace="default")
-    return str(pod["spec"].get("nodeName") or "")
-
-
-async def bound(kube: Session, name: str) -> str:
-    return await eventually(lambda: node_of(kube, name), f"pod {name} is bound")
-
-
-async def delete_pod(kube: Session, name: str) -> None:
-    await kube.delete(PODS, name, namespace="default", grace_seconds=0)
 
 
 async def test_gated_pod_is_carved_for_ungated_and_bound(kube: Session) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -23,12 +24,13 @@ from planner.actions import (
     Action,
     CreateLayout,
     DeleteLayout,
+    Nominate,
     SetManaged,
     Ungate,
     WriteSpec,
 )
 from planner.decide import Decision, View, decide
-from planner.model import GATE, Node, Pod, Resources, SliceClaim
+from planner.model import GATE, Constraints, Node, Pod, Resources, SliceClaim
 from tests.planner.test_packing import gb
 
 LABEL = ("part", "mps")
@@ -93,7 +95,8 @@ def decided(
     unreadable: Iterable[str] = (),
 ) -> Decision:
     by_name = {layout.name: layout for layout in layouts}
-    return decide(View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=frozenset(unreadable)))
+    named = dict.fromkeys(unreadable, "NodeLayout n1: spec is no spec")
+    return decide(View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=named))
 
 
 def ungated(decision: Decision) -> list[str]:
@@ -206,6 +209,32 @@ HANDED: list[tuple[str, Node, NodeLayout | None, list[type[Action]]]] = [
     ),
     ("deleted", a_node(labels={MANAGED_LABEL: "true"}), None, [SetManaged]),
     ("labelled again", a_node(), a_layout(release=True), [WriteSpec]),
+    ("labelled again, released", a_node(), a_layout(release=True, released=True), [WriteSpec]),
+    (
+        "released before it saw the last spec",
+        a_node(labels={MANAGED_LABEL: "true"}),
+        a_layout(release=True, released=True, generation=3, observed=2),
+        [],
+    ),
+    ("without the managed label", a_node(labels={"part": "mps"}), a_layout(), [SetManaged]),
+    (
+        "managed by other words",
+        a_node(labels={"part": "mps", MANAGED_LABEL: "no"}),
+        a_layout(),
+        [SetManaged],
+    ),
+    (
+        "another node, labelled",
+        a_node(),
+        replace(a_layout(), owner_uid="old"),
+        [DeleteLayout],
+    ),
+    (
+        "another node, not labelled",
+        a_node(labels={}),
+        replace(a_layout(release=True), owner_uid="old"),
+        [DeleteLayout],
+    ),
     ("never ours", a_node(labels={}), None, []),
 ]
 
@@ -223,3 +252,111 @@ def test_node_is_handed_over_and_back_one_step_at_a_time(
 def test_agents_stay_while_a_slice_pod_is_bound_to_the_node() -> None:
     node = a_node(labels={MANAGED_LABEL: "true"})
     assert decided([node], [], [a_pod("p", 10, node="n1")]).actions == ()
+
+
+def nominated(decision: Decision) -> dict[str, str]:
+    return {a.pod.name: a.node for a in decision.actions if isinstance(a, Nominate)}
+
+
+def groups_of_two(*pods: Pod, shows: int) -> Decision:
+    layout = a_layout(free={10: shows} if shows else {})
+    view = View((a_node(shows={10: shows}),), {"n1": layout}, pods, LABEL)
+    return decide(replace(view, minimums={"default/g": 2}))
+
+
+def test_group_keeps_its_gates_until_the_slices_of_its_minimum_are_bindable() -> None:
+    members = [replace(a_pod(name, 10), group="g") for name in "ab"]
+    half = groups_of_two(*members, shows=1)
+    assert ungated(half) == []
+    assert [placement.pod.name for placement in half.carving] == ["a", "b"]
+    assert ungated(groups_of_two(*members, shows=2)) == ["a", "b"]
+
+
+def test_group_that_does_not_fit_stays_gated_while_a_lone_pod_is_let_go() -> None:
+    pods = [replace(a_pod("member", 90), group="g"), a_pod("lone", 90)]
+    decision = groups_of_two(*pods, shows=0)
+    assert ungated(decision) == ["lone"]
+    assert {refusal.pod.name for refusal in decision.refused} == {"member", "lone"}
+
+
+def test_rest_of_a_group_goes_when_a_planner_ended_in_the_middle() -> None:
+    gone = replace(a_pod("a", 10, node="n1"), group="g")
+    rest = replace(a_pod("b", 10), group="g")
+    layout = a_layout(used=[(10, "default/a")], free={10: 1})
+    view = View((a_node(shows={10: 2}),), {"n1": layout}, (gone, rest), LABEL)
+    assert ungated(decide(replace(view, minimums={"default/g": 2}))) == ["b"]
+
+
+RIVAL = a_pod("rival", 10, gated=False)
+ALONE = replace(RIVAL, constraints=Constraints(node_selector=(("zone", "other"),)))
+
+
+def contended(pod: Pod, *, rival: Pod = RIVAL, nominate: bool = True) -> Decision:
+    """One slice that stands free, and a gated pod that is older than a rival without a gate."""
+    layout = a_layout(free={10: 1}, used=[(70, "default/other")])
+    pods = (replace(pod, created="2026-01-01T00:00:00Z"), replace(rival, created="2026-02-01"))
+    view = View((a_node(shows={10: 1, 70: 1}),), {"n1": layout}, pods, LABEL, nominate=nominate)
+    return decide(view)
+
+
+def test_gate_goes_only_once_the_scheduler_keeps_the_slice_from_a_rival() -> None:
+    pod = a_pod("p", 10)
+    first = contended(pod)
+    assert nominated(first) == {"p": "n1"}
+    assert ungated(first) == []
+    then = contended(replace(pod, nominated="n1"))
+    assert nominated(then) == {}
+    assert ungated(then) == ["p"]
+
+
+def test_rival_that_is_about_to_lose_its_gate_waits_for_the_nomination() -> None:
+    decision = contended(a_pod("p", 10), rival=replace(RIVAL, gates=(GATE,)))
+    assert nominated(decision) == {"p": "n1"}
+    assert ungated(decision) == []
+
+
+def test_pod_without_rivals_is_not_nominated() -> None:
+    decision = contended(a_pod("p", 10), rival=ALONE)
+    assert nominated(decision) == {}
+    assert ungated(decision) == ["p"]
+
+
+def test_planner_that_may_not_nominate_lets_pods_go_all_the_same() -> None:
+    decision = contended(a_pod("p", 10), nominate=False)
+    assert nominated(decision) == {}
+    assert ungated(decision) == ["p"]
+
+
+def test_placement_is_on_trial_once_its_pod_has_no_gate_and_its_slices_are_there() -> None:
+    layout = a_layout(free={10: 1})
+    pods = [a_pod("gated", 10), a_pod("loose", 10, gated=False)]
+    decision = decided([a_node(shows={10: 1})], [layout], pods[1:])
+    assert [placement.pod.name for placement in decision.standing] == ["loose"]
+    assert decided([a_node(shows={10: 1})], [layout], pods[:1]).standing == ()
+    assert decided([a_node()], [a_layout()], pods[1:]).standing == ()
+
+
+def test_slice_pods_behind_other_gates_are_counted() -> None:
+    other = replace(a_pod("p", 10), gates=(GATE, "example.com/quota"))
+    decision = decided([a_node()], [a_layout()], [other, replace(other, terminating=True)])
+    assert decision.gated == (other,)
+
+
+def test_layout_of_a_deleted_node_of_the_same_name_is_not_planned_on() -> None:
+    layout = replace(a_layout(free={10: 1}), owner_uid="old")
+    decision = decided([a_node(shows={10: 1})], [layout], [a_pod("p", 10)])
+    assert decision.plan.placements == ()
+    assert [a for a in decision.actions if not isinstance(a, Ungate)] == [DeleteLayout(layout)]
+
+
+def test_node_that_cannot_be_read_is_set_aside_counted_and_left_alone() -> None:
+    bad = a_node("n1", labels={"part": "mps"}, ready=False, problem="no number")
+    decision = decided([bad, a_node("n2")], [a_layout("n2")], [a_pod("p", 500)])
+    assert decision.snapshot.set_aside == {"n1": "no number"}
+    assert decision.refused[0].nodes == 2
+    assert [type(action) for action in decision.actions] == [Ungate]
+
+
+def test_without_gates_every_pod_is_let_go_at_once() -> None:
+    view = View((a_node(),), {"n1": a_layout()}, (a_pod("p", 10), a_pod("huge", 500)), LABEL)
+    assert ungated(decide(replace(view, gate=False))) == ["p", "huge"]

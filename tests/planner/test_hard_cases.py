@@ -15,7 +15,7 @@ from mpslice.nodelayout import (
 )
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import planning
-from tests.planner.test_controller import bound, delete_pod, slice_pod
+from tests.planner.pods import bound, delete_pod, slice_pod
 from tests.waiting import eventually
 
 

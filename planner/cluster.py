@@ -1,0 +1,216 @@
+"""The cluster as a decision sees it: local copies that follow the API server, and our own writes.
+
+What was written counts as seen at once, so that the next decision does not start from a state that
+the watch has not caught up with. What cannot be read is no reason to stop: it is named.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mpslice.errors import InvalidNodeLayout, InvalidQuantity
+from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
+from mpslice.kube.reflector import Change, Reflector, key_of
+from mpslice.nodelayout import NodeLayout, parse_node_layout
+from planner.actions import Action, Nominate, Ungate, WriteSpec
+from planner.model import Node, Pod
+from planner.parse import Labels, parse_namespace, parse_node, parse_pod
+from planner.podgroups import PodGroups
+
+_GROUPS: Final = 5.0  # seconds that a new leader waits to learn of PodGroups, not to wait for ever
+
+_MALFORMED: Final = (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A NodeLayout that contradicts the contract; its node is left alone."""
+
+    problem: str
+
+
+LayoutRecord = NodeLayout | Unreadable
+
+
+class Cluster:
+    """Local copies of pods, nodes, NodeLayouts, namespaces and PodGroups.
+
+    `on_pod` hears of every change of a pod, `on_change` of any other.
+    """
+
+    def __init__(
+        self, kube: Kube, on_pod: Callable[[Change[Pod]], None], on_change: Callable[[], None]
+    ) -> None:
+        self._on_pod = on_pod
+        self._on_change = on_change
+        self._written: dict[str, NodeLayout] = {}  # newer than what the watch has shown
+        self._answered: dict[str, Pod] = {}  # likewise, by uid
+        self._pods = Reflector(kube, PODS, _project_pod, self._pod_changed)
+        self._nodes = Reflector(kube, NODES, _project_node, self._node_changed)
+        self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._layout_changed)
+        self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._namespace_changed)
+        self._groups = PodGroups(kube, on_change)
+        self._reflectors = (self._pods, self._nodes, self._layouts, self._namespaces)
+
+    async def follow(self) -> None:
+        """Keeps the local copies up to date until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._reflectors:
+                tasks.create_task(reflector.run())
+            tasks.create_task(self._groups.run())
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether everything that every cluster has was listed once."""
+        return all(reflector.synced.is_set() for reflector in self._reflectors)
+
+    async def synced(self) -> None:
+        """Waits until a decision can be made."""
+        for reflector in self._reflectors:
+            await reflector.synced.wait()
+        try:
+            async with asyncio.timeout(_GROUPS):
+                await self._groups.known.wait()
+        except TimeoutError:
+            log.warning("it is not known whether there are PodGroups; going on without them")
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(self._nodes.objects.values())
+
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        pods = self._pods.objects.values()
+        return tuple(self._answered.get(pod.uid, pod) for pod in pods)
+
+    @property
+    def layouts(self) -> dict[str, NodeLayout]:
+        """By node; the status as last seen, the spec as last written."""
+        layouts = {
+            name: record
+            for name, record in self._layouts.objects.items()
+            if isinstance(record, NodeLayout)
+        }
+        for name, layout in self._written.items():
+            if name in layouts:
+                layouts[name] = replace(layout, status=layouts[name].status)
+        return layouts
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Nodes whose NodeLayout is none, and why."""
+        return {
+            name: record.problem
+            for name, record in self._layouts.objects.items()
+            if isinstance(record, Unreadable)
+        }
+
+    @property
+    def namespaces(self) -> dict[str, Labels]:
+        return dict(self._namespaces.objects)
+
+    @property
+    def minimums(self) -> Mapping[str, int]:
+        """The PodGroups' minMember by `Pod.group_key`."""
+        return self._groups.minimums
+
+    def remember(self, action: Action, answer: Json) -> None:
+        """What the API server answered to a write; raises InvalidNodeLayout for what is none."""
+        match action:
+            case WriteSpec(layout=layout):
+                written, seen = parse_node_layout(answer), self._layouts.objects.get(layout.name)
+                # The watch may have been quicker than the answer.
+                if isinstance(seen, NodeLayout) and _is_newer(written, seen):
+                    self._written[layout.name] = written
+            case Ungate() | Nominate():
+                patched = _project_pod(answer)
+                seen_pod = self._pods.objects.get(action.pod.key)
+                if patched and seen_pod and _is_newer_pod(patched, seen_pod):
+                    self._answered[patched.uid] = patched
+
+    def forget(self, action: Action) -> None:
+        """A write was refused because the object is another one by now: the watch knows better."""
+        match action:
+            case WriteSpec(layout=layout):
+                self._written.pop(layout.name, None)
+            case Ungate(pod=pod) | Nominate(pod=pod):
+                self._answered.pop(pod.uid, None)
+
+    def _pod_changed(self, change: Change[Pod]) -> None:
+        old, new = change.old, change.new
+        for pod in (old, new):
+            answered = self._answered.get(pod.uid) if pod is not None else None
+            if answered and not (new and _is_newer_pod(answered, new)):
+                del self._answered[answered.uid]
+        self._on_pod(change)
+
+    def _node_changed(self, _change: Change[Node]) -> None:
+        self._on_change()
+
+    def _namespace_changed(self, change: Change[Labels]) -> None:
+        if change.old is not None and change.old != change.new:
+            self._on_change()  # a new one means nothing before there are pods in it
+
+    def _layout_changed(self, change: Change[LayoutRecord]) -> None:
+        written, new = self._written.get(change.key), change.new
+        if written and not (isinstance(new, NodeLayout) and _is_newer(written, new)):
+            del self._written[change.key]
+        self._on_change()
+
+
+def _is_newer(written: NodeLayout, seen: NodeLayout) -> bool:
+    """Whether what we wrote is still ahead of what the watch has shown of the same object."""
+    return written.uid == seen.uid and written.generation > seen.generation
+
+
+def _is_newer_pod(answered: Pod, seen: Pod) -> bool:
+    return answered.uid == seen.uid and _version(answered) > _version(seen)
+
+
+def _version(pod: Pod) -> int:
+    # Comparable as numbers: KEP-5504, and so in every etcd-backed API server before it.
+    return int(pod.resource_version) if pod.resource_version.isdigit() else 0
+
+
+def _project_pod(obj: Json) -> Pod | None:
+    try:
+        return parse_pod(obj)
+    except _MALFORMED as error:
+        log.error("a pod could not be read", extra={"pod": key_of(obj), "error": str(error)})
+        return None
+
+
+def _project_node(obj: Json) -> Node:
+    """A node that cannot be read still counts, with its labels, as one that holds nothing."""
+    try:
+        return parse_node(obj)
+    except _MALFORMED as error:
+        metadata = obj["metadata"]
+        problem = f"its Node object cannot be read ({error})"
+        return Node(
+            name=metadata["name"],
+            uid=metadata.get("uid") or "",
+            labels=metadata.get("labels") or {},
+            ready=False,
+            problem=problem,
+        )
+
+
+def _project_namespace(obj: Json) -> Labels | None:
+    try:
+        return parse_namespace(obj)
+    except _MALFORMED as error:
+        log.error("a namespace could not be read", extra={"error": str(error)})
+        return None
+
+
+def _project_layout(obj: Json) -> LayoutRecord:
+    try:
+        return parse_node_layout(obj)
+    except InvalidNodeLayout as error:
+        log.error("a NodeLayout could not be read", extra={"error": str(error)})
+        return Unreadable(str(error))

@@ -1,0 +1,138 @@
+"""Which pods are nominated to their node, so that nobody else is bound to the slice meant for them.
+
+A pod without a gate is bound to any free slice of its size. But kube-scheduler counts a pod that is
+nominated to a node, gated or not, as if it stood there when it places others of the same or a lower
+priority (framework/runtime/framework.go, addGENominatedPods), and tries it there first
+(schedule_one.go, evaluateNominatedNode). It is a write more for a pod: only where there are rivals.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from mpslice.slices import SliceSize
+from planner.actions import Nominate
+from planner.feasibility import node_refusal
+from planner.gates import standing_sizes
+from planner.model import Constraints, NodeState, Placement, Pod, Reservation
+
+_MANY: Final = 64  # kinds of rivals for a size: more are not looked at one by one
+
+
+@dataclass(slots=True)
+class _Claims:
+    """Who asks for a size: kinds of pods with a place, where, and kinds of pods without any."""
+
+    kinds: set[tuple[Constraints, int, str]] = field(default_factory=set)
+    homes: set[str] = field(default_factory=set)
+    placeless: Counter[tuple[Constraints, int]] = field(default_factory=Counter)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether pods that may not take each other's slices are to go to different nodes."""
+        return len(self.kinds) > 1 and len(self.homes) > 1
+
+
+class _Rivals:
+    def __init__(
+        self,
+        placements: Iterable[Placement],
+        placeless: Iterable[Pod],
+        reservations: Sequence[Reservation],
+        states: Iterable[NodeState],
+    ) -> None:
+        self._states = {state.node.name: state for state in states}
+        self._reservations = reservations
+        self._claims: dict[SliceSize, _Claims] = {}
+        self._answers: dict[tuple[Constraints, str], bool] = {}
+        for placement in placements:
+            pod = placement.pod
+            for size in set(pod.seats):
+                claims = self._claims.setdefault(size, _Claims())
+                claims.kinds.add((pod.constraints, pod.priority, pod.group_key))
+                claims.homes.add(placement.node)
+        for pod in placeless:
+            for size in set(pod.seats):
+                claims = self._claims.setdefault(size, _Claims())
+                claims.placeless[pod.constraints, pod.priority] += 1
+
+    def endanger(self, placement: Placement) -> bool:
+        """Whether another pod might be bound to its slices, or it to another's."""
+        return any(
+            self._claims[size].mixed
+            or self._is_wanted(size, placement.node, placement.pod)
+            or self._leads_astray(placement, size)
+            for size in set(placement.pod.seats)
+        )
+
+    def endanger_reserved(self, reservation: Reservation) -> bool:
+        """Whether a pod without a place might take a slice that comes free for another."""
+        pod = reservation.pod
+        sizes = standing_sizes(reservation, self._states).intersection(pod.seats)
+        return any(self._is_wanted(size, reservation.node, pod, itself=1) for size in sizes)
+
+    def _is_wanted(self, size: SliceSize, node: str, pod: Pod, itself: int = 0) -> bool:
+        """Whether pods without a place, of which the pod is `itself` one, may take the slice."""
+        placeless = self._claims[size].placeless if size in self._claims else Counter()
+        own = pod.constraints, pod.priority
+        return len(placeless) > _MANY or any(
+            rival <= pod.priority
+            and count > (itself if (constraints, rival) == own else 0)
+            and self._may_use(constraints, node)
+            for (constraints, rival), count in placeless.items()
+        )
+
+    def _may_use(self, constraints: Constraints, node: str) -> bool:
+        known = self._answers.get((constraints, node))
+        if known is None:
+            state = self._states.get(node)
+            known = state is not None and node_refusal(constraints, state.node) is None
+            self._answers[constraints, node] = known
+        return known
+
+    def _leads_astray(self, placement: Placement, size: SliceSize) -> bool:
+        """Whether a free slice of the size stands elsewhere, on a GPU that another reserved."""
+        return any(
+            gpu.uuid in reservation.gpus and gpu.free.get(size, 0) > 0
+            for reservation in self._reservations
+            if reservation.pod.key != placement.pod.key
+            and reservation.node != placement.node
+            and reservation.node in self._states
+            for gpu in self._states[reservation.node].gpus
+        )
+
+
+def nominations(
+    placements: Sequence[Placement],
+    loose: Sequence[Pod],
+    stuck: Sequence[Pod],
+    reservations: Sequence[Reservation],
+    states: Iterable[NodeState],
+) -> tuple[Nominate, ...]:
+    """The nominations that are missing or wrong now.
+
+    `loose` are pods without a place that have no gate any more or are about to lose it, `stuck`
+    those without a place that keep it. What the scheduler nominated by itself is left alone: it has
+    preempted somebody for that.
+    """
+    rivals = _Rivals(placements, loose, reservations, states)
+    wanted = {p.pod.key: (p.node, rivals.endanger(p)) for p in placements}
+    for reservation in reservations:
+        endangered = rivals.endanger_reserved(reservation)
+        wanted.setdefault(reservation.pod.key, (reservation.node, endangered))
+    pods = (*(placement.pod for placement in placements), *loose, *stuck)
+    return tuple(
+        Nominate(pod, node)
+        for pod in pods
+        if (node := _nominee(pod, *wanted.get(pod.key, ("", False)))) != pod.nominated
+    )
+
+
+def _nominee(pod: Pod, node: str, endangered: bool) -> str:
+    """The node that the pod should be nominated to."""
+    if pod.nominated and not pod.gated:
+        return pod.nominated  # the scheduler's, or ours from when it had its gate
+    if not pod.nominated and not endangered:
+        return ""
+    return node

@@ -1,0 +1,101 @@
+"""Who is nominated: nobody without need, and whoever's slice another could be bound to."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mpslice.gpus import GpuUuid
+from planner.model import GATE, NodeState, Placement, Pod, Reservation
+from planner.rivals import nominations
+from tests.planner.test_packing import gb, node, on, pod
+
+STATES = (node("n1", 80), node("n2", 80))
+
+
+def gated(name: str, *sizes: int, **fields: Any) -> Pod:
+    return pod(name, *(sizes or (10,)), gates=(GATE,), **fields)
+
+
+def at(pod: Pod, node: str = "n1") -> Placement:
+    return Placement(pod, node, (GpuUuid(f"{node}-0"),) * len(pod.seats))
+
+
+def nominated(
+    *placements: Placement,
+    loose: tuple[Pod, ...] = (),
+    stuck: tuple[Pod, ...] = (),
+    reservations: tuple[Reservation, ...] = (),
+    states: tuple[NodeState, ...] = STATES,
+) -> dict[str, str]:
+    found = nominations(placements, loose, stuck, reservations, states)
+    return {action.pod.name: action.node for action in found}
+
+
+def test_lone_pod_and_pods_alike_are_not_nominated() -> None:
+    assert nominated(at(gated("a"))) == {}
+    assert nominated(*(at(gated(f"p{i}"), f"n{1 + i % 2}") for i in range(6))) == {}
+
+
+def test_pod_is_nominated_when_one_without_place_and_gate_could_take_its_slice() -> None:
+    assert nominated(at(gated("a")), loose=(pod("rival", 10),)) == {"a": "n1"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [pod("other", 20), pod("other", 10, constraints=on("n2")), pod("other", 10, priority=1)],
+    ids=["size", "node", "priority"],
+)
+def test_pod_that_could_not_take_it_or_cannot_be_kept_off_is_no_rival(other: Pod) -> None:
+    assert nominated(at(gated("a")), loose=(other,)) == {}
+
+
+def test_pods_that_may_not_take_each_others_slices_are_all_nominated() -> None:
+    flexible, pinned = gated("flexible"), gated("pinned", constraints=on("n2"))
+    assert nominated(at(flexible, "n1"), at(pinned, "n2")) == {"flexible": "n1", "pinned": "n2"}
+    assert nominated(at(flexible, "n2"), at(pinned, "n2")) == {}
+
+
+def test_each_size_of_a_pod_counts() -> None:
+    assert nominated(at(gated("a", 10, 20)), loose=(pod("rival", 20),)) == {"a": "n1"}
+
+
+def test_nomination_that_is_right_is_left_and_one_that_is_wrong_is_changed() -> None:
+    rivals = (pod("rival", 10),)
+    assert nominated(at(gated("a", nominated="n1")), loose=rivals) == {}
+    assert nominated(at(gated("a", nominated="n2"))) == {"a": "n1"}
+
+
+def test_what_the_scheduler_nominated_itself_is_left_alone() -> None:
+    assert nominated(at(pod("a", 10, nominated="n2")), loose=(pod("rival", 10),)) == {}
+
+
+def test_gated_pod_that_lost_its_place_gives_it_up() -> None:
+    waiting = gated("a", nominated="n1")
+    assert nominated(stuck=(waiting,)) == {"a": ""}
+    assert nominated(loose=(waiting,)) == {"a": ""}
+    assert nominated(loose=(replace(waiting, gates=()),)) == {}
+
+
+BIG = pod("big", 10)
+KEPT = (Reservation(BIG, "n1", (GpuUuid("n1-0"),)),)
+
+
+def test_pod_that_waits_for_a_slice_to_come_free_is_nominated_before_its_rivals() -> None:
+    states = (node("n1", 80, used={0: gb({10: 8})}), node("n2", 80))
+    rivals = (BIG, pod("rival", 10))
+    assert nominated(loose=rivals, reservations=KEPT, states=states) == {"big": "n1"}
+    assert nominated(loose=(BIG,), reservations=KEPT, states=states) == {}
+    assert nominated(loose=rivals, reservations=KEPT) == {}, "no slice of the size stands there"
+
+
+def test_pod_is_led_past_a_free_slice_on_a_gpu_that_another_reserved() -> None:
+    states = (node("n1", 80, free={0: gb({20: 1})}), node("n2", 80))
+    other = at(gated("a", 20), "n2")
+    assert nominated(other, reservations=KEPT, states=states) == {"a": "n2"}
+    assert nominated(at(gated("a", 10), "n2"), reservations=KEPT, states=states) == {}
+
+
+def test_very_many_kinds_of_rivals_are_not_looked_at_one_by_one() -> None:
+    others = tuple(pod(f"r{i}", 10, constraints=on(f"host-{i}")) for i in range(100))
+    assert nominated(at(gated("a")), loose=others) == {"a": "n1"}
