@@ -20,10 +20,10 @@ from planner.model import (
     Spread,
 )
 from planner.selectors import all_hold
-from planner.tallies import SpreadTally, Tally
+from planner.tallies import SpreadTally, Tally, Together
 
 T = TypeVar("T")
-AnyTally = Tally | SpreadTally
+AnyTally = Tally | SpreadTally | Together
 
 
 class _BySelector(Generic[T]):
@@ -64,7 +64,7 @@ class Census:
         self._nodes = nodes
         self._namespaces = namespaces
         self._domains: dict[object, dict[str, str]] = {}
-        self._together: dict[tuple[PodTerm, ...], tuple[Tally, ...]] = {}
+        self._together: dict[tuple[PodTerm, ...], Together] = {}
         self._apart: dict[PodTerm, Tally] = {}
         self._carried: dict[PodTerm, Tally] = {}
         self._spread: dict[object, tuple[SpreadTally, ...]] = {}
@@ -86,18 +86,22 @@ class Census:
         labels = self._namespaces.get(namespace, {NAMESPACE_NAME: namespace})
         return all_hold(term.namespace_selector, labels)
 
-    def together(self, terms: tuple[PodTerm, ...]) -> tuple[Tally, ...]:
-        """For each affinity term of a pod the pods that satisfy all of its terms."""
-        tallies = self._together.get(terms)
-        if tallies is None:
-            tallies = tuple(Tally(self._by_key(term.topology_key)) for term in terms)
-            self._together[terms] = tallies
-            for tally in tallies:
-                self._watch(
-                    terms[0].selector, lambda pod: all(self.means(t, pod) for t in terms), tally
-                )
+    def together(self, terms: tuple[PodTerm, ...]) -> Together:
+        """The pods that satisfy all of a pod's affinity terms."""
+        group = self._together.get(terms)
+        if group is None:
+            group = Together(tuple(Tally(self._by_key(term.topology_key)) for term in terms))
+            self._together[terms] = group
+            self._watch(
+                terms[0].selector, lambda pod: all(self.means(t, pod) for t in terms), group
+            )
             self._note(*(term.selector for term in terms))
-        return tallies
+        return group
+
+    def begin(self) -> None:
+        """All who are bound have been counted."""
+        for group in self._together.values():
+            group.begin()
 
     def apart(self, term: PodTerm) -> Tally:
         """The pods that a term of anti-affinity means."""
@@ -125,7 +129,7 @@ class Census:
         if tallies is None:
             keys = frozenset(spread.topology_key for spread in spreads)
             tallies = tuple(
-                SpreadTally(self._eligible(spread, keys, constraints)) for spread in spreads
+                SpreadTally(spread, self._eligible(spread, keys, constraints)) for spread in spreads
             )
             self._spread[key] = tallies
             for spread, tally in zip(spreads, tallies, strict=True):

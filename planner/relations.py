@@ -9,56 +9,51 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from planner.census import AnyTally, Census
-from planner.model import NO_RELATIONS, Cause, Pod, Snapshot, Spread
+from planner.model import NO_RELATIONS, Cause, Pod, Snapshot
 from planner.selectors import all_hold
-from planner.tallies import SpreadTally, Tally
-
-
-@dataclass(frozen=True, slots=True)
-class _SpreadRule:
-    """One constraint of a pod and how pods are spread now; `own` is 1 if the pod counts itself."""
-
-    spread: Spread
-    tally: SpreadTally
-    own: int
-
-    def allows(self, labels: Mapping[str, str]) -> bool:
-        domain = labels.get(self.spread.topology_key)
-        if domain is None:
-            return False
-        after = self.tally.within(domain) + self.own
-        return after - self.tally.lowest(self.spread.min_domains) <= self.spread.max_skew
+from planner.tallies import SpreadTally, Tally, Together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Demands:
     """All that can refuse a pod a node; pods alike share one, so it is compared by identity.
 
-    `together` holds a tally for each affinity term, `first_of_kind` whether the pod satisfies its
-    own terms; `apart` are tallies that must be 0 near the node.
+    `together` is for the pod's affinity terms, `itself` whether it satisfies them; `apart` are
+    tallies that must be 0 near the node; `spread` are its constraints, with 1 where it counts
+    itself. `groups` and `crowding` are of other pods that count it.
     """
 
-    together: tuple[Tally, ...]
-    first_of_kind: bool
+    together: Together | None
+    itself: bool
     apart: tuple[Tally, ...]
-    spread: tuple[_SpreadRule, ...]
+    spread: tuple[tuple[SpreadTally, int], ...]
+    groups: tuple[Together, ...]
+    crowding: tuple[SpreadTally, ...]
 
     def refusal(self, node: str, labels: Mapping[str, str]) -> Cause | None:
-        if self.together and not self._joins(node):
+        if self.together is not None and not self.together.admits(node, itself=self.itself):
             return Cause.POD_AFFINITY
         if any(tally.near(node) for tally in self.apart):
             return Cause.POD_AFFINITY
-        if not all(rule.allows(labels) for rule in self.spread):
+        if not all(tally.allows(labels, own) for tally, own in self.spread):
+            return Cause.TOPOLOGY_SPREAD
+        if any(group.is_deserted_by(node) for group in self.groups):
+            return Cause.POD_AFFINITY
+        if any(tally.is_full(node) for tally in self.crowding):
             return Cause.TOPOLOGY_SPREAD
         return None
 
-    def _joins(self, node: str) -> bool:
-        """The first pod of a group that is to stay together may start on any node with the keys."""
-        if not all(tally.covers(node) for tally in self.together):
-            return False
-        if all(tally.near(node) for tally in self.together):
-            return True
-        return self.first_of_kind and all(tally.is_empty for tally in self.together)
+    def note(self, node: str, by: int) -> None:
+        """The pod is placed on the node, or with -1 not any more."""
+        if self.together is not None and self.itself:
+            self.together.lean(by)
+        for tally, _ in self.spread:
+            tally.guard(node, by)
+
+    @property
+    def may_relent(self) -> bool:
+        """Whether others' coming can make room: only anti-affinity never relents."""
+        return bool(self.together or self.spread or self.groups or self.crowding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +103,7 @@ class RelationBook:
             for pod in pods:
                 for tally in self._tallies(pod):
                     tally.change(node, 1)
+        self._census.begin()
 
     def _open(self, related: Iterable[Pod]) -> None:
         for pod in related:
@@ -120,19 +116,29 @@ class RelationBook:
                 self._census.spread(pod.namespace, relations.spread, pod.constraints)
 
     def refuses(self, pod: Pod, node: str) -> Cause | None:
-        """POD_AFFINITY or TOPOLOGY_SPREAD when the node is ruled out by who is where now."""
+        """POD_AFFINITY or TOPOLOGY_SPREAD when the node is ruled out by who is where now.
+
+        Stricter than the scheduler in one thing: a pod may not take from others of this pass what
+        they were placed for, as it could be bound before them: by pushing them beyond their spread,
+        or by founding elsewhere a group that they want to be near.
+        """
         demands = self._of(pod).demands
         return None if demands is None else demands.refusal(node, self._nodes[node].labels)
 
     def add(self, pod: Pod, node: str) -> None:
         """The pod counts as bound to the node from now on."""
-        for tally in self._of(pod).tallies:
-            tally.change(node, 1)
+        self._book(pod, node, 1)
 
     def remove(self, pod: Pod, node: str) -> None:
         """Takes `add` back."""
-        for tally in self._of(pod).tallies:
-            tally.change(node, -1)
+        self._book(pod, node, -1)
+
+    def _book(self, pod: Pod, node: str, by: int) -> None:
+        standing = self._of(pod)
+        for tally in standing.tallies:
+            tally.change(node, by)
+        if standing.demands is not None:
+            standing.demands.note(node, by)
 
     def alike(self, pod: Pod) -> Hashable:
         """Equal for pods that `refuses` answers alike, None for those that it never refuses."""
@@ -143,9 +149,9 @@ class RelationBook:
         return bool(self._of(pod).tallies)
 
     def may_come_to_fit(self, pod: Pod) -> bool:
-        """Whether placing others can make room for the pod: only anti-affinity never relents."""
+        """Whether placing others can make room for the pod."""
         demands = self._of(pod).demands
-        return demands is not None and bool(demands.together or demands.spread)
+        return demands is not None and demands.may_relent
 
     def _of(self, pod: Pod) -> _Standing:
         known = self._standing.get(id(pod))
@@ -179,20 +185,23 @@ class RelationBook:
 
     def _make_demands(self, pod: Pod) -> _Demands | None:
         census, relations = self._census, pod.relations
-        together = census.together(relations.affinity) if relations.affinity else ()
+        together = census.together(relations.affinity) if relations.affinity else None
         apart = (
             *(census.apart(term) for term in relations.anti_affinity),
             *census.repelling(pod),
         )
-        spread: list[_SpreadRule] = []
+        spread: list[tuple[SpreadTally, int]] = []
         if relations.spread:
             tallies = census.spread(pod.namespace, relations.spread, pod.constraints)
             for constraint, tally in zip(relations.spread, tallies, strict=True):
-                own = int(
-                    constraint.selector is not None and all_hold(constraint.selector, pod.labels)
-                )
-                spread.append(_SpreadRule(constraint, tally, own))
-        if not (together or apart or spread):
+                selector = constraint.selector
+                own = selector is not None and all_hold(selector, pod.labels)
+                spread.append((tally, int(own)))
+        mine = {id(together), *(id(tally) for tally, _ in spread)}
+        counted = [tally for tally in self._tallies(pod) if id(tally) not in mine]
+        groups = tuple(tally for tally in counted if isinstance(tally, Together))
+        crowding = tuple(tally for tally in counted if isinstance(tally, SpreadTally))
+        if not (together or apart or spread or groups or crowding):
             return None
-        first = all(census.means(term, pod) for term in relations.affinity)
-        return _Demands(together, first, apart, tuple(spread))
+        itself = all(census.means(term, pod) for term in relations.affinity)
+        return _Demands(together, itself, apart, tuple(spread), groups, crowding)

@@ -7,7 +7,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,7 +24,7 @@ _MANY: Final = 64  # kinds of rivals for a size: more are not looked at one by o
 class _Claims:
     """Who asks for a size: kinds of pods with a place, where, and kinds of pods without any."""
 
-    kinds: set[tuple[Constraints, int, str]] = field(default_factory=set)
+    kinds: set[Hashable] = field(default_factory=set)
     homes: set[str] = field(default_factory=set)
     placeless: Counter[tuple[Constraints, int]] = field(default_factory=Counter)
 
@@ -50,7 +50,9 @@ class _Rivals:
             pod = placement.pod
             for size in set(pod.seats):
                 claims = self._claims.setdefault(size, _Claims())
-                claims.kinds.add((pod.constraints, pod.priority, pod.group_key))
+                claims.kinds.add(
+                    (pod.constraints, pod.relations, pod.ports, pod.priority, pod.group_key)
+                )
                 claims.homes.add(placement.node)
         for pod in placeless:
             for size in set(pod.seats):

@@ -23,6 +23,7 @@ class Draft:
         self.rank = [place[unit.rank] for unit in units]
         self.ranks = len(ranks)
         self.pinned: set[int] = set()  # units that keep a standing slice, be it another one
+        self.late: dict[int, None] = {}  # placed once others were that made it possible
         self.on: list[dict[int, None]] = [{} for _ in ledger.nodes]  # units by node order
 
     def place(self, number: int, choose: Choose = tightest) -> bool:
@@ -32,8 +33,19 @@ class Draft:
         return bool(seated)
 
     def fill(self, numbers: Iterable[int], choose: Choose = tightest) -> list[int]:
-        """Seats units in the order given; those that do not fit are returned."""
-        return [number for number in numbers if not self.place(number, choose)]
+        """Seats units in the order given; those that do not fit are returned.
+
+        Some fit only once others are there, which they want to be near or spread among.
+        """
+        left = [number for number in numbers if not self.place(number, choose)]
+        while late := [n for n in left if self.may_come_to_fit(n) and self.place(n, choose)]:
+            self.late.update(dict.fromkeys(late))
+            left = [number for number in left if not self.seated[number]]
+        return left
+
+    def may_come_to_fit(self, number: int) -> bool:
+        """Whether placing others can make room for a unit that fits nowhere."""
+        return not all(self.ledger.shape(pod).lasting for pod in self.units[number].pods)
 
     def seat(self, number: int, gpu: GpuBook) -> None:
         """Seats a lone pod with one slice on a GPU where the caller has seen that it fits."""
@@ -44,6 +56,7 @@ class Draft:
     def take_back(self, number: int) -> list[Seating]:
         """Unseats a unit; what `restore` brings back."""
         seated, self.seated[number] = self.seated[number], []
+        self.late.pop(number, None)
         for seating in seated:
             self.ledger.unseat(seating)
             self.on[seating.node.order].pop(number, None)

@@ -60,6 +60,10 @@ class Ledger:
         """The shapes of all pending pods."""
         return self._table.shapes
 
+    def node(self, name: str) -> NodeBook | None:
+        """The node of the name, if there is such a labelled one."""
+        return self.reach.by_name.get(name)
+
     def shape(self, pod: Pod) -> Shape:
         """The shape of a pending pod, which is known by identity: that is told most quickly."""
         return self._shapes[id(pod)]
@@ -166,7 +170,7 @@ class Reach:
         pods = list(pods)
         keys = sorted(label_keys(pods))
         self._alike: dict[object, list[NodeBook]] = {}
-        self._by_name = {node.name: node for node in nodes}
+        self.by_name = {node.name: node for node in nodes}
         self._known: dict[Constraints, tuple[object, list[NodeBook]]] = {}
         self._causes: dict[Constraints, Counter[Cause]] = {}
         for book in nodes:
@@ -185,8 +189,8 @@ class Reach:
     def _find(self, constraints: Constraints) -> tuple[object, list[NodeBook]]:
         if asks_for_names(constraints):
             names = names_listed(constraints)
-            some = self._by_name.keys() if names is None else names & self._by_name.keys()
-            nodes = (self._by_name[name] for name in sorted(some))
+            some = self.by_name.keys() if names is None else names & self.by_name.keys()
+            nodes = (self.by_name[name] for name in sorted(some))
             found = [node for node in nodes if node_refusal(constraints, node.state.node) is None]
             return tuple(node.order for node in found), found
         groups = [

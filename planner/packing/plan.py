@@ -16,6 +16,7 @@ from planner.packing.portfolio import best_order
 from planner.packing.refusals import Inquest
 from planner.packing.reserve import reserve
 from planner.packing.search import BUDGET, could_fit, improve, seniors_first
+from planner.packing.stay import stay
 from planner.packing.touch import spare_nodes
 
 
@@ -38,7 +39,6 @@ class _Packing:
         units = units_of(pods, snapshot)
         self._draft = Draft(Ledger(snapshot, pods), units)
         self._reservations: list[tuple[int, list[Reservation]]] = []
-        self._late: list[int] = []  # placed once others were that they want to be near
         self._budget = BUDGET
 
     def run(self) -> None:
@@ -47,8 +47,7 @@ class _Packing:
         contended = False
         for _, numbers in groupby(everyone, key=draft.rank.__getitem__):
             contended |= self._seat_rank(list(numbers))
-        while late := [n for n in everyone if self._may_come_to_fit(n) and draft.place(n)]:
-            self._late += late
+        draft.fill(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
         if contended:
             seniors_first(draft)
         else:
@@ -58,7 +57,7 @@ class _Packing:
         """Seats the units of one rank; whether there were more than fitted."""
         draft = self._draft
         self._serve_longest_waiting(numbers)
-        left = [number for number in numbers if not draft.seated[number]]
+        left = stay(draft, [number for number in numbers if not draft.seated[number]])
         if draft.ledger.standing:
             left = keep(draft, left)
             self._pin(numbers)
@@ -97,18 +96,11 @@ class _Packing:
         ledger, pods = self._draft.ledger, self._draft.units[number].pods
         return any(could_fit(self._draft, ledger.shape(pod)) for pod in pods)
 
-    def _may_come_to_fit(self, number: int) -> bool:
-        draft = self._draft
-        return not draft.seated[number] and not all(
-            draft.ledger.shape(pod).lasting for pod in draft.units[number].pods
-        )
-
     def result(self) -> Plan:
         """The draft as it stands, in planned order."""
         draft, ledger = self._draft, self._draft.ledger
         seated = {id(s.pod): s.placement for seatings in draft.seated for s in seatings}
-        late = set(self._late)
-        order = [n for n in range(len(draft.units)) if n not in late] + self._late
+        order = [*(n for n in range(len(draft.units)) if n not in draft.late), *draft.late]
         inquest = Inquest(ledger)
         placements, refusals = [], []
         for number in order:

@@ -24,9 +24,14 @@ def spare_nodes(draft: Draft) -> None:
         numbers = list(draft.on[node.order])
         if len(numbers) > min(_FEW, left) or len(written) < 2:
             break
-        if all(draft.is_movable(number) for number in numbers):
+        if all(_may_move(draft, number) for number in numbers):
             left -= len(numbers)
             _move_away(draft, node, numbers)
+
+
+def _may_move(draft: Draft, number: int) -> bool:
+    """Not who is where an earlier plan wanted it: that one's writes may be under way."""
+    return draft.is_movable(number) and not draft.units[number].pods[0].nominated
 
 
 def _move_away(draft: Draft, node: NodeBook, numbers: list[int]) -> None:

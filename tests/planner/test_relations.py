@@ -1,6 +1,7 @@
 """Affinity, anti-affinity and spread in a pass, beside a plain reading of the scheduler's code."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -260,6 +261,35 @@ def test_replicas_share_their_fate_and_others_do_not() -> None:
     assert subject.may_come_to_fit(pods[0])
 
 
+def test_pod_may_not_push_one_that_is_placed_beyond_its_spread() -> None:
+    spread = a_pod("web1", relations=Relations(spread=(Spread("host", app("web")),)))
+    other = a_pod("web2")
+    subject = book([spread, other])
+    assert refused(subject, other) == {}
+    subject.add(spread, "n1")
+    assert refused(subject, other) == {"n1": Cause.TOPOLOGY_SPREAD}
+    subject.remove(spread, "n1")
+    assert refused(subject, other) == {}
+
+
+def test_pod_may_not_found_elsewhere_the_group_that_one_was_placed_to_start() -> None:
+    first = a_pod("web1", relations=Relations(affinity=(near(app("web")),)))
+    other, third = a_pod("web2"), a_pod("web3")
+    subject = book([first, other, third])
+    assert refused(subject, other) == {}
+    subject.add(first, "n1")
+    assert refused(subject, other) == {"n3": Cause.POD_AFFINITY}
+    subject.add(other, "n2")
+    assert refused(subject, third) == {}
+
+
+def test_pod_that_is_bound_with_its_spread_is_pushed_by_others_as_the_scheduler_has_it() -> None:
+    spread = Relations(spread=(Spread("host", app("web")),))
+    pending = [a_pod("web1"), a_pod("web2", relations=spread)]
+    subject = book(pending, [a_pod("web0", node="n1", relations=spread)])
+    assert refused(subject, pending[0]) == {}
+
+
 KEYS = ("zone", "host", "rack")
 selectors = st.one_of(
     st.none(),
@@ -312,7 +342,8 @@ NAMESPACES = {"one": {"team": "a"}, "two": {"team": "b"}}
 def means(term: PodTerm, pod: Pod) -> bool:
     space = term.namespace_selector
     picked = pod.namespace in term.namespaces or (
-        space is not None and all_hold(space, NAMESPACES[pod.namespace])
+        space is not None
+        and all_hold(space, NAMESPACES.get(pod.namespace, {NAMESPACE_NAME: pod.namespace}))
     )
     return picked and term.selector is not None and all_hold(term.selector, pod.labels)
 
@@ -347,22 +378,95 @@ def plain_refusal(
     return None
 
 
+def plain_guard(
+    pod: Pod,
+    node: Node,
+    nodes: Mapping[str, Node],
+    there: list[tuple[Pod, str]],
+    booked: list[tuple[Pod, str]],
+) -> Cause | None:
+    """What the pass adds: those who are placed and not bound yet keep what they were promised."""
+    for terms in {other.relations.affinity for other, _ in booked if other.relations.affinity}:
+        if deserts(pod, node, terms, nodes, there, booked):
+            return Cause.POD_AFFINITY
+    after = [*there, *booked, (pod, node.name)]
+    for other, at in booked:
+        for spread in other.relations.spread:
+            key = spread.topology_key
+            own = Relations(spread=other.relations.spread)
+            probe = replace(other, relations=own, labels={"of": "nobody"})
+            mine = node.labels.get(key)
+            if (
+                mine is not None
+                and mine == nodes[at].labels.get(key)
+                and is_counted(pod, node, spread, other)
+                and is_eligible(nodes[at], spread, other)
+                and not plain_spread(probe, spread, node, nodes, after, own=0)
+            ):
+                return Cause.TOPOLOGY_SPREAD
+    return None
+
+
+def deserts(
+    pod: Pod,
+    node: Node,
+    terms: tuple[PodTerm, ...],
+    nodes: Mapping[str, Node],
+    there: list[tuple[Pod, str]],
+    booked: list[tuple[Pod, str]],
+) -> bool:
+    """Whether the pod would be the first elsewhere of a group that has only placed its own."""
+
+    def belongs(other: Pod) -> bool:
+        return all(means(term, other) for term in terms)
+
+    members = [(other, at) for other, at in there + booked if belongs(other)]
+    of_its_own = [other for other, _ in booked if other.relations.affinity == terms]
+    if not belongs(pod) or pod.relations.affinity == terms or any(belongs(p) for p, _ in there):
+        return False
+    if not members or any(other.relations.affinity != terms for other, _ in members):
+        return False
+    assert of_its_own
+    keys = [term.topology_key for term in terms]
+    return not all(
+        any(
+            node.labels.get(key) is not None and node.labels[key] == nodes[at].labels.get(key)
+            for _, at in members
+        )
+        for key in keys
+    )
+
+
+def is_counted(pod: Pod, node: Node, spread: Spread, other: Pod) -> bool:
+    return (
+        is_eligible(node, spread, other)
+        and pod.namespace == other.namespace
+        and bool(spread.selector)
+        and all_hold(spread.selector or (), pod.labels)
+    )
+
+
+def is_eligible(node: Node, spread: Spread, pod: Pod) -> bool:
+    return (
+        all(s.topology_key in node.labels for s in pod.relations.spread)
+        and (not spread.honor_affinity or selects(pod.constraints, node))
+        and (not spread.honor_taints or tolerates_taints(pod.constraints, node))
+    )
+
+
 def plain_spread(
     pod: Pod,
     spread: Spread,
     node: Node,
     nodes: Mapping[str, Node],
     there: list[tuple[Pod, str]],
+    own: int | None = None,
 ) -> bool:
     if spread.topology_key not in node.labels:
         return False
     counts: dict[str, int] = {}
     for name, each in nodes.items():
-        if (
-            any(s.topology_key not in each.labels for s in pod.relations.spread)
-            or (spread.honor_affinity and not selects(pod.constraints, each))
-            or (spread.honor_taints and not tolerates_taints(pod.constraints, each))
-        ):
+        if not is_eligible(each, spread, pod):
             continue
         matching = [
             other
@@ -376,7 +480,8 @@ def plain_spread(
         domain = each.labels[spread.topology_key]
         counts[domain] = counts.get(domain, 0) + len(matching)
     lowest = min(counts.values(), default=0) if len(counts) >= spread.min_domains else 0
-    own = spread.selector is not None and all_hold(spread.selector, pod.labels)
+    if own is None:
+        own = int(spread.selector is not None and all_hold(spread.selector, pod.labels))
     return counts.get(node.labels[spread.topology_key], 0) + own - lowest <= spread.max_skew
 
 
@@ -417,7 +522,9 @@ def test_book_answers_as_the_filters_do_whatever_is_added_and_taken_back(
     for _ in range(4):
         for pod in pending:
             for name, node in nodes.items():
-                expected = plain_refusal(pod, node, nodes, there + booked)
+                expected = plain_refusal(pod, node, nodes, there + booked) or plain_guard(
+                    pod, node, nodes, there, booked
+                )
                 assert subject.refuses(pod, name) == expected
         takes_back: bool = data.draw(booleans)
         if booked and takes_back:
