@@ -4,7 +4,7 @@ A critical Xid that is not an application's own fault makes its GPU unhealthy, a
 device plugin. It is healthy again when a minute has passed without another, it answers, and the
 driver asks for no recovery action ("None: the GPU can be used again by starting a new process",
 docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt, "Error Recovery and Response Flags"). A driver that
-cannot say so (before 535) leaves it unhealthy until the agent starts anew, as NVIDIA's plugin does.
+cannot say so (before 550) leaves it unhealthy until the agent starts anew, as NVIDIA's plugin does.
 A GPU for which the driver does ask for one is unhealthy without any Xid.
 """
 

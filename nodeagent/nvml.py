@@ -170,7 +170,7 @@ class Nvml:
         """Whether the driver wants the GPU reset, drained or the node rebooted before more is run.
 
         None when it does not know: the recovery action came with driver 570, its forerunners with
-        535.
+        550.
         """
         fields = _call(pynvml.nvmlDeviceGetFieldValues, _handle(uuid), list(_RECOVERY_FIELDS))
         told = [f.value.uiVal for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS]

@@ -1,7 +1,7 @@
 """Gives tests a real cluster: fixtures for a control plane, a node, and mpslice on it.
 
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
-unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, by commas) names it.
+unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `gpu`, by commas) names it.
 """
 
 from __future__ import annotations
@@ -146,10 +146,11 @@ def _get(component: str, start: Callable[[], T]) -> T:
     try:
         return start()
     except Unavailable as error:
-        _do_without(component, str(error))
+        do_without(component, str(error))
 
 
-def _do_without(component: str, reason: str) -> NoReturn:
+def do_without(component: str, reason: str) -> NoReturn:
+    """Skips the test that needs it, or fails it where it is required."""
     required = os.environ.get("MPSLICE_REQUIRE", "").replace(" ", "").split(",")
     if component in required:
         pytest.fail(f"{component} is required (MPSLICE_REQUIRE): {reason}", pytrace=False)

@@ -6,7 +6,7 @@
  *   gpu UUID [name=A_B] [memory=MiB] [reserved=MiB] [used=MiB] [cc=8.0] [minor=N] [pci=BUSID]
  *            [mig=0|1] [mode=0..3] [recovery=N] [reset=0|1] [events=0|1]
  *                                   in the order of their indexes; without minor=, mig=, recovery=
- *                                   (the action, driver 570) or reset= (535) it does not support
+ *                                   (the action, driver 570) or reset= (550) it does not support
  *                                   asking for that
  *   process UUID PID MiB [mps|compute]
  *   xid UUID NUMBER                 a line that appears is an event, delivered once to each set
