@@ -23,6 +23,7 @@ class Draft:
         self.rank = [place[unit.rank] for unit in units]
         self.ranks = len(ranks)
         self.pinned: set[int] = set()  # units that keep a standing slice, be it another one
+        self.staying: set[int] = set()  # units where an earlier plan wanted them
         self.late: dict[int, None] = {}  # placed once others were that made it possible
         self.on: list[dict[int, None]] = [{} for _ in ledger.nodes]  # units by node order
 

@@ -13,8 +13,12 @@ Key = Callable[[int], tuple[float, int]]
 
 
 def best_order(draft: Draft, numbers: Sequence[int]) -> None:
-    """Seats the units of one rank in the order that is worth most; as they were where none is."""
-    free = [number for number in numbers if number not in draft.pinned]
+    """Seats the units of one rank in the order that is worth most; as they were where none is.
+
+    Who keeps to an earlier plan is left where it is: a little more worth would move everybody.
+    """
+    fixed = draft.pinned | draft.staying
+    free = [number for number in numbers if number not in fixed]
     best, kept = draft.worth(free), {number: draft.seated[number] for number in free}
     for order, choose in _runs(draft, free)[: _RUNS // max(1, len(free))]:
         _clear(draft, free)

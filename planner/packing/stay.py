@@ -21,9 +21,9 @@ def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
     left = list(numbers)
     nominated = [n for n in left if all(pod.nominated for pod in draft.units[n].pods)]
     while came := [number for number in nominated if _seat(draft, number)]:
-        seated = set(came)
-        left = [number for number in left if number not in seated]
-        nominated = [n for n in nominated if n not in seated and draft.may_come_to_fit(n)]
+        draft.staying.update(came)
+        left = [number for number in left if number not in draft.staying]
+        nominated = [n for n in nominated if n not in draft.staying and draft.may_come_to_fit(n)]
     return left
 
 
