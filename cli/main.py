@@ -12,6 +12,8 @@ from mpslice.errors import MpsliceError
 from mpslice.flags import FlagParser, choice, label, slice_limit, user_id
 
 _PLACED, _SOME_NOT, _UNUSABLE = 0, 1, 2
+_SOME_HOLD = 1
+_KUBECONFIG_HELP = "else $KUBECONFIG, else ~/.kube/config, else the pod's own account"
 _NODE_LABEL = "nos.nebuly.com/gpu-partitioning=mps"
 
 
@@ -56,7 +58,7 @@ def parser() -> FlagParser:
         description="Shows a cluster's GPUs as bars with their slices, and what waits and why.",
     )
     status.add_argument("-w", "--watch", action="store_true", help="draw it again on every change")
-    status.flag("--kubeconfig", str, "", "else $KUBECONFIG, else ~/.kube/config", "FILE")
+    status.flag("--kubeconfig", str, "", _KUBECONFIG_HELP, "FILE")
     status.flag(
         "--node-label",
         label,
@@ -65,6 +67,17 @@ def parser() -> FlagParser:
         "KEY=VALUE",
     )
     status.set_defaults(run=_status)
+    holders = commands.add_parser(
+        "holders",
+        help="list the containers that hold a slice",
+        description=(
+            "Lists the containers that hold a slice, before a node is drained or the chart is\n"
+            "uninstalled.\n\nExit status: 0 there are none; 1 there are some; 2 it cannot be told."
+        ),
+    )
+    holders.flag("--node", str, "", "of this node alone", "NAME")
+    holders.flag("--kubeconfig", str, "", _KUBECONFIG_HELP, "FILE")
+    holders.set_defaults(run=_holders)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return top
@@ -119,10 +132,28 @@ def _status(options: Namespace) -> int:
 
     from cli.status import show
 
-    kubeconfig = options.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     with contextlib.suppress(KeyboardInterrupt):  # how a person ends a watch
-        asyncio.run(show(os.path.expanduser(kubeconfig), options.node_label, watch=options.watch))
+        asyncio.run(show(_kubeconfig(options), options.node_label, watch=options.watch))
     return _PLACED
+
+
+def _holders(options: Namespace) -> int:
+    import asyncio
+
+    from cli.holders import find
+
+    found = asyncio.run(find(_kubeconfig(options), options.node or ""))
+    for holder in found:
+        print(holder)
+    return _SOME_HOLD if found else _PLACED
+
+
+def _kubeconfig(options: Namespace) -> str | None:
+    """None for the credentials that Kubernetes mounts into a pod."""
+    default = os.path.expanduser("~/.kube/config")
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not os.path.exists(default)
+    chosen: str | None = options.kubeconfig or os.environ.get("KUBECONFIG")
+    return os.path.expanduser(chosen) if chosen else None if in_pod else default
 
 
 def _version(_options: Namespace) -> int:

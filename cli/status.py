@@ -17,7 +17,7 @@ from planner.explain import placement_text, refusal_text
 from planner.model import GATE, Plan
 
 
-async def show(kubeconfig: str, label: Label, *, watch: bool) -> None:
+async def show(kubeconfig: str | None, label: Label, *, watch: bool) -> None:
     """Prints the cluster's state; with `watch` until cancelled. Raises an MpsliceError."""
     console = Console(highlight=False)
     async with await Session.connect("cli", kubeconfig) as kube:

@@ -10,8 +10,9 @@ CHART = Path(__file__).parent.parent / "helm" / "mpslice"
 
 
 def render(helm: Path, *arguments: str) -> list[dict[str, Any]]:
-    """The documents of `helm template` with the release's usual name and namespace."""
+    """The documents of `helm template` but hooks, with the release's usual name and namespace."""
     command = [str(helm), "template", "mpslice", str(CHART), "--namespace=mpslice-system"]
+    command.append("--no-hooks")
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=60, check=True
     )

@@ -95,6 +95,7 @@ def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
         f"--pod-resources-socket={node.pod_resources_socket}",
         f"--simulated-gpus={gpus}",
         f"--mps-root={plane.cluster.mps}",
+        node=node.name,
     )
     with step(say, "mpslice's programs"):
         started = (webhook, planner, nodeagent)
@@ -146,9 +147,14 @@ def _executable(name: str) -> Path:
     return path
 
 
-def _program(plane: ControlPlane, executable: Path, ops_port: int, *flags: str) -> Program:
-    """A program that serves its health on `ops_port` and acts as its service account."""
-    kubeconfig = _service_account(plane, executable.name)
+def _program(
+    plane: ControlPlane, executable: Path, ops_port: int, *flags: str, node: str = ""
+) -> Program:
+    """A program that serves its health on `ops_port` and acts as its service account.
+
+    Of a pod on `node`, for who knows whose token it is by that.
+    """
+    kubeconfig = _service_account(plane, executable.name, node)
     command = (
         str(executable),
         f"--kubeconfig={kubeconfig}",
@@ -159,12 +165,15 @@ def _program(plane: ControlPlane, executable: Path, ops_port: int, *flags: str) 
     return Program(plane.cluster, ProcessSpec(executable.name, command, lambda: healthy(health)))
 
 
-def _service_account(plane: ControlPlane, name: str) -> Path:
-    """A kubeconfig with a token of the chart's service account `name`."""
+def _service_account(plane: ControlPlane, name: str, node: str = "") -> Path:
+    """A kubeconfig with a token of the chart's service account `name`, bound to a node if given."""
+    spec: dict[str, Any] = {"expirationSeconds": _TOKEN_SECONDS}
+    if node:
+        spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Node", "name": node}
     request = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
-        "spec": {"expirationSeconds": _TOKEN_SECONDS},
+        "spec": spec,
     }
     path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token"
     try:
@@ -196,7 +205,7 @@ def _render(plane: ControlPlane) -> list[dict[str, Any]]:
             str(CHART),
             f"--namespace={NAMESPACE}",
             f"--kube-version=v{KUBERNETES.version}",
-            "--include-crds",
+            "--no-hooks",
         ],
         capture_output=True,
         text=True,

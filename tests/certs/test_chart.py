@@ -57,4 +57,5 @@ def test_an_issuer_of_ones_own_takes_the_place_of_the_self_signed_one(cluster_pa
 def test_an_unknown_mode_is_refused_with_the_ones_there_are(cluster_parts: Parts) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         render(cluster_parts.helm, "--set=tls.mode=none")
-    assert "choose self-managed, cert-manager or secret" in refused.value.stderr
+    choice = "at '/tls/mode': value must be one of 'self-managed', 'cert-manager', 'secret'"
+    assert choice in refused.value.stderr

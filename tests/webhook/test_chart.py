@@ -143,6 +143,9 @@ def test_cert_manager_is_told_where_to_inject(render: Render) -> None:
 
 
 def test_service_leads_to_the_port_that_the_program_listens_on(render: Render) -> None:
-    (port,) = one(render(), "Service", "mpslice-webhook")["spec"]["ports"]
-    assert (port["port"], port["targetPort"]) == (443, 8443)
-    assert flags().parse([], {}).listen.port == port["targetPort"]
+    documents = render("webhook.securePort=9443")
+    (port,) = one(documents, "Service", "mpslice-webhook")["spec"]["ports"]
+    pod = one(documents, "Deployment", "mpslice-webhook")["spec"]["template"]["spec"]
+    ports = {each["name"]: each["containerPort"] for each in pod["containers"][0]["ports"]}
+    assert (port["port"], ports[port["targetPort"]]) == (443, 9443)
+    assert flags().parse(pod["containers"][0]["args"], {}).listen.port == 9443
