@@ -1,0 +1,79 @@
+"""The chart's objects on a control plane, and its service accounts as API clients."""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from hack.cluster.controlplane import ControlPlane
+from tests.chart import render
+
+Json = dict[str, Any]
+NAMESPACE = "mpslice-system"
+# The webhook's configurations would ask for a webhook that nobody serves here.
+_LEFT_OUT = frozenset(
+    {
+        "Deployment",
+        "DaemonSet",
+        "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
+    }
+)
+
+
+def apply(plane: ControlPlane, *objects: Json) -> None:
+    """Server-side, so that what other tests applied is simply written over."""
+    manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", input=manifest)
+
+
+def install_accounts(plane: ControlPlane, *values: str) -> None:
+    """Everything of the chart but what runs and what calls the webhook."""
+    apply(plane, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    documents = render(plane.parts.helm, *values)
+    apply(plane, *(document for document in documents if document["kind"] not in _LEFT_OUT))
+
+
+class Account:
+    """A service account of the chart, as a pod on `node` would hold it."""
+
+    def __init__(self, plane: ControlPlane, name: str, node: str = "") -> None:
+        self._plane = plane
+        spec: Json = {"expirationSeconds": 3600}
+        if node:
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Node", "name": node}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": spec,
+        }
+        path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token"
+        self._token: str = plane.api.request("POST", path, request)["status"]["token"]
+
+    def refusal(
+        self, method: str, path: str, body: Json, content_type: str = "application/json"
+    ) -> str:
+        """What the API server says against a request; "" when it accepts it."""
+        request = urllib.request.Request(
+            self._plane.url + path,
+            method=method,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": content_type, "Authorization": f"Bearer {self._token}"},
+        )
+        context = _trusting(self._plane.pki.authority.pair.certificate)
+        try:
+            with urllib.request.urlopen(request, timeout=20, context=context):
+                return ""
+        except urllib.error.HTTPError as error:
+            message: str = json.load(error)["message"]
+            return message
+
+    def merge(self, path: str, body: Json) -> str:
+        """A merge patch, as the programs write."""
+        return self.refusal("PATCH", path, body, "application/merge-patch+json")
+
+
+def _trusting(authority: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(authority))

@@ -1,0 +1,185 @@
+"""The chart as a release on a real node of its own, with the project's image and simulated GPUs."""
+
+import json
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hack.cluster.api import NotAnswered
+from hack.cluster.controlplane import ControlPlane
+from hack.cluster.node import Node
+from hack.cluster.programs import NODE_LABEL, SIMULATED_GPUS
+from hack.image.build import Built
+from tests.chart import CHART
+from tests.e2e.cluster import Cluster, slice_pod, until
+
+Json = dict[str, Any]
+NAMESPACE = "mpslice-system"
+RELEASE = "mpslice"
+_HELM_SECONDS = 110
+
+
+class Release:
+    """helm and kubectl on one cluster whose node has the image."""
+
+    def __init__(self, plane: ControlPlane, node: Node, image: Built, folder: Path) -> None:
+        self.plane = plane
+        self.node = node
+        self.pods = Cluster(plane, "default")
+        self.values = folder / "values.yaml"
+        repository, _, tag = image.reference.rpartition(":")
+        values = {
+            "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+            "simulatedGPUs": list(SIMULATED_GPUS),
+            "nodeAgent": {"podResourcesDir": str(node.pod_resources_socket.parent)},
+        }
+        self.values.write_text(yaml.safe_dump(values))
+
+    def helm(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run helm as administrator in the release's namespace."""
+        done = subprocess.run(
+            [
+                str(self.plane.parts.helm),
+                f"--kubeconfig={self.plane.kubeconfig}",
+                f"--namespace={NAMESPACE}",
+                *arguments,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_HELM_SECONDS,
+        )
+        assert not check or done.returncode == 0, f"helm {arguments}: {done.stderr}{self.trouble()}"
+        return done
+
+    def install(self) -> float:
+        """`helm install --wait`; how long it took, in seconds."""
+        return self._timed("install", RELEASE, str(CHART), "--create-namespace")
+
+    def upgrade(self, *values: str) -> float:
+        """`helm upgrade --wait` with values such as `logLevel=debug`."""
+        return self._timed("upgrade", RELEASE, str(CHART), *(f"--set={value}" for value in values))
+
+    def _timed(self, *arguments: str) -> float:
+        started = time.monotonic()
+        self.helm(*arguments, f"--values={self.values}", "--wait", "--timeout=100s")
+        return time.monotonic() - started
+
+    def trouble(self) -> str:
+        """What the release's pods say, for who reads a failed test."""
+        pods = self.plane.kubectl("get", "pods", "-A", "-o", "wide", check=False).stdout
+        events = self.plane.kubectl("get", "events", f"-n={NAMESPACE}", check=False).stdout
+        return f"\n{pods}\n{events[-3000:]}"
+
+    def hand_over(self) -> None:
+        """Labels the node; returns when its GPUs are there."""
+        self.label(**NODE_LABEL)
+        until(lambda: self.summary().get("gpus") == len(SIMULATED_GPUS), "the node's GPUs", 60)
+
+    def label(self, **labels: str | None) -> None:
+        body = {"metadata": {"labels": labels}}
+        path = f"/api/v1/nodes/{self.node.name}"
+        self.plane.api.request("PATCH", path, body, "application/merge-patch+json")
+
+    def layout(self) -> Json | None:
+        found: Json | None = self.plane.api.find(
+            f"/apis/mpslice.io/v1alpha1/nodelayouts/{self.node.name}"
+        )
+        return found
+
+    def summary(self) -> Json:
+        layout = self.layout() or {}
+        found: Json = layout.get("status", {}).get("summary", {})
+        return found
+
+    def holders(self) -> set[str]:
+        """The pods that the NodeLayout names, as `namespace/name`."""
+        gpus = ((self.layout() or {}).get("status") or {}).get("gpus") or []
+        return {s["pod"] for gpu in gpus for s in gpu["slices"] if "pod" in s}
+
+    def pods_of(self, component: str) -> list[Json]:
+        """The component's pods, without those that are ending."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+        selector = f"labelSelector=app.kubernetes.io/component={component}"
+        pods: list[Json] = self.plane.api.get(f"{path}?{selector}")["items"]
+        return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    def process(self, pod: str, namespace: str = "default") -> int:
+        """The pid on this machine of a pod's first container."""
+        found = self.plane.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        container = found["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+        listed = subprocess.run(
+            [
+                str(self.plane.parts.containerd_bin / "ctr"),
+                f"--address={self.plane.cluster.containerd_socket}",
+                "--namespace=k8s.io",
+                "tasks",
+                "list",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        lines = (line.split() for line in listed.stdout.splitlines()[1:])
+        return next(int(pid) for name, pid, *_ in lines if name == container)
+
+    @contextmanager
+    def requests(self) -> Iterator["Requests"]:
+        """Meanwhile somebody asks for slice pods, ten a second, in dry run: nothing is made."""
+        asking = Requests(self.plane)
+        thread = threading.Thread(target=asking.run)
+        thread.start()
+        try:
+            yield asking
+        finally:
+            asking.ended.set()
+            thread.join()
+
+
+class Requests:
+    """Counts what became of the creation of slice pods."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self.ended = threading.Event()
+        self.accepted = 0
+        self.ungated = 0
+        self.refused: Counter[str] = Counter()
+        self._first = self._last = 0.0
+
+    def run(self) -> None:
+        path = "/api/v1/namespaces/default/pods?dryRun=All"
+        pod = slice_pod("asked-for", 10)
+        while not self.ended.wait(0.1):
+            try:
+                made = self._plane.api.request("POST", path, pod)
+            except NotAnswered as error:
+                now = time.monotonic()
+                self._first, self._last = self._first or now, now
+                self.refused[_reason(str(error))] += 1
+            else:
+                self.accepted += 1
+                self.ungated += "schedulingGates" not in made["spec"]
+
+    def __str__(self) -> str:
+        refused = self.refused.total()
+        figures = f"{self.accepted + refused} slice pods asked for, {refused} refused"
+        window = f" within {self._last - self._first:.1f} s" if refused else ""
+        return f"{figures}{window}, {self.ungated} let through without the webhook"
+
+
+def _reason(message: str) -> str:
+    """The kind of a refusal, without what changes from one to the next."""
+    try:
+        text: str = json.loads(message[message.index("{") :])["message"]
+    except ValueError:
+        return message[:160]
+    return text[:160]

@@ -1,0 +1,185 @@
+"""The life of a release on a real node: every program of the chart in a pod of its own image.
+
+Throughout, a slice pod runs whose process must not change; the GPUs are simulated.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hack.cluster import controlplane, lifecycle
+from hack.cluster import node as nodes
+from hack.cluster.images import BUSYBOX_IMAGE
+from hack.cluster.parts import Parts
+from hack.cluster.programs import NODE_LABEL
+from hack.cluster.progress import Say
+from hack.image.build import Built
+from tests.chart import CHART
+from tests.cluster import plugin
+from tests.e2e.cluster import SHOW_AND_STAY, slice_pod, until
+from tests.helm.release import NAMESPACE, RELEASE, Json, Release
+
+# Before the tests that share the session's node: a machine can have one.
+pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
+
+README = CHART.parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def place(
+    cluster_parts: Parts,
+    mpslice_image: Built,
+    cluster_say: Say,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Release]:
+    """A cluster of this module's own; its node has the image, and nothing is installed yet."""
+    with lifecycle.owned(cluster_say) as cluster:
+        plane = plugin._get(
+            "cluster", lambda: controlplane.start(cluster, cluster_parts, cluster_say)
+        )
+        node = plugin._get("node", lambda: nodes.start(plane, cluster_say))
+        node.import_image(mpslice_image.archive)
+        yield Release(plane, node, mpslice_image, tmp_path_factory.mktemp("helm"))
+    plugin._stop((*node.programs, *plane.programs))
+
+
+@pytest.fixture
+def release(place: Release, cluster_say: Say) -> Iterator[Release]:
+    """Installed, and the node handed over; afterwards no pod is left."""
+    if place.helm("status", RELEASE, check=False).returncode != 0:
+        cluster_say(f"  helm install --wait: {place.install():.1f} s")
+    place.hand_over()
+    yield place
+    place.plane.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+
+
+@pytest.fixture
+def running(release: Release) -> Iterator[Release]:
+    """With slice pod `train` running; it still is afterwards, in the very same process."""
+    release.pods.apply(slice_pod("train", 10))
+    release.pods.running("train")
+    until(lambda: "default/train" in release.holders(), "the NodeLayout names its holder")
+    before = release.process("train")
+    yield release
+    assert release.process("train") == before
+    assert release.pods.pod("train")["status"]["phase"] == "Running"
+
+
+def readme_pod() -> Json:
+    """The first manifest of the README, with an image that this machine has."""
+    (text, *_) = re.findall(r"<<EOF\n(.*?)\nEOF", README.read_text(), re.DOTALL)
+    pod: Json = yaml.safe_load(text)
+    (container,) = pod["spec"]["containers"]
+    container |= {"image": BUSYBOX_IMAGE, "command": ["sh", "-c", SHOW_AND_STAY]}
+    return pod
+
+
+def test_the_readmes_pod_runs_after_helm_install(release: Release) -> None:
+    pod = readme_pod()
+    release.pods.apply(pod)
+    name = pod["metadata"]["name"]
+    release.pods.running(name)
+    seen = release.pods.environment(name)
+    assert (seen["uid"], seen["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"]) == ("1000", "0=9533M")
+
+
+def test_replicas_are_as_many_as_the_chart_says_and_not_roots(release: Release) -> None:
+    for component, count in (("webhook", 2), ("planner", 2), ("nodeagent", 1)):
+        pods = release.pods_of(component)
+        assert len(pods) == count
+        for pod in pods:
+            pid = release.process(pod["metadata"]["name"], NAMESPACE)
+            status = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                if ":\t" in line
+            )
+            assert int(status["CapEff"], 16) == 0
+            assert status["NoNewPrivs"] == "1"
+            assert (status["Uid"].split()[0] == "0") == (component == "nodeagent")
+
+
+def test_upgrade_and_rollback_refuse_nobody(running: Release, cluster_say: Say) -> None:
+    revision = running.helm("list", "--output=json").stdout
+    with running.requests() as asked:
+        seconds = running.upgrade("logLevel=debug", "webhook.podLabels.example=one")
+        running.pods.apply(slice_pod("after-upgrade", 20))
+        running.pods.running("after-upgrade")
+    cluster_say(f"  helm upgrade --wait: {seconds:.1f} s; {asked}")
+    assert asked.accepted > 0
+    assert not asked.refused
+    assert not asked.ungated
+    (number,) = re.findall(r'"revision":"(\d+)"', revision)
+    with running.requests() as asked:
+        running.helm("rollback", RELEASE, number, "--wait", "--timeout=100s")
+        running.pods.apply(slice_pod("after-rollback", 20))
+        running.pods.running("after-rollback")
+    cluster_say(f"  helm rollback --wait: {asked}")
+    assert asked.accepted > 0
+    assert not asked.refused
+    assert not asked.ungated
+
+
+def test_uninstall_is_refused_while_a_slice_is_used(running: Release) -> None:
+    refused = running.helm("uninstall", RELEASE, "--timeout=60s", check=False)
+    assert refused.returncode != 0
+    assert "10gb is held by default/train main" in refused.stdout + refused.stderr
+    assert len(running.pods_of("webhook")) == 2
+    # Helm now believes that the release is half gone and takes no upgrade; a rollback mends that.
+    last = running.helm("list", "--all", "--output=json").stdout
+    (number,) = re.findall(r'"revision":"(\d+)"', last)
+    running.helm("rollback", RELEASE, number, "--wait", "--timeout=100s")
+    running.upgrade()
+
+
+def test_forced_uninstall_leaves_pods_running_and_reinstall_finds_them(
+    running: Release, cluster_say: Say
+) -> None:
+    with running.requests() as asked:
+        running.helm("uninstall", RELEASE, "--no-hooks", "--wait", "--timeout=60s")
+        until(lambda: not running.pods_of("nodeagent"), "the agent is gone", 60)
+        # Nobody gates or completes it now, and nobody refuses it either.
+        assert "default/train" in running.holders()
+        seconds = running.install()
+    cluster_say(f"  uninstall --no-hooks and install --wait ({seconds:.1f} s): {asked}")
+    running.hand_over()
+    assert "default/train" in running.holders()
+    running.pods.apply(slice_pod("second", 10))
+    running.pods.running("second")
+    held = until(lambda: len(running.holders()) == 2, "both pods hold a slice")
+    assert held
+    gpus = (running.layout() or {})["status"]["gpus"]
+    ids = [each["id"] for gpu in gpus for each in gpu["slices"] if each["state"] == "Used"]
+    assert len(ids) == len(set(ids)) == 2
+
+
+def test_node_is_handed_back_once_its_last_slice_pod_has_ended(running: Release) -> None:
+    key, value = next(iter(NODE_LABEL.items()))
+    running.label(**{key: None})
+    until(lambda: (running.layout() or {})["spec"].get("release"), "the planner releases the node")
+    assert len(running.pods_of("nodeagent")) == 1
+    before = running.process("train")
+    running.pods.apply(slice_pod("too-late", 10))
+    told = until(lambda: running.pods.events("too-late", "SliceUnavailable"), "why it waits")
+    assert told
+    assert running.process("train") == before
+    running.pods.delete("too-late")
+    running.label(**{key: value})
+    running.hand_over()
+
+
+def test_unused_release_goes_and_leaves_what_its_data_is(release: Release) -> None:
+    key = next(iter(NODE_LABEL))
+    release.label(**{key: None})
+    until(lambda: release.layout() is None, "the node is handed back", 60)
+    until(lambda: not release.pods_of("nodeagent"), "the agent has gone from the node", 60)
+    release.helm("uninstall", RELEASE, "--wait", "--timeout=60s")
+    for kind in ("deployments", "daemonsets", "services", "configmaps"):
+        left = release.plane.kubectl("get", kind, f"-n={NAMESPACE}", "-o=name").stdout.split()
+        assert [name for name in left if "kube-root-ca" not in name] == []
+    assert release.plane.kubectl("get", "crd", "nodelayouts.mpslice.io", "-o=name").stdout
+    (secret,) = release.plane.kubectl("get", "secrets", f"-n={NAMESPACE}", "-o=name").stdout.split()
+    assert secret == "secret/mpslice-webhook-tls"

@@ -1,0 +1,178 @@
+"""The chart's values: commented, held by the schema, and each one a flag that the program knows."""
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import nodeagent.main
+import planner.main
+import webhook.main
+from hack.cluster.parts import Parts
+from mpslice.flags import FlagParser
+from tests.chart import CHART, render
+
+Json = dict[str, Any]
+
+PROGRAMS = {
+    "webhook": webhook.main.flags,
+    "planner": planner.main.flags,
+    "nodeagent": nodeagent.main.parser,
+}
+NEVER_SET = {
+    "--help": "a person's",
+    "--version": "a person's",
+    "--kubeconfig": "pods have an account",
+    "--standalone": "there is a cluster",
+    "--leader-elect": "there are two planners",
+    "--node-name": "MPSLICE_NODE_NAME, from the pod's own spec",
+}
+OTHER_MODES = (
+    "--set=tls.mode=secret",
+    "--set=admission.allowedSizes={10gb}",
+    "--set=simulatedGPUs[0].uuid=GPU-1,simulatedGPUs[0].memoryMiB=81920",
+)
+
+
+def container(documents: list[Json], name: str) -> Json:
+    """The one container of that name among the workloads."""
+    (found,) = [
+        each
+        for document in documents
+        if document["kind"] in ("Deployment", "DaemonSet")
+        for each in document["spec"]["template"]["spec"]["containers"]
+        if each["name"] == name
+    ]
+    return dict(found)
+
+
+def parsed(documents: list[Json], program: str) -> argparse.Namespace:
+    """What the program makes of the flags that the chart gives it."""
+    parser = PROGRAMS[program]()
+    return parser.parse(container(documents, program)["args"], {})
+
+
+def flags_of(parser: FlagParser) -> set[str]:
+    return {o for action in parser._actions for o in action.option_strings if o.startswith("--")}
+
+
+def leaves(values: Json, path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else key
+        if isinstance(value, dict) and value and key not in ("resources", "labels"):
+            yield from leaves(value, here)
+        else:
+            yield here
+
+
+def schema_leaves(schema: Json, path: str = "") -> Iterator[str]:
+    for key, value in schema["properties"].items():
+        here = f"{path}.{key}" if path else key
+        if "properties" in value and key != "issuerRef":
+            yield from schema_leaves(value, here)
+        else:
+            yield here
+
+
+def test_lint_has_nothing_to_say(cluster_parts: Parts) -> None:
+    command = [str(cluster_parts.helm), "lint", "--strict", str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_schema_knows_each_value_and_no_other() -> None:
+    values = set(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(schema_leaves(schema)) - {"global"} == values
+
+
+def test_every_value_has_a_comment_of_its_own() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        key = re.match(r"^( *)([A-Za-z]+):(.*)$", line)
+        if key is None or (not key[3] and not before.strip().startswith("#")):
+            continue  # a line within a value, or a group whose members have comments
+        if key[2] in ("requests", "limits", "type", "rollingUpdate"):
+            continue  # Kubernetes' own fields, below a value that has one
+        assert before.strip().startswith("#"), f"no comment above {line.strip()!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("mps.userID=abc", "at '/mps/userID': got string, want integer"),
+        ("mps.userID=-5", "at '/mps/userID': minimum: got -5, want 0"),
+        ("planner.batchIdle=-1", "at '/planner/batchIdle': got number, want string"),
+        ("planner.batchIdle=-1s", "at '/planner/batchIdle': '-1s' does not match pattern"),
+        ("tls.mode=magic", "at '/tls/mode': value must be one of 'self-managed', 'cert-manager'"),
+        ("mps.memoryUnit=MB", "at '/mps/memoryUnit': value must be one of 'GB', 'GiB'"),
+        ("mps.reservedMemory=some", "at '/mps/reservedMemory': 'some' does not match pattern"),
+        ("admission.allowedSizes={10GB}", "at '/admission/allowedSizes/0': '10GB' does not match"),
+        ("webhook.securePort=443", "at '/webhook/securePort': minimum: got 443, want 1,024"),
+        ("webhook.repicas=3", "at '/webhook': additional properties 'repicas' not allowed"),
+        ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
+        ("nodeLabel.key=not a label", "at '/nodeLabel/key': 'not a label' does not match pattern"),
+    ],
+)
+def test_bad_value_is_refused_by_its_name(cluster_parts: Parts, value: str, message: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render(cluster_parts.helm, f"--set={value}")
+    assert message in refused.value.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_of_a_program_is_set_by_the_chart(cluster_parts: Parts, program: str) -> None:
+    documents = [render(cluster_parts.helm), render(cluster_parts.helm, *OTHER_MODES)]
+    given = {
+        argument.partition("=")[0]
+        for each in documents
+        for argument in container(each, program)["args"]
+    }
+    known = flags_of(PROGRAMS[program]())
+    assert given <= known
+    assert known - given - set(NEVER_SET) == set()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("values", [(), OTHER_MODES], ids=["default", "other-modes"])
+def test_flags_are_such_as_the_program_takes(
+    cluster_parts: Parts, program: str, values: tuple[str, ...]
+) -> None:
+    assert parsed(render(cluster_parts.helm, *values), program)
+
+
+def test_defaults_of_chart_and_programs_are_the_same(cluster_parts: Parts) -> None:
+    documents = render(cluster_parts.helm)
+    for program, parser in PROGRAMS.items():
+        ours, theirs = vars(parsed(documents, program)), vars(parser().parse([], {}))
+        assert {k: v for k, v in ours.items() if v != theirs[k]} == {}
+
+
+def test_values_reach_the_programs(cluster_parts: Parts) -> None:
+    documents = render(
+        cluster_parts.helm,
+        "--set=mps.userID=2000,mps.hostIPC=false,mps.compute=proportional,mps.memoryUnit=GiB",
+        "--set=mps.reservedMemory=1Gi,mps.maxSlicesPerGPU=10",
+        "--set=planner.batchIdle=1s,planner.batchMax=5s,planner.gate=false",
+        "--set=admission.enforcement=warn,admission.devShm=strip,admission.tooLarge=deny",
+        "--set=nodeLabel.key=example.org/gpu,nodeLabel.value=shared,logLevel=debug",
+        "--set=planner.logLevel=error,webhook.extraArgs={--shutdown-delay=1s}",
+    )
+    webhook_, planner_, agent = (parsed(documents, name) for name in PROGRAMS)
+    assert (webhook_.mps_user, agent.mps_user) == (2000, 2000)
+    assert (webhook_.host_ipc, agent.host_ipc) == (False, False)
+    assert (webhook_.compute, agent.compute) == ("proportional", "proportional")
+    assert (webhook_.gate, planner_.gate) == (False, False)
+    assert (webhook_.enforcement, webhook_.dev_shm, webhook_.too_large) == ("warn", "strip", "deny")
+    assert (agent.memory_unit, agent.reserved_memory) == ("GiB", 1024)
+    assert (planner_.batch_idle, planner_.batch_max) == (1.0, 5.0)
+    assert planner_.node_label == ("example.org/gpu", "shared")
+    assert planner_.max_slices_per_gpu == 10
+    assert [p.log_level for p in (webhook_, planner_, agent)] == ["debug", "error", "debug"]
+    assert webhook_.shutdown_delay == 1.0
