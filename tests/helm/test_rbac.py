@@ -34,7 +34,14 @@ WEBHOOK: Rights = {
 }
 PLANNER: Rights = {
     ("pods", "", "get list patch watch"),
+    ("pods/status", "", "patch"),
     ("nodes", "", "get list patch watch"),
+    ("podgroups.scheduling.x-k8s.io", "", "get list watch"),
+    (
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "podgroups.scheduling.x-k8s.io",
+        "get list watch",
+    ),
     # Their labels, which affinity between pods may choose by.
     ("namespaces", "", "get list watch"),
     ("nodelayouts.mpslice.io", "", "create delete get list patch watch"),

@@ -35,7 +35,7 @@ NEVER_SET = {
 }
 OTHER_MODES = (
     "--set=tls.mode=secret",
-    "--set=admission.allowedSizes={10gb}",
+    "--set=admission.allowedSizes={10gb},nodeAgent.ignoredXids={63,64}",
     "--set=simulatedGPUs[0].uuid=GPU-1,simulatedGPUs[0].memoryMiB=81920",
 )
 
