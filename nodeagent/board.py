@@ -89,22 +89,21 @@ class GpuBoard:
             self.changed.beat()
 
     def _tell_of_gpu(self, gpu: Gpu) -> None:
-        before, self._told[gpu.uuid] = self._told.get(gpu.uuid), gpu.reason
-        if before == gpu.reason:
+        before, self._told[gpu.uuid] = self._told.get(gpu.uuid), gpu.objection
+        if before == gpu.objection:
             return
         name = f"GPU {gpu.index} ({gpu.uuid})"
-        log.warning(
-            "a GPU's state changed",
-            extra={"gpu": gpu.uuid, "reason": gpu.reason, "detail": gpu.detail},
-        )
-        if gpu.reason is None:
+        why = gpu.refusal.why if gpu.refusal else gpu.detail
+        about = {"gpu": gpu.uuid, "reason": gpu.objection, "detail": why}
+        log.warning("a GPU's state changed", extra=about)
+        if gpu.healthy:
             self._tell(EventType.NORMAL, "GPUHealthy", f"{name} is served again")
-        elif not gpu.refused:
-            text = f"{name} is unhealthy: {gpu.reason}: {gpu.detail}"
+        elif gpu.refusal is None:
+            text = f"{name} is unhealthy: {gpu.reason}: {why}"
             self._tell(EventType.WARNING, "GPUUnhealthy", text)
-        elif gpu.reason != FOREIGN_PARTITIONER:  # of that is told once for all GPUs
-            type_ = EventType.NORMAL if gpu.reason == EXCLUDED else EventType.WARNING
-            self._tell(type_, "GPURefused", f"{name} is left alone: {gpu.detail}")
+        elif gpu.objection != FOREIGN_PARTITIONER:  # of that is told once for all GPUs
+            type_ = EventType.NORMAL if gpu.objection == EXCLUDED else EventType.WARNING
+            self._tell(type_, "GPURefused", f"{name} is left alone: {why}")
 
     def _tell_of_nos(self, before: Traces) -> None:
         if not self.nos.message:

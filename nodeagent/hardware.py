@@ -25,12 +25,20 @@ VOLTA = ComputeCapability(7, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a GPU is left alone: one CamelCase word, and half a sentence that follows its name."""
+
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU of the node; memory in MiB, `index` as the driver counts them.
 
     `minor` is that of /dev/nvidia<minor>; it and `numa_node` are None where there is none. `reason`
-    says in one CamelCase word why it is not healthy, None when it is, and `detail` more about it;
-    one that is `refused` is left alone: its slices stand for those who have them, and no others.
+    says in one CamelCase word why it does not work, None when it does, and `detail` more about it.
+    One with a `refusal` is left alone: its slices stand for those who have them, and no others.
     """
 
     uuid: GpuUuid
@@ -44,16 +52,21 @@ class Gpu:
     mig: bool = False
     reason: str | None = None
     detail: str = ""
-    refused: bool = False
+    refusal: Refusal | None = None
 
     @property
-    def healthy(self) -> bool:
+    def works(self) -> bool:
+        """Whether the slices that stand there are offered."""
         return self.reason is None
 
     @property
-    def serves(self) -> bool:
-        """Whether the slices that stand there are offered."""
-        return self.healthy or self.refused
+    def objection(self) -> str | None:
+        """The word for why nothing new goes there."""
+        return self.refusal.reason if self.refusal else self.reason
+
+    @property
+    def healthy(self) -> bool:
+        return self.objection is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ class Inventory:
     def is_offered(self, device: DeviceId) -> bool:
         """Whether the kubelet is told that the slice is healthy."""
         gpu = self._gpus.get(device.gpu)
-        serves = gpu is not None and gpu.serves
-        return serves and device in self._bindable and device not in self._retired
+        works = gpu is not None and gpu.works
+        return works and device in self._bindable and device not in self._retired
 
     def is_open(self, device: DeviceId) -> bool:
         """Whether the scheduler may count on the slice."""

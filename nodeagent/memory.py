@@ -94,7 +94,7 @@ class MemorySampler:
 
     def _busy(self) -> list[Gpu]:
         held = {device.gpu for device in self._holders}
-        return [g for g in self._inventory.gpus.values() if g.uuid in held and g.serves]
+        return [g for g in self._inventory.gpus.values() if g.uuid in held and g.works]
 
     async def _read(self, gpu: Gpu) -> list[PodMemory]:
         try:

@@ -11,7 +11,7 @@ from typing import Final
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import parse_resource
-from nodeagent.hardware import VOLTA, Gpu
+from nodeagent.hardware import VOLTA, Gpu, Refusal
 
 EXCLUDE_ANNOTATION: Final = "mpslice.io/exclude-gpus"
 """On a Node: indexes or UUIDs of GPUs, with commas between them."""
@@ -28,14 +28,6 @@ _BY_MINOR = re.compile(r"nvidia([0-9]+)(?:/|$)", re.ASCII)  # GKE's plugin names
 
 Devices = Mapping[str, frozenset[str]]
 """Device ids that the kubelet shows, by resource."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """`reason` is one CamelCase word, `why` half a sentence that follows the GPU's name."""
-
-    reason: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +65,8 @@ def _refusal(gpu: Gpu, claims: Claims) -> Refusal | None:
 
 
 def with_refusals(gpus: Sequence[Gpu], refused: Mapping[GpuUuid, Refusal]) -> tuple[Gpu, ...]:
-    """The GPUs with what stands against them; that one is left alone says more than its health."""
-    return tuple(
-        replace(gpu, reason=refused[gpu.uuid].reason, detail=refused[gpu.uuid].why, refused=True)
-        if gpu.uuid in refused
-        else gpu
-        for gpu in gpus
-    )
+    """The GPUs, each with its refusal or none."""
+    return tuple(replace(gpu, refusal=refused.get(gpu.uuid)) for gpu in gpus)
 
 
 def parse_excluded(annotation: str) -> frozenset[str]:

@@ -106,8 +106,8 @@ def standing_gpus(
         StandingGpu(
             uuid=gpu.uuid,
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
-            healthy=gpu.serves,
-            refusal=gpu.detail if gpu.refused else "",
+            healthy=gpu.works,
+            refusal=gpu.refusal.why if gpu.refusal else "",
             slices=tuple(
                 Standing(device, used=device in holders, kept=kept.get(device))
                 for device in inventory.on_gpu(gpu.uuid)
@@ -129,7 +129,7 @@ def gpu_statuses(
             memory_mib=gpu.memory_mib,
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
             healthy=gpu.healthy,
-            reason=gpu.reason,
+            reason=gpu.objection,
             slices=tuple(
                 _slice_status(gpu, device, holders.get(device), settings)
                 for device in inventory.on_gpu(gpu.uuid)

@@ -96,9 +96,9 @@ def test_other_peoples_devices_and_our_own_slices_count_against_none() -> None:
     assert foreign_gpus(BOTH, devices, {"nvidia.com/gpu-10gb": 1}) == {}
 
 
-def test_that_a_gpu_is_left_alone_says_more_than_its_health() -> None:
+def test_that_a_gpu_is_left_alone_says_more_than_its_health_and_hides_it_from_nobody() -> None:
     sick = replace(A, reason="XidError", detail="Xid 48")
     claims = Claims(excluded=frozenset({"0"}))
     left, other = with_refusals((sick, B), refusals((sick, B), claims))
-    assert (left.reason, left.refused, left.healthy) == ("Excluded", True, False)
+    assert (left.objection, left.works, left.healthy) == ("Excluded", False, False)
     assert other == B
