@@ -1,6 +1,6 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cluster cluster-down image bench lock clean
+.PHONY: help demo test lint format cluster cluster-down image bench optima lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,7 @@ RUN := $(VENV)/bin/python
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(RUN)
 RUNTIME := $(VENV)/.runtime-installed
 TESTING := $(VENV)/.testing-installed
+PROVING := $(VENV)/.proving-installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
@@ -49,12 +50,18 @@ image: $(TESTING) ## the container image as an OCI archive, and its SBOM, in dis
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks
 
+optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
+	@$(RUN) -m benchmarks.packing_optima
+
 lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet --upgrade setup.cfg --extra test --extra docs --extra solver \
 		--output-file requirements-test.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --constraint requirements-test.lock --output-file requirements.lock
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--quiet setup.cfg --extra bench --constraint requirements-test.lock \
+		--output-file requirements-bench.lock
 
 clean: ## remove what was made here; the cluster's parts stay in their cache
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -74,4 +81,9 @@ $(RUNTIME): requirements.lock setup.cfg pyproject.toml | $(VENV)/bin/uv
 $(TESTING): requirements-test.lock $(RUNTIME)
 	@echo 'installing what the tests need ...'
 	@$(INSTALL) --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(PROVING): requirements-bench.lock $(TESTING)
+	@echo 'installing what a proof needs ...'
+	@$(INSTALL) --require-hashes -r requirements-bench.lock
 	@touch $@

@@ -13,9 +13,11 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks.packing_gaps import gap_rows
 from benchmarks.packing_instances import FLEETS, data_folder
 from benchmarks.packing_loads import batch_rows, load_rows, nos_rows
 from benchmarks.packing_report import Row, show, write_json
+from benchmarks.packing_times import memory_rows, time_rows
 
 Source = Callable[[Sequence[int], Sequence[bool]], Iterator[Row]]
 
@@ -28,6 +30,9 @@ INSTANCES: Final[dict[str, Source]] = {
     **{name: _fleet(name) for name in FLEETS},
     "batches": batch_rows,
     "nos": lambda _, solvers: nos_rows(solvers),
+    "small": gap_rows,
+    "times": time_rows,
+    "memory": memory_rows,
 }
 
 

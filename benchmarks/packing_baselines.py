@@ -24,7 +24,7 @@ class Cluster:
     """What is left of each GPU and node, as arrays; GPUs of one node stand side by side."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        states = [state for state in snapshot.nodes if state.gpus]
+        self.states = states = [state for state in snapshot.nodes if state.gpus]
         gpus = [(number, gpu) for number, state in enumerate(states) for gpu in state.gpus]
         self.node_of = np.array([number for number, _ in gpus], dtype=np.int64)
         used = [sum(size * n for size, n in gpu.used.items()) for _, gpu in gpus]
@@ -35,6 +35,12 @@ class Cluster:
     def fitting(self, pod: Pod) -> Ints:
         """The GPUs that can take the pod, by their place."""
         able = (self.cpu >= pod.requests.cpu_milli) & (self.memory >= pod.requests.memory)
+        selector = pod.constraints.node_selector
+        if selector:
+            able &= [
+                all(state.node.labels.get(key) == value for key, value in selector)
+                for state in self.states
+            ]
         found: Ints = np.flatnonzero((self.free >= pod.seats[0]) & able[self.node_of])
         return found
 
@@ -51,7 +57,7 @@ def _place_all(
     placed: list[Pod] = []
     hopeless: set[object] = set()  # room only shrinks
     for pod in pods:
-        kind = pod.seats, pod.requests
+        kind = pod.seats, pod.requests, pod.constraints
         if kind in hopeless:
             continue
         able = cluster.fitting(pod)

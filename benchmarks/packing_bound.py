@@ -1,4 +1,4 @@
-"""How much GPU memory could be placed at most: an LP relaxation, solved by HiGHS.
+"""How much GPU memory could be placed at most, bounded by an LP.
 
 An arc-flow model of each kind of node: GPUs are units of flow from their free room down to
 nothing, a slice of s gb is an arc of length s, and CPU and memory are pooled over the kind. Every
@@ -6,69 +6,15 @@ real placement is a solution of it, so its optimum bounds them all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import highspy
-import numpy as np
 
+from benchmarks.packing_highs import Program
 from planner.model import NodeState, Pod, Snapshot
 
 Ask = tuple[int, int, int]
 """gb, thousandths of a core, bytes of memory."""
-
-
-class _QuietHighs(highspy.Highs):
-    """HiGHS without callbacks: making those writes a banner to stdout."""
-
-    def __init__(self) -> None:
-        super(highspy.Highs, self).__init__()
-
-
-@dataclass(slots=True)
-class _Program:
-    """A linear program put together column by column; every column is at least 0."""
-
-    cost: list[float] = field(default_factory=list)
-    upper: list[float] = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
-    rows: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    row_lower: list[float] = field(default_factory=list)
-    row_upper: list[float] = field(default_factory=list)
-
-    def row(self, lower: float, upper: float) -> int:
-        self.row_lower.append(lower)
-        self.row_upper.append(upper)
-        return len(self.row_lower) - 1
-
-    def column(self, cost: float, upper: float, entries: Iterable[tuple[int, float]]) -> None:
-        self.cost.append(cost)
-        self.upper.append(upper)
-        for row, value in entries:
-            self.rows.append(row)
-            self.values.append(value)
-        self.starts.append(len(self.rows))
-
-    def maximum(self) -> float:
-        """The optimum; raises RuntimeError when there is none."""
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = len(self.cost), len(self.row_lower)
-        lp.col_cost_ = np.array(self.cost)
-        lp.col_lower_ = np.zeros(len(self.cost))
-        lp.col_upper_ = np.array(self.upper)
-        lp.row_lower_, lp.row_upper_ = np.array(self.row_lower), np.array(self.row_upper)
-        lp.a_matrix_.start_ = np.array(self.starts)
-        lp.a_matrix_.index_ = np.array(self.rows)
-        lp.a_matrix_.value_ = np.array(self.values)
-        lp.sense_ = highspy.ObjSense.kMaximize
-        solver = _QuietHighs()
-        solver.setOptionValue("output_flag", False)
-        solver.passModel(lp)
-        solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise RuntimeError(f"the bound's LP ended as {solver.getModelStatus()}")
-        return float(solver.getInfo().objective_function_value)
 
 
 def lp_bound(snapshot: Snapshot, pods: Sequence[Pod]) -> float:
@@ -78,7 +24,7 @@ def lp_bound(snapshot: Snapshot, pods: Sequence[Pod]) -> float:
     for state in snapshot.nodes:
         key = tuple(sorted(gpu.capacity for gpu in state.gpus)), state.node.allocatable
         kinds.setdefault(key, []).append(state)
-    program = _Program()
+    program = Program()
     wanted = {ask: program.row(0, count) for ask, count in demand.items()}
     for states in kinds.values():
         _add_kind(program, states, demand, wanted)
@@ -91,7 +37,7 @@ def _ask(pod: Pod) -> Ask:
 
 
 def _add_kind(
-    program: _Program, states: Sequence[NodeState], demand: Counter[Ask], wanted: dict[Ask, int]
+    program: Program, states: Sequence[NodeState], demand: Counter[Ask], wanted: dict[Ask, int]
 ) -> None:
     """Nodes of one kind: what fits one of them may be placed, as far as all have room for it."""
     rooms = Counter(

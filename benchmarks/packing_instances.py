@@ -139,10 +139,11 @@ def homogeneous_fleet(gpus: int) -> tuple[Machine, ...]:
 
 def empty_cluster(fleet: Sequence[Machine]) -> Snapshot:
     """The fleet with nothing on it."""
-    return Snapshot(tuple(_node_state(number, machine) for number, machine in enumerate(fleet)))
+    return Snapshot(tuple(node_state(number, machine) for number, machine in enumerate(fleet)))
 
 
-def _node_state(number: int, machine: Machine) -> NodeState:
+def node_state(number: int, machine: Machine) -> NodeState:
+    """An empty node; `number` gives its name."""
     name = f"n{number:05}"
     room = Resources(machine.cpu_milli, machine.memory_mib * MIB)
     gpus = tuple(Gpu(GpuUuid(f"{name}-{i}"), i, machine.gb) for i in range(machine.gpus))
