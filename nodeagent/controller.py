@@ -15,7 +15,7 @@ from mpslice.kube.api import Kube
 from mpslice.kube.errors import KubeError
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
-from mpslice.nodelayout import Condition, SliceState
+from mpslice.nodelayout import SliceState
 from nodeagent.adoption import adopt
 from nodeagent.board import GpuBoard
 from nodeagent.cluster import ClusterView
@@ -30,8 +30,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.pods import PodFacts
 from nodeagent.publisher import Publisher
 from nodeagent.pulse import Pulse
-from nodeagent.refusals import FOREIGN_PARTITIONER
-from nodeagent.report import NodeFacts, gpu_statuses, ready
+from nodeagent.report import NodeFacts, gpu_statuses, readiness
 from nodeagent.withdrawal import Withdrawal
 
 COMPONENT: Final = "nodeagent"
@@ -82,7 +81,9 @@ class Controller:
             ),
             metrics=metrics,
             tasks=tasks,
-            readiness=self._readiness,
+            readiness=lambda: readiness(
+                list(local.inventory.gpus.values()), self._board.nos.message
+            ),
         )
         self._foreign = ForeignDevices(local.pod_resources, local.gpus.read)
         self._board = GpuBoard(
@@ -205,10 +206,6 @@ class Controller:
         if self._board.nos.message:
             await self._local.link.leave(self._local.inventory.forget_empty_sizes())
         return again
-
-    def _readiness(self) -> Condition:
-        nos = self._board.nos.message
-        return ready(FOREIGN_PARTITIONER, nos) if nos else ready()
 
     async def say_goodbye(self) -> None:
         """Nothing more is bound to a node whose plugin is away."""

@@ -18,7 +18,12 @@ from nodeagent.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.hardware import Gpu
 from nodeagent.holders import Holder
 from nodeagent.inventory import Inventory
-from nodeagent.refusals import EXCLUDE_ANNOTATION, is_whole_gpu, parse_excluded
+from nodeagent.refusals import (
+    EXCLUDE_ANNOTATION,
+    FOREIGN_PARTITIONER,
+    is_whole_gpu,
+    parse_excluded,
+)
 from nodeagent.settings import Settings
 
 Holders = Mapping[DeviceId, Holder]
@@ -232,8 +237,23 @@ def not_applied(reason: str, message: str) -> Condition:
 def ready(reason: str = "", message: str = "") -> Condition:
     """The condition Ready; a reason means that it is not."""
     if not reason:
-        return Condition(ConditionType.READY, True, "Serving")
+        return Condition(ConditionType.READY, True, "Serving", message[:_MESSAGE])
     return Condition(ConditionType.READY, False, reason, message[:_MESSAGE])
+
+
+def readiness(gpus: Sequence[Gpu], partitioner: str) -> Condition:
+    """The condition Ready by what is left alone: the node is served as long as one GPU is ours.
+
+    `partitioner` says why somebody else's slices are all that may be here, "" when they are not.
+    """
+    if partitioner:
+        return ready(FOREIGN_PARTITIONER, partitioner)
+    refused = {gpu.index: gpu.refusal for gpu in gpus if gpu.refusal}
+    message = "; ".join(f"GPU {n} is left alone: {r.why}" for n, r in sorted(refused.items()))
+    if len(refused) < len(gpus):
+        return ready(message=message)
+    reasons = {refusal.reason for refusal in refused.values()}
+    return ready(reasons.pop() if len(reasons) == 1 else "GpusRefused", message)
 
 
 def released(inventory: Inventory) -> Condition:

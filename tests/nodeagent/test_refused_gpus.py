@@ -29,7 +29,9 @@ async def test_excluded_gpu_is_left_alone(machine: Machine, value: str) -> None:
         await machine.applied({"10gb": 1}, {"10gb": 1})
         assert set(machine.slices()) == {device(1, 10, 0)}
         assert machine.reasons() == [None, "Excluded"]
-        assert machine.condition("Ready")["status"] == "True"
+        ready = machine.condition("Ready")
+        assert ready["status"] == "True"
+        assert ready["message"].startswith("GPU 1 is left alone: the node's annotation")
         assert machine.condition("Applied")["reason"] == "GpuRefused"
         assert f"{gpu(2)} is left alone" in machine.condition("Applied")["message"]
         await machine.until(lambda: machine.events("GPURefused"), "the Event")
@@ -120,6 +122,9 @@ async def test_mig_mode_and_old_gpus_are_left_alone(machine: Machine, driver: Fa
         await machine.applied({"10gb": 1}, {"10gb": 1})
         assert machine.slices() == {}
         assert machine.reasons() == ["MigMode", "TooOld"]
+        ready = machine.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "GpusRefused")
+        assert "GPU 0 is left alone: it is in MIG mode" in ready["message"]
         await machine.until(lambda: len(machine.events("GPURefused")) == 2, "the Events")
     assert driver.compute_mode(gpu(1)) is None
 

@@ -4,7 +4,7 @@ import pytest
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
-from nodeagent.hardware import Gpu
+from nodeagent.hardware import Gpu, Refusal
 from nodeagent.holders import Holder
 from nodeagent.inventory import Inventory
 from nodeagent.report import (
@@ -13,6 +13,7 @@ from nodeagent.report import (
     node_patch,
     node_resources,
     project_node,
+    readiness,
     used_resources,
 )
 from tests.nodeagent.conftest import AMPERE
@@ -109,3 +110,27 @@ def test_node_is_read_for_our_resources_and_annotations_only() -> None:
     assert project_node(node) == NodeFacts(
         "u", 17, {TEN: Amount(2, 1)}, {"nos.nebuly.com/status-gpu-0-10gb-free": "1"}
     )
+
+
+def refused(index: int, *reasons: str) -> list[Gpu]:
+    """GPUs that are left alone for these reasons, the first with that index."""
+    return [
+        Gpu(GpuUuid(f"GPU-{n}"), n, "x", 81920, 0, AMPERE, refusal=Refusal(reason, f"of {reason}"))
+        for n, reason in enumerate(reasons, start=index)
+    ]
+
+
+def test_node_is_ready_while_one_gpu_is_ours(inventory: Inventory) -> None:
+    gpus = list(inventory.gpus.values())
+    assert readiness(gpus, "").message == ""
+    condition = readiness([*gpus, *refused(2, "MigMode")], "")
+    assert condition.status
+    assert condition.message == "GPU 2 is left alone: of MigMode"
+
+
+def test_node_without_a_gpu_of_ours_is_not_ready_and_says_why() -> None:
+    assert readiness(refused(0, "MigMode", "MigMode"), "").reason == "MigMode"
+    mixed = readiness(refused(0, "MigMode", "Excluded"), "")
+    assert (mixed.status, mixed.reason) == (False, "GpusRefused")
+    nos = readiness(refused(0, "MigMode", "ForeignPartitioner"), "nos runs here")
+    assert (nos.status, nos.reason, nos.message) == (False, "ForeignPartitioner", "nos runs here")
