@@ -111,3 +111,15 @@ class MpsControl(Protocol):
     async def wait_ready(self, gpu: GpuUuid) -> None:
         """Returns once the GPU's daemon serves with its limits read back; the caller's deadline."""
         ...
+
+
+class ComputeModes(Protocol):
+    """The compute modes of this node's GPUs. Every call raises AgentError when the driver fails."""
+
+    async def is_exclusive(self, gpu: GpuUuid) -> bool | None:
+        """Whether only one process may use it; None when the driver knows no such GPU."""
+        ...
+
+    async def set_exclusive(self, gpu: GpuUuid, *, exclusive: bool) -> None:
+        """EXCLUSIVE_PROCESS, or else DEFAULT."""
+        ...

@@ -34,7 +34,9 @@ NVIDIAS_VARIABLE = "DP_DISABLE_HEALTHCHECKS"
 def parser() -> flags.FlagParser:
     """The flags of DESIGN.md, section 10."""
     parser = flags.FlagParser(
-        PROGRAM, "Makes the GPU slices of this node's NodeLayout exist for its kubelet."
+        PROGRAM,
+        "Makes the GPU slices of this node's NodeLayout exist for its kubelet.",
+        epilog=f"`{PROGRAM} mps` keeps the MPS daemons; see {PROGRAM} mps --help.",
     )
     parser.add_version()
     parser.flag("--node-name", str, "", "this node's name in the cluster; required")
@@ -169,8 +171,13 @@ async def _connect(settings: Settings) -> "ClosableKube":
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["mps"]:
+        from nodeagent.mps.main import main as mps
+
+        return mps(words[1:])
     flag_parser = parser()
-    values = flag_parser.parse(arguments)
+    values = flag_parser.parse(words)
     if not values.node_name:
         flag_parser.error("--node-name: is required")
     set_up_logging(values.log_level)

@@ -9,13 +9,12 @@ from mpslice.flags import Address
 from mpslice.gpus import GpuUuid, MemoryUnit
 from nodeagent.errors import BadSettings
 from nodeagent.health import NVIDIAS_LIST, IgnoredXids
+from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
 
 SOCKET_PATH_BYTES: Final = 107
 """What fits into sockaddr_un.sun_path beside its final zero (unix(7))."""
 
 _LONGEST_ENDPOINT: Final = "mpslice-00000000-999999.sock"
-_LONGEST_MPS_SOCKET: Final = "control_privileged"
-_UUID_LENGTH: Final = 40
 
 
 class Compute(StrEnum):
@@ -55,11 +54,11 @@ class Settings:
     @property
     def shared_memory(self) -> Path:
         """What `--host-ipc=false` mounts as /dev/shm, shared with the MPS servers."""
-        return self.mps_root / "shm"
+        return MpsRoot(self.mps_root).shared_memory
 
     def pipe_directory(self, gpu: GpuUuid) -> Path:
         """Where the daemon of a GPU listens."""
-        return self.mps_root / gpu / "pipe"
+        return MpsRoot(self.mps_root).pipe(gpu)
 
     def check(self) -> None:
         """Raises BadSettings for what cannot work on this machine, whatever the kubelet does."""
@@ -68,13 +67,14 @@ class Settings:
                 f"--device-plugin-dir: {self.device_plugin_dir} is no directory; "
                 "mount the kubelet's there, /var/lib/kubelet/device-plugins"
             )
-        pipe = self.pipe_directory(GpuUuid("x" * _UUID_LENGTH))
-        _fits("--device-plugin-dir", self.device_plugin_dir / _LONGEST_ENDPOINT)
-        _fits("--pod-resources-socket", self.pod_resources_socket)
-        _fits("--mps-root", pipe / _LONGEST_MPS_SOCKET)
+        pipe = self.pipe_directory(GpuUuid("x" * UUID_LENGTH))
+        check_socket_path("--device-plugin-dir", self.device_plugin_dir / _LONGEST_ENDPOINT)
+        check_socket_path("--pod-resources-socket", self.pod_resources_socket)
+        check_socket_path("--mps-root", pipe / LONGEST_SOCKET)
 
 
-def _fits(flag: str, path: Path) -> None:
+def check_socket_path(flag: str, path: Path) -> None:
+    """Raises BadSettings for a path that no socket can have."""
     length = len(bytes(path))
     if length > SOCKET_PATH_BYTES:
         raise BadSettings(

@@ -1,11 +1,8 @@
 """Gives tests a real cluster: fixtures for a control plane, a node, and mpslice on it.
 
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
-<<<<<<< HEAD
 unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `gpu`, by commas) names it.
-=======
 unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `mps`, by commas) names it.
->>>>>>> f21dac7 (wip)
 """
 
 from __future__ import annotations
@@ -154,10 +151,7 @@ def _get(component: str, start: Callable[[], T]) -> T:
 
 
 def do_without(component: str, reason: str) -> NoReturn:
-<<<<<<< HEAD
     """Skips the test that needs it, or fails it where it is required."""
-=======
->>>>>>> f21dac7 (wip)
     required = os.environ.get("MPSLICE_REQUIRE", "").replace(" ", "").split(",")
     if component in required:
         pytest.fail(f"{component} is required (MPSLICE_REQUIRE): {reason}", pytrace=False)

@@ -1,0 +1,175 @@
+"""NVIDIA's `nvidia-cuda-mps-control`, for one daemon: commands go in, typed answers come out.
+
+It answers 0 when it refuses, floors what it prints and misreads what it does not expect (`1.5G` is
+1M to it). So a limit is always written `<integer>M` by the device's ordinal and read back.
+"""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nodeagent.mps.decision import ServerStatus
+from nodeagent.mps.errors import ControlHung, ControlProgramMissing, DaemonDidNotStart, NoDaemon
+from nodeagent.mps.paths import PROGRAM
+
+CALL_SECONDS: Final = 5.0
+"""The deadline of one call; an answer takes some milliseconds."""
+
+START_SECONDS: Final = 15.0
+
+DEVICE: Final = 0
+"""The daemon sees one GPU (CUDA_VISIBLE_DEVICES), so its ordinal is 0 on every side."""
+
+_NO_DAEMON: Final = "Cannot find MPS control daemon"
+_LIMIT = re.compile(r"[0-9]+[KMG]")
+
+log = logging.getLogger(__name__)
+
+
+def printed_limit(mib: int) -> str:
+    """How the control program prints a limit: in its largest unit, rounded down."""
+    return f"{mib // 1024}G" if mib >= 1024 else f"{mib}M"
+
+
+def parse_pids(answer: str) -> tuple[int, ...]:
+    """A list of processes, one a line; other lines are messages."""
+    return tuple(int(line) for line in answer.split("\n") if line.isascii() and line.isdigit())
+
+
+def parse_limit(answer: str) -> str:
+    """A limit as it is printed, "" where none is set or the server is not ready to say."""
+    return answer if _LIMIT.fullmatch(answer) else ""
+
+
+def parse_status(answer: str) -> ServerStatus:
+    """A server's status; UNKNOWN for what is none, such as `Unknown command`."""
+    try:
+        return ServerStatus(answer)
+    except ValueError:
+        return ServerStatus.UNKNOWN
+
+
+class ControlProgram:
+    """Calls for one daemon, one at a time. Every call raises NoDaemon, ControlHung or OSError.
+
+    A call that goes beyond its deadline is given up; what it asked for may still happen.
+    """
+
+    def __init__(
+        self,
+        pipe: Path,
+        log_directory: Path,
+        *,
+        program: str = PROGRAM,
+        environment: Mapping[str, str] = os.environ,
+        deadline: float = CALL_SECONDS,
+    ) -> None:
+        self._program = program
+        self._environment = {
+            # What the environment says of MPS is meant for clients, if for anybody here.
+            **{k: v for k, v in environment.items() if not k.startswith("CUDA_MPS_")},
+            "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
+            "CUDA_MPS_LOG_DIRECTORY": str(log_directory),
+        }
+        self._deadline = deadline
+        self._turn = asyncio.Lock()
+
+    async def start_daemon(self, gpu: str) -> None:
+        """Starts the daemon for one GPU, by UUID; it outlives us. Raises DaemonDidNotStart."""
+        environment = {**self._environment, "CUDA_VISIBLE_DEVICES": gpu}
+        status, answer = await self._call(("-d",), "", environment, START_SECONDS)
+        if status != 0:
+            last = answer.strip().rpartition("\n")[2] or f"status {status}"
+            raise DaemonDidNotStart(f"the MPS control daemon of {gpu} did not start: {last}")
+
+    async def servers(self) -> tuple[int, ...]:
+        return parse_pids(await self._ask("get_server_list"))
+
+    async def status(self, server: int) -> ServerStatus:
+        return parse_status(await self._ask(f"get_server_status {server}"))
+
+    async def clients(self, server: int) -> tuple[int, ...]:
+        """The processes that a server serves, in the daemon's PID namespace."""
+        return parse_pids(await self._ask(f"get_client_list {server}"))
+
+    async def start_server(self, uid: int) -> None:
+        """Asks for a server; whether one lives on is for `servers` to show."""
+        await self._ask(f"start_server -uid {uid}")
+
+    async def shut_down_server(self, server: int) -> None:
+        """Lets a server end when its clients have."""
+        await self._ask(f"shutdown_server {server}")
+
+    async def default_limit(self) -> str:
+        """What servers to come will start with, as it is printed."""
+        return parse_limit(await self._ask(f"get_default_device_pinned_mem_limit {DEVICE}"))
+
+    async def set_default_limit(self, mib: int) -> None:
+        await self._ask(f"set_default_device_pinned_mem_limit {DEVICE} {mib}M")
+
+    async def server_limit(self, server: int) -> str:
+        """What a server's clients to come will be held to; "" until the server is ready."""
+        return parse_limit(await self._ask(f"get_device_pinned_mem_limit {server} {DEVICE}"))
+
+    async def set_server_limit(self, server: int, mib: int) -> None:
+        await self._ask(f"set_device_pinned_mem_limit {server} {DEVICE} {mib}M")
+
+    async def terminate_client(self, server: int, client: int) -> bool:
+        """Ends what a client has on the GPU; whether the server says that it did."""
+        return await self._ask(f"terminate_client {server} {client}") == "0"
+
+    async def quit(self, seconds: int) -> None:
+        """Ends the daemon; servers whose clients do not end in time are forced to."""
+        await self._ask(f"quit -t {seconds}", self._deadline + seconds)
+
+    async def drain(self) -> None:
+        """Asks the daemon to end once the last client has, and does not wait for it."""
+        try:
+            await self._ask("quit")
+        except ControlHung:
+            return  # it waits for clients
+
+    async def _ask(self, command: str, deadline: float | None = None) -> str:
+        status, answer = await self._call(
+            (), f"{command}\n", self._environment, deadline or self._deadline
+        )
+        if status != 0 and _NO_DAEMON in answer:
+            raise NoDaemon("no MPS control daemon runs")
+        return answer.strip()
+
+    async def _call(
+        self, arguments: tuple[str, ...], text: str, environment: Mapping[str, str], deadline: float
+    ) -> tuple[int, str]:
+        async with self._turn:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    self._program,
+                    *arguments,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=environment,
+                    cwd="/",
+                )
+            except FileNotFoundError as error:
+                raise ControlProgramMissing(
+                    f"{self._program} is not to be found; give the container the driver's programs "
+                    "(the chart's runtimeClassName or driverRoot)"
+                ) from error
+            try:
+                async with asyncio.timeout(deadline):
+                    answer, _ = await process.communicate(text.encode())
+            except TimeoutError as error:
+                what = text.strip() or " ".join(arguments)
+                raise ControlHung(
+                    f"the MPS control daemon does not answer ({what}, {deadline:.0f} s)"
+                ) from error
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        return process.returncode or 0, answer.decode(errors="replace")

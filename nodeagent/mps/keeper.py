@@ -1,0 +1,271 @@
+"""Keeps the daemon of one GPU as it is wanted: looks, takes the step that is decided, looks again.
+
+One task per GPU makes every call to its daemon, so that calls are serialised by construction.
+"""
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from mpslice.gpus import GpuUuid
+from mpslice.kube.reflector import Backoff
+from nodeagent.errors import AgentError
+from nodeagent.hardware import ComputeModes
+from nodeagent.mps import decision
+from nodeagent.mps.control import CALL_SECONDS, ControlProgram
+from nodeagent.mps.decision import QUIT_SECONDS, Policy, Rest, Step, decide
+from nodeagent.mps.errors import NoDaemon, Refused
+from nodeagent.mps.exits import Exits, signal_process
+from nodeagent.mps.logs import bound_logs, last_complaint
+from nodeagent.mps.observer import Observer
+from nodeagent.mps.paths import MpsRoot
+from nodeagent.mps.processes import LOCK
+from nodeagent.mps.records import (
+    MpsState,
+    Status,
+    Wanted,
+    remove_record,
+    seconds_since_boot,
+    write_record,
+)
+from nodeagent.pulse import Pulse
+
+_FIRST_RETRY: Final = 0.2  # seconds
+_LONGEST_RETRY: Final = 30.0
+_STOPPED: Final = 5.0  # seconds that a process has to end after a signal
+_PAUSE: Final = 0.02
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every keeper of a supervisor works with; `shm` names the /dev/shm of its servers.
+
+    A call of the control program has `call_seconds`.
+    """
+
+    root: MpsRoot
+    policy: Policy
+    modes: ComputeModes
+    program: str
+    environment: dict[str, str]
+    shm: str = ""
+    call_seconds: float = CALL_SECONDS
+
+    def control(self, gpu: GpuUuid) -> ControlProgram:
+        pipe, log_directory = self.root.pipe(gpu), self.root.log(gpu)
+        return ControlProgram(
+            pipe,
+            log_directory,
+            program=self.program,
+            environment=self.environment,
+            deadline=self.call_seconds,
+        )
+
+
+class Keeper:
+    """`run` until the GPU is handed back; `want` may be called at any time.
+
+    `said` is what an earlier supervisor published of the GPU, None when it held none.
+    """
+
+    def __init__(
+        self, gpu: GpuUuid, wanted: Wanted | None, tools: Tools, said: Status | None
+    ) -> None:
+        self._gpu = gpu
+        self._wanted = wanted
+        self._tools = tools
+        self._control = tools.control(gpu)
+        self._observer = Observer(gpu, tools.root, tools.modes, self._control, tools.policy.user)
+        self._wake = Pulse()
+        self._exits = Exits(self._wake.beat)
+        self._restarts = said.restarts if said else 0
+        self._had_daemon = said is not None
+        self._was_ready = said is not None and said.state is not MpsState.STARTING
+        self._fulfilled = Wanted(0)
+
+    def want(self, wanted: Wanted | None) -> None:
+        """What is wanted from now on; None hands the GPU back."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._wake.beat()
+
+    async def run(self) -> None:
+        """Returns once nothing of the GPU is held any more, and nothing is wanted."""
+        backoff = Backoff(first=_FIRST_RETRY, longest=_LONGEST_RETRY)
+        try:
+            while True:
+                seen, wanted = self._wake.count, self._wanted
+                try:
+                    rest = await self._converge(wanted)
+                    backoff.reset()
+                except (AgentError, OSError) as error:
+                    rest = Rest(MpsState.DOWN, str(error), backoff.delay())
+                    log.warning("MPS: %s", error, extra={"gpu": self._gpu})
+                if rest.state is None and self._wanted is None:
+                    await asyncio.to_thread(remove_record, self._tools.root.status, self._gpu)
+                    return
+                await self._publish(rest, wanted)
+                again = self._tools.policy.poll_seconds if rest.again is None else rest.again
+                await self._wake.within(seen, again)
+        finally:
+            self._exits.watch(())
+
+    async def _converge(self, wanted: Wanted | None) -> Rest:
+        """Takes steps until there is none left; raises AgentError or OSError for one that failed.
+
+        A step that is the next one right after it was taken has failed.
+        """
+        before: Step | None = None
+        full = wanted != self._fulfilled
+        while True:
+            seen = await self._observer.look(
+                exclusive=self._tools.policy.exclusive, holding=wanted is not None, full=full
+            )
+            observer = self._observer
+            daemon = () if observer.daemon is None else (observer.daemon,)
+            self._exits.watch((*daemon, *(server.pid for server in observer.servers)))
+            step = decide(wanted, seen, self._tools.policy)
+            if isinstance(step, Rest):
+                return step
+            if step == before:
+                raise Refused(await self._no_effect(step))
+            log.info("MPS: %s", step, extra={"gpu": self._gpu})
+            await self._act(step)
+            before, full = step, False
+
+    async def _no_effect(self, step: Step) -> str:
+        complaint = await asyncio.to_thread(last_complaint, self._tools.root.log(self._gpu))
+        why = f": {complaint}" if complaint else ""
+        match step:
+            case decision.StartServer():
+                return f"the MPS server does not stay{why}"
+            case decision.SetDefaultLimit(mib) | decision.SetServerLimit(mib=mib):
+                return f"the memory limit of {mib} MiB does not read back{why}"
+        return f"{type(step).__name__} has had no effect yet{why}"
+
+    async def _publish(self, rest: Rest, wanted: Wanted | None) -> None:
+        state = MpsState.STOPPING if wanted is None or rest.state is None else rest.state
+        if state is MpsState.STARTING and self._was_ready:
+            state = MpsState.DOWN
+        if wanted is not None and state is MpsState.READY:
+            self._was_ready, self._fulfilled = True, wanted
+        status = Status(
+            state,
+            message=rest.message,
+            limit_mib=self._fulfilled.limit_mib,
+            check=self._fulfilled.check,
+            restarts=self._restarts,
+            at=seconds_since_boot(),
+            shm=self._tools.shm,
+        )
+        await asyncio.to_thread(write_record, self._tools.root.status, self._gpu, status)
+        await asyncio.to_thread(bound_logs, self._tools.root.log(self._gpu))
+
+    # Acting.
+
+    async def _act(self, step: Step) -> None:
+        match step:
+            case decision.Mark():
+                await asyncio.to_thread(_touch, self._tools.root.exclusive(self._gpu))
+            case decision.Unmark():
+                await asyncio.to_thread(self._tools.root.exclusive(self._gpu).unlink)
+            case decision.SetComputeMode(exclusive):
+                await self._tools.modes.set_exclusive(self._gpu, exclusive=exclusive)
+            case decision.StartDaemon():
+                await self._start_daemon()
+            case decision.QuitDaemon():
+                await self._quit()
+            case decision.KillDaemon():
+                await self._kill_daemon()
+            case decision.EndServers(pids):
+                await asyncio.gather(*(_end(pid) for pid in pids))
+            case decision.StartServer():
+                await self._control.start_server(self._tools.policy.user)
+            case decision.ShutDownServer(pid):
+                await self._control.shut_down_server(pid)
+            case decision.SetDefaultLimit(mib):
+                await self._control.set_default_limit(mib)
+                self._observer.was_set(self._observer.daemon or 0, mib)
+            case decision.SetServerLimit(server, mib):
+                await self._control.set_server_limit(server, mib)
+                self._observer.was_set(server, mib)
+            case decision.TerminateClients(server, clients):
+                await self._terminate(server, clients)
+
+    async def _start_daemon(self) -> None:
+        root = self._tools.root
+        await asyncio.to_thread(_make_directories, root.pipe(self._gpu), root.log(self._gpu))
+        if self._had_daemon:
+            self._restarts += 1
+        await self._control.start_daemon(self._gpu)
+        self._had_daemon = True
+
+    async def _quit(self) -> None:
+        daemon = self._observer.daemon
+        try:
+            await self._control.quit(QUIT_SECONDS)
+        except NoDaemon:
+            return
+        if daemon is not None:
+            await _gone(daemon)
+
+    async def _kill_daemon(self) -> None:
+        if self._observer.daemon is not None:
+            await _end(self._observer.daemon, signal.SIGKILL)
+
+    async def _terminate(self, server: int, clients: tuple[int, ...]) -> None:
+        for client in clients:
+            done = await self._control.terminate_client(server, client)
+            log.warning(
+                "an MPS client is ended, because its server is in FAULT",
+                extra={"gpu": self._gpu, "client": client, "done": done},
+            )
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.touch()
+
+
+def _make_directories(pipe: Path, log_directory: Path) -> None:
+    """For a daemon that is about to start.
+
+    A server takes on its client's user, so every directory on the way is open to pass. A lock that
+    somebody else holds, as every user may, goes with its file.
+    """
+    for path in (pipe, log_directory):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.chmod(0o755)
+        path.parent.chmod(0o755)
+    (pipe / LOCK).unlink(missing_ok=True)
+
+
+async def _end(pid: int, first: signal.Signals = signal.SIGTERM) -> None:
+    """Ends a process, in good order if it can; returns when it is gone or nothing helps."""
+    for number in (first, signal.SIGKILL):
+        if not signal_process(pid, number) or await _gone(pid):
+            return
+
+
+async def _gone(pid: int) -> bool:
+    """Whether a process has ended within _STOPPED seconds; a zombie has."""
+    until = monotonic() + _STOPPED
+    while monotonic() < until:
+        if await asyncio.to_thread(_has_ended, pid):
+            return True
+        await asyncio.sleep(_PAUSE)
+    return False
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
