@@ -81,9 +81,7 @@ class Controller:
             ),
             metrics=metrics,
             tasks=tasks,
-            readiness=lambda: readiness(
-                list(local.inventory.gpus.values()), self._board.nos.message
-            ),
+            readiness=lambda: readiness(local.inventory.gpus.values(), self._board.nos.message),
         )
         self._foreign = ForeignDevices(local.pod_resources, local.gpus.read)
         self._board = GpuBoard(

@@ -4,7 +4,7 @@ Pure, from the inventory and the holders, so that the same state is always repor
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -241,7 +241,7 @@ def ready(reason: str = "", message: str = "") -> Condition:
     return Condition(ConditionType.READY, False, reason, message[:_MESSAGE])
 
 
-def readiness(gpus: Sequence[Gpu], partitioner: str) -> Condition:
+def readiness(gpus: Collection[Gpu], partitioner: str) -> Condition:
     """The condition Ready by what is left alone: the node is served as long as one GPU is ours.
 
     `partitioner` says why somebody else's slices are all that may be here, "" when they are not.
