@@ -12,7 +12,7 @@ from cli.errors import UnusableInput
 from cli.manifests import FieldPath, Manifest
 from cli.shapes import dotted
 from mpslice.errors import InvalidNodeLayout, InvalidQuantity
-from mpslice.gpus import GpuUuid, MemoryUnit, capacity_gb
+from mpslice.gpus import GpuUuid, MemoryUnit, capacity_gb, excluded_gpus
 from mpslice.nodelayout import (
     Condition,
     ConditionType,
@@ -101,6 +101,7 @@ def labelled_layout(manifest: Manifest, node: Node, unit: MemoryUnit) -> NodeLay
             "and nvidia.com/gpu.memory say which GPUs it has; add one or the other"
         )
         raise manifest.complaint(message, ("metadata", "labels"))
+    excluded = excluded_gpus(manifest.obj)
     gpus = tuple(
         GpuStatus(
             uuid=GpuUuid(f"{node.name}-gpu-{index}"),
@@ -108,6 +109,8 @@ def labelled_layout(manifest: Manifest, node: Node, unit: MemoryUnit) -> NodeLay
             product=node.labels.get(f"{_LABEL}product", ""),
             memory_mib=memory,
             capacity_gb=capacity_gb(memory, unit),
+            healthy=str(index) not in excluded,
+            reason="Excluded" if str(index) in excluded else None,
         )
         for index in range(count)
     )

@@ -1,8 +1,9 @@
 """What a gb of a GPU is: capacity from the total alone, limits from what is left for slices."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NewType
+from typing import Any, Final, NewType
 
 from mpslice.errors import InvalidDeviceId
 from mpslice.slices import SliceSize, parse_size_label
@@ -21,6 +22,10 @@ class MemoryUnit(Enum):
 
     GB = 10**9
     GiB = 1 << 30
+
+
+EXCLUDE_ANNOTATION: Final = "mpslice.io/exclude-gpus"
+"""On a Node: indexes or UUIDs, with commas between them, of GPUs that are left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,12 @@ class DeviceId:
         if not gpu or not separator or parsed is None or not _is_ordinal(ordinal):
             raise InvalidDeviceId(f"device id {text!r:.80} is not <GPU UUID>::<gb>::<number>")
         return cls(GpuUuid(gpu), parsed, int(ordinal))
+
+
+def excluded_gpus(node: Mapping[str, Any]) -> frozenset[str]:
+    """The entries of a Node object's annotation: indexes and UUIDs, as they were written."""
+    annotation = (node["metadata"].get("annotations") or {}).get(EXCLUDE_ANNOTATION, "")
+    return frozenset(entry.strip() for entry in str(annotation).split(",") if entry.strip())
 
 
 def _is_ordinal(text: str) -> bool:

@@ -6,7 +6,7 @@ The inventory shows the outcome, and every change of it is told in an Event on t
 import logging
 from collections.abc import Callable, Sequence
 
-from mpslice.gpus import GpuUuid
+from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
 from mpslice.kube.events import EventType
 from nodeagent.foreign import ForeignDevices
 from nodeagent.hardware import Gpu
@@ -16,7 +16,6 @@ from nodeagent.ledger import Ledger
 from nodeagent.nos import Traces, find_traces
 from nodeagent.pulse import Pulse
 from nodeagent.refusals import (
-    EXCLUDE_ANNOTATION,
     EXCLUDED,
     FOREIGN_PARTITIONER,
     Claims,

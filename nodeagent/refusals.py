@@ -9,12 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mpslice.gpus import GpuUuid
+from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
 from mpslice.slices import parse_resource
 from nodeagent.hardware import VOLTA, Gpu, Refusal
-
-EXCLUDE_ANNOTATION: Final = "mpslice.io/exclude-gpus"
-"""On a Node: indexes or UUIDs of GPUs, with commas between them."""
 
 EXCLUDED: Final = "Excluded"
 FOREIGN_PARTITIONER: Final = "ForeignPartitioner"
@@ -67,11 +64,6 @@ def _refusal(gpu: Gpu, claims: Claims) -> Refusal | None:
 def with_refusals(gpus: Sequence[Gpu], refused: Mapping[GpuUuid, Refusal]) -> tuple[Gpu, ...]:
     """The GPUs, each with its refusal or none."""
     return tuple(replace(gpu, refusal=refused.get(gpu.uuid)) for gpu in gpus)
-
-
-def parse_excluded(annotation: str) -> frozenset[str]:
-    """The entries of the annotation."""
-    return frozenset(entry.strip() for entry in annotation.split(",") if entry.strip())
 
 
 def unknown_entries(excluded: Collection[str], gpus: Sequence[Gpu]) -> list[str]:

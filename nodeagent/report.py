@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mpslice.errors import InvalidQuantity
-from mpslice.gpus import DeviceId, capacity_gb
+from mpslice.gpus import DeviceId, capacity_gb, excluded_gpus
 from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
@@ -18,12 +18,7 @@ from nodeagent.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.hardware import Gpu
 from nodeagent.holders import Holder
 from nodeagent.inventory import Inventory
-from nodeagent.refusals import (
-    EXCLUDE_ANNOTATION,
-    FOREIGN_PARTITIONER,
-    is_whole_gpu,
-    parse_excluded,
-)
+from nodeagent.refusals import FOREIGN_PARTITIONER, is_whole_gpu
 from nodeagent.settings import Settings
 
 Holders = Mapping[DeviceId, Holder]
@@ -75,7 +70,7 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
             for key, value in (metadata.get("annotations") or {}).items()
             if _MIRRORED.fullmatch(key)
         },
-        excluded=parse_excluded((metadata.get("annotations") or {}).get(EXCLUDE_ANNOTATION, "")),
+        excluded=excluded_gpus(node),
         whole_gpus=_whole_gpus(status.get("allocatable")),
     )
 

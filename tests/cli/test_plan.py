@@ -215,6 +215,14 @@ def test_unlabelled_node_holds_no_slices(run: Run, given: Any) -> None:
     )
 
 
+def test_excluded_gpu_of_a_node_known_by_labels_holds_no_slices(run: Run, given: Any) -> None:
+    two = node("n1", count="2")
+    two["metadata"]["annotations"] = {"mpslice.io/exclude-gpus": "0"}
+    run("plan", "-f", given(two, pod("p", 80), pod("q", 80)), "-o", "json")
+    assert run.json["layouts"] == {"n1": {"n1-gpu-1": {"80gb": 1}}}
+    assert len(run.json["unplaced"]) == 1
+
+
 def test_workloads_become_their_pods(run: Run, given: Any) -> None:
     objects = (
         node("n1", count="4"),

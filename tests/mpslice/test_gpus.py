@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpslice.errors import InvalidDeviceId
-from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit, capacity_gb, limit_mib
+from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit, capacity_gb, excluded_gpus, limit_mib
 from mpslice.slices import SliceSize
 
 
@@ -69,3 +69,19 @@ def test_device_id_survives_printing_and_parsing() -> None:
 def test_anything_else_is_no_device_id(text: str) -> None:
     with pytest.raises(InvalidDeviceId, match="is not <GPU UUID>::<gb>::<number>"):
         DeviceId.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "excluded"),
+    [
+        (None, set()),
+        ({}, set()),
+        ({"mpslice.io/exclude-gpus": ""}, set()),
+        ({"mpslice.io/exclude-gpus": " 1, GPU-aaaa ,"}, {"1", "GPU-aaaa"}),
+    ],
+)
+def test_excluded_gpus_are_read_as_they_were_written(
+    annotations: dict[str, str] | None, excluded: set[str]
+) -> None:
+    assert excluded_gpus({"metadata": {"annotations": annotations}}) == excluded
+    assert excluded_gpus({"metadata": {}}) == frozenset()
