@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -49,11 +50,26 @@ class Settings:
     burst: int = 400
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Controller:
-    """Follows the cluster, and carries out what `decide` says."""
+    """Follows the cluster, and carries out what `decide` says.
+
+    `clock` is the wall clock that says how long a pod has waited; `tries` remembers where pods were
+    placed in vain.
+    """
 
     def __init__(
-        self, kube: Kube, settings: Settings, recorder: EventRecorder, metrics: Metrics
+        self,
+        kube: Kube,
+        settings: Settings,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        tries: Tries | None = None,
     ) -> None:
         self._kube = kube
         self._settings = settings
@@ -61,7 +77,8 @@ class Controller:
         self._cluster = Cluster(kube, self._on_pod, self._trigger)
         self._storyteller = Storyteller(recorder, settings.label)
         self._batch = Batch(settings.batch_idle, settings.batch_max)
-        self._tries = Tries()
+        self._tries = tries or Tries()
+        self._clock = clock
         self._wake = asyncio.Event()
         self._changed = False  # something that a decision looks at
         self._alarm: float | None = None  # when waiting alone changes the decision (monotonic)
@@ -138,7 +155,7 @@ class Controller:
         due = self._batch.due()
         if due is not None and due <= now:
             self._batch.release()
-        wall = datetime.now(UTC)
+        wall = self._clock()
         started = time.perf_counter()
         view = self._view(wall)
         decision = decide(view)

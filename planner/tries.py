@@ -29,16 +29,13 @@ class _Try:
     known: str  # what the scheduler had said of the pod before
     heard: float | None = None
 
-    @property
-    def ends(self) -> float:
-        silence = self.since + SILENCE
-        return silence if self.heard is None else min(silence, self.heard + PATIENCE)
-
 
 @dataclass(slots=True)
 class Tries:
     """Counts, by pod, how often a node was tried in vain."""
 
+    patience: float = PATIENCE
+    silence: float = SILENCE
     _under_way: dict[str, _Try] = field(default_factory=dict)
     _failed: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -63,13 +60,17 @@ class Tries:
                 going = _Try(placement.node, now, pod.unschedulable)
             elif pod.unschedulable != going.known and going.heard is None:
                 going.heard = now
-            if now >= going.ends:
+            if now >= self._end(going):
                 news |= self._fail(pod.uid, placement.node)
                 # A no that stands is an answer to the next try, too.
                 going = _Try(placement.node, now, "", now if pod.unschedulable else None)
             under_way[pod.uid] = going
         self._under_way = under_way
         return news
+
+    def _end(self, going: _Try) -> float:
+        end = going.since + self.silence
+        return end if going.heard is None else min(end, going.heard + self.patience)
 
     def _fail(self, uid: str, node: str) -> bool:
         failed = self._failed.setdefault(uid, Counter())
@@ -94,4 +95,4 @@ class Tries:
 
     def due(self) -> float | None:
         """When `watch` has to be asked again, on the clock that it was given."""
-        return min((going.ends for going in self._under_way.values()), default=None)
+        return min(map(self._end, self._under_way.values()), default=None)

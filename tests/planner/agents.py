@@ -76,6 +76,7 @@ class SimulatedAgents:
     def __init__(self, kube: Kube, gpus: dict[str, list[int]]) -> None:
         self.gpus = gpus
         self.writes: Counter[str] = Counter()  # layouts applied, by node
+        self.slow: set[str] = set()  # nodes on which nothing is applied for now
         self._kube = kube
         self._wake = asyncio.Event()
         self._layouts: Reflector[NodeLayout] = Reflector(
@@ -86,6 +87,11 @@ class SimulatedAgents:
         self._uids: dict[str, str] = {}
 
     def _changed(self, _change: Change[Any]) -> None:
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """No node is slow any more."""
+        self.slow.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -99,7 +105,7 @@ class SimulatedAgents:
             await self._wake.wait()
             self._wake.clear()
             for layout in tuple(self._layouts.objects.values()):
-                if layout.name in self.gpus:
+                if layout.name in self.gpus and layout.name not in self.slow:
                     await self._apply(layout)
 
     async def _apply(self, layout: NodeLayout) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from hack.cluster import controlplane, lifecycle
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say
-from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, Json, Resource, list_all
+from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, Json, Kube, Resource, list_all
 from mpslice.kube.errors import NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.session import Session
@@ -70,23 +71,45 @@ async def _is_empty(kube: Session, resource: Resource) -> bool:
     return not await list_all(kube, resource)
 
 
+SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
+
+
 @asynccontextmanager
-async def planning(kube: Session, gpus: dict[str, list[int]]) -> AsyncIterator[SimulatedAgents]:
-    """A leading controller, and agents for the nodes in `gpus` (capacities in gb)."""
+async def planner_at_work(kube: Kube, **options: Any) -> AsyncIterator[None]:
+    """A leading controller, until the end of the block or a crash's."""
     recorder = EventRecorder(kube, "mpslice-planner")
-    settings = Settings(
-        label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48
-    )
-    controller = Controller(kube, settings, recorder, Metrics())
-    agents = SimulatedAgents(kube, gpus)
+    controller = Controller(kube, SETTINGS, recorder, Metrics(), **options)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)
-            for work in (controller.follow(), controller.lead(), recorder.run(), agents.run())
+            for work in (controller.follow(), controller.lead(), recorder.run())
         ]
-        yield agents
+        yield
         for task in running:
             task.cancel()
+
+
+@asynccontextmanager
+async def agents_at_work(kube: Kube, gpus: dict[str, list[int]]) -> AsyncIterator[SimulatedAgents]:
+    """Agents for the nodes in `gpus` (capacities in gb)."""
+    agents = SimulatedAgents(kube, gpus)
+    task = asyncio.create_task(agents.run())
+    try:
+        yield agents
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+
+@asynccontextmanager
+async def planning(
+    kube: Session, gpus: dict[str, list[int]], **options: Any
+) -> AsyncIterator[SimulatedAgents]:
+    """A leading controller with its agents."""
+    async with agents_at_work(kube, gpus) as agents, planner_at_work(kube, **options):
+        yield agents
 
 
 async def events_of(kube: Session, pod: str, reason: str) -> list[str]:
@@ -96,3 +119,14 @@ async def events_of(kube: Session, pod: str, reason: str) -> list[str]:
         for event in await list_all(kube, EVENTS, namespace="default")
         if event["involvedObject"]["name"] == pod and event["reason"] == reason
     ]
+
+
+async def served(kube: Session, *nodes: str) -> None:
+    """Waits until the agents of the nodes have reported: before that, no pod fits there."""
+
+    async def reported() -> bool:
+        layouts = await list_all(kube, NODE_LAYOUTS)
+        with_status = {layout["metadata"]["name"] for layout in layouts if layout.get("status")}
+        return with_status.issuperset(nodes)
+
+    await eventually(reported, f"the agents of {', '.join(nodes)} have reported")

@@ -43,3 +43,8 @@ async def verdict(kube: Session, name: str) -> str:
 
 async def delete_pod(kube: Session, name: str) -> None:
     await kube.delete(PODS, name, namespace="default", grace_seconds=0)
+
+
+async def is_gated(kube: Session, name: str) -> bool:
+    pod = await kube.read(PODS, name, namespace="default")
+    return bool(pod["spec"].get("schedulingGates"))
