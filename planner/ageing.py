@@ -2,15 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from planner.model import Pod
-
-AGED: Final = timedelta(minutes=5)
-"""After so long a pod goes before its peers, and may reserve GPUs."""
-
-RESERVED: Final = timedelta(minutes=15)
-"""A reservation lasts so long."""
+from planner.packing.order import AGED, RESERVES
 
 
 def seconds_to_change(pods: Iterable[Pod], now: datetime) -> float | None:
@@ -20,7 +14,7 @@ def seconds_to_change(pods: Iterable[Pod], now: datetime) -> float | None:
     early for the truth, and is never missed.
     """
     created = [pod.created for pod in pods if pod.created]
-    changes = [_next(created, now, after) for after in (AGED, AGED + RESERVED)]
+    changes = [_next(created, now, after) for after in (AGED, AGED + RESERVES)]
     return min((change for change in changes if change is not None), default=None)
 
 

@@ -14,6 +14,7 @@ from mpslice.kube.api import Kube
 from mpslice.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
+from mpslice.nodelayout import NodeLayout
 from planner.actions import Action, Nominate, Ungate, WriteSpec
 from planner.ageing import seconds_to_change
 from planner.batch import Batch
@@ -51,6 +52,7 @@ class Settings:
 
 
 def utc_now() -> datetime:
+    """The wall clock."""
     return datetime.now(UTC)
 
 
@@ -108,7 +110,7 @@ class Controller:
                 while True:
                     if self._changed:
                         self._changed = False
-                        self._act(self._decide(), writer)
+                        self._act(self._decide(writer), writer)
                     await self._wait()
             finally:
                 writer.close()
@@ -150,20 +152,20 @@ class Controller:
         self._changed = True
         self._wake.set()
 
-    def _decide(self) -> Decision:
+    def _decide(self, writer: Writer) -> Decision:
         now = time.monotonic()
         due = self._batch.due()
         if due is not None and due <= now:
             self._batch.release()
         wall = self._clock()
         started = time.perf_counter()
-        view = self._view(wall)
+        view = self._view(wall, writer)
         decision = decide(view)
         for _ in range(_ROUNDS):
             news = self._tries.watch(decision.standing, now)
             if not (self._tries.give_up(decision.refused) or news):
                 break
-            view = self._view(wall)
+            view = replace(view, pods=self._pods(writer))
             decision = decide(view)
         self._metrics.decided(decision, seconds=time.perf_counter() - started)
         pending = (pod for pod in view.pods if pod.is_pending)
@@ -172,11 +174,11 @@ class Controller:
         self._alarm = min((alarm for alarm in alarms if alarm is not None), default=None)
         return decision
 
-    def _view(self, now: datetime) -> View:
+    def _view(self, now: datetime, writer: Writer) -> View:
         return View(
             nodes=self._cluster.nodes,
-            layouts=self._cluster.layouts,
-            pods=tuple(self._avoiding(pod) for pod in self._cluster.pods),
+            layouts=self._layouts(writer),
+            pods=self._pods(writer),
             label=self._settings.label,
             waiting=self._batch.held,
             unreadable=self._cluster.unreadable,
@@ -188,7 +190,23 @@ class Controller:
             namespaces=self._cluster.namespaces,
         )
 
-    def _avoiding(self, pod: Pod) -> Pod:
+    def _layouts(self, writer: Writer) -> dict[str, NodeLayout]:
+        """What is intended counts as written: a plan on half of another would be no plan."""
+        layouts = self._cluster.layouts
+        for action in writer.intended:
+            base, layout = action.layout, layouts.get(action.layout.name)
+            if layout and layout.uid == base.uid and layout.generation <= base.generation:
+                ahead = replace(layout, spec=action.spec, generation=base.generation + 1)
+                layouts[layout.name] = ahead
+        return layouts
+
+    def _pods(self, writer: Writer) -> tuple[Pod, ...]:
+        ungating = writer.ungating
+        return tuple(self._as_decided(pod, ungating) for pod in self._cluster.pods)
+
+    def _as_decided(self, pod: Pod, ungating: frozenset[str]) -> Pod:
+        if pod.gates and pod.uid in ungating:
+            pod = replace(pod, gates=())  # it may be bound at any moment
         avoid = self._tries.avoided(pod)
         return replace(pod, avoid=avoid) if avoid else pod
 

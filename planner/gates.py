@@ -12,7 +12,7 @@ from mpslice.slices import SliceSize
 from planner.explain import gpus_text
 from planner.feasibility import node_refusal
 from planner.model import Cause, Group, NodeState, Placement, Pod, Refusal, Reservation
-from planner.packing import planned_order
+from planner.packing.order import group_minimum, planned_order
 
 Groups = Mapping[str, Group]
 
@@ -35,22 +35,14 @@ def whole_groups(
             members.setdefault(pod.group_key, []).append(pod)
     there = Counter(p.pod.group_key for p in ready if p.pod.group)
     there.update(p.pod.group_key for p in waiting if p.pod.group and not p.pod.gated)
-    complete = {
-        key
-        for key, pods in members.items()
-        if groups.get(key, Group()).bound + there[key] >= least(groups.get(key, Group()), pods)
-    }
+    complete: set[str] = set()
+    for key, pods in members.items():
+        group = groups.get(key, Group())
+        if group.bound + there[key] >= group_minimum(pods, group):
+            complete.add(key)
     early = [p for p in ready if p.pod.group and p.pod.gated and p.pod.group_key not in complete]
     held = {placement.pod.key for placement in early}
     return [p for p in ready if p.pod.key not in held], [*early, *waiting]
-
-
-def least(group: Group, pending: Sequence[Pod]) -> int:
-    """How many pods of a group have to run, bound ones included (DESIGN.md, section 7)."""
-    if group.minimum is not None:
-        return group.minimum
-    stated = [pod.min_member for pod in pending if pod.min_member is not None]
-    return max(stated) if stated else group.bound + len(pending)
 
 
 def keeps_gate(refusal: Refusal, groups: Groups) -> bool:
@@ -61,7 +53,7 @@ def keeps_gate(refusal: Refusal, groups: Groups) -> bool:
     if not pod.group:
         return False
     group = groups.get(pod.group_key, Group())
-    return group.bound < least(group, [pod])
+    return group.bound < group_minimum([pod], group)
 
 
 def hold_back(

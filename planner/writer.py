@@ -1,17 +1,18 @@
 """Carries out the newest decision, object by object, so that a slow write holds up no other.
 
-A decision replaces what the one before had not begun; an object that is being written is left out
-until the answer is there, and decided upon again. What failed rests for a while, each on its own.
+An object that is being written is left out until the answer is there, and decided upon again if
+more is wanted of it. Layouts are one plan on many objects: what of it is not written yet stays
+intended, and the next decision has to start from there. What failed rests, each on its own.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from mpslice.kube.reflector import Backoff
-from planner.actions import Action, Key
+from planner.actions import Action, Key, Ungate, WriteSpec
 from planner.bucket import TokenBucket
 
 AT_ONCE: Final = 16
@@ -19,6 +20,7 @@ AT_ONCE: Final = 16
 
 _LONGEST_REST: Final = 10.0  # seconds
 _REMEMBERED: Final = 60.0  # seconds after its rest until an object's failures are forgotten
+_UNSEEN: Final = 1.0  # seconds in which the watch shows what was written
 
 Write = Callable[[Action], Awaitable[bool]]
 """Whether it worked; it has a deadline of its own and does not raise."""
@@ -50,22 +52,32 @@ class Writer:
         self._others: dict[Key, Action] = {}
         self._flying: dict[Key, Action] = {}
         self._overtaken: set[Key] = set()
+        self._done: dict[Key, tuple[Action, float]] = {}
         self._resting: dict[Key, _Rest] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._recheck: asyncio.TimerHandle | None = None
+
+    @property
+    def intended(self) -> Iterator[WriteSpec]:
+        """Layouts that are being written or will be, unless a decision says otherwise."""
+        for action in (*self._flying.values(), *self._others.values()):
+            if isinstance(action, WriteSpec):
+                yield action
+
+    @property
+    def ungating(self) -> frozenset[str]:
+        """The uids of pods whose gate is being taken away."""
+        return frozenset(a.pod.uid for a in self._flying.values() if isinstance(a, Ungate))
 
     def submit(self, actions: Iterable[Action]) -> None:
         """Begins what may begin now; the rest follows unless the next decision says otherwise."""
         now = time.monotonic()
-        self._forget_old_failures(now)
+        self._forget(now)
         self._urgent.clear()
-        self._others.clear()
+        self._others = {k: a for k, a in self._others.items() if isinstance(a, WriteSpec)}
         for action in actions:
-            flying = self._flying.get(action.key)
-            if flying is not None:
-                if flying != action:
-                    self._overtaken.add(action.key)
-            elif not self._rests(action.key, now):
-                (self._urgent if action.urgent else self._others).setdefault(action.key, action)
+            if not self._has_to_wait(action, now):
+                (self._urgent if action.urgent else self._others)[action.key] = action
         self._pump()
 
     def close(self) -> None:
@@ -73,14 +85,35 @@ class Writer:
         self._urgent.clear()
         self._others.clear()
 
-    def _rests(self, key: Key, now: float) -> bool:
-        rest = self._resting.get(key)
-        return rest is not None and rest.until > now
+    def _has_to_wait(self, action: Action, now: float) -> bool:
+        """Whether the object is being written or rests, or the watch has yet to show the write."""
+        key = action.key
+        flying = self._flying.get(key)
+        if flying is not None:
+            if flying != action:
+                self._overtaken.add(key)
+            return True
+        if key in self._resting and self._resting[key].until > now:
+            return True
+        if key in self._done and self._done[key][0] == action:
+            self._look_again()
+            return True
+        return False
 
-    def _forget_old_failures(self, now: float) -> None:
-        old = [key for key, rest in self._resting.items() if rest.until + _REMEMBERED < now]
-        for key in old:
+    def _look_again(self) -> None:
+        """Should what was written have been undone at once, the watch may show nothing new."""
+        if self._recheck is None:
+            self._recheck = asyncio.get_running_loop().call_later(_UNSEEN, self._rechecked)
+
+    def _rechecked(self) -> None:
+        self._recheck = None
+        self._again()
+
+    def _forget(self, now: float) -> None:
+        for key in [key for key, rest in self._resting.items() if rest.until + _REMEMBERED < now]:
             del self._resting[key]
+        for key in [key for key, (_, at) in self._done.items() if at + _UNSEEN < now]:
+            del self._done[key]
 
     def _pump(self) -> None:
         for queue in (self._urgent, self._others):
@@ -108,6 +141,7 @@ class Writer:
         del self._flying[key]
         if worked:
             self._resting.pop(key, None)
+            self._done[key] = action, time.monotonic()
         else:
             self._let_rest(key)
         if key in self._overtaken:

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planner.ageing import AGED, RESERVED, seconds_to_change
+from planner.ageing import seconds_to_change
 from planner.model import Pod
+from planner.packing.order import AGED, RESERVES
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 500_000, UTC)
 
@@ -19,9 +20,9 @@ def born(ago: timedelta) -> Pod:
     [
         (timedelta(seconds=0), 299.5),
         (timedelta(minutes=4, seconds=59), 0.5),
-        (AGED, RESERVED.total_seconds() - 0.5),
-        (AGED + RESERVED - timedelta(seconds=3), 2.5),
-        (AGED + RESERVED, None),
+        (AGED, RESERVES.total_seconds() - 0.5),
+        (AGED + RESERVES - timedelta(seconds=3), 2.5),
+        (AGED + RESERVES, None),
         (timedelta(days=3), None),
     ],
 )

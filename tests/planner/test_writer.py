@@ -118,6 +118,53 @@ async def test_decision_replaces_what_has_not_begun() -> None:
         assert first[AT_ONCE] not in outside.begun
 
 
+async def test_layout_that_is_not_written_yet_stays_intended() -> None:
+    async with writing() as outside:
+        layouts = [spec(f"n{i}") for i in range(AT_ONCE + 2)]
+        outside.hold = {action.key for action in layouts}
+        outside.writer.submit([*layouts, SetManaged(Node("n0"), True)])
+        await outside.until_begun(*layouts[:AT_ONCE])
+        newer = spec(f"n{AT_ONCE}", "2")
+        outside.writer.submit([newer])
+        assert list(outside.writer.intended) == [*layouts[:AT_ONCE], newer, layouts[-1]]
+        for action in layouts[:AT_ONCE]:
+            outside.answers[action.key].set_result(True)
+        await outside.until_begun(newer, layouts[-1])
+        assert len(outside.begun) == AT_ONCE + 2
+
+
+async def test_write_that_the_watch_has_not_shown_yet_is_not_repeated_at_once() -> None:
+    async with writing() as outside:
+        managed = SetManaged(Node("n1"), True)
+        outside.writer.submit([managed])
+        await outside.until_begun(managed)
+        await outside.settled()
+        outside.writer.submit([managed])
+        await outside.settled()
+        assert outside.begun == [managed]
+
+        async def asked() -> bool:
+            return outside.asked_again > 0
+
+        await eventually(asked, "it is looked at again", seconds=3.0, every=0.01)
+        outside.writer.submit([managed])
+        await outside.until_begun(managed)
+        await outside.settled()
+        assert outside.begun == [managed, managed]
+
+
+async def test_gate_that_is_being_taken_away_is_known() -> None:
+    async with writing() as outside:
+        action = Ungate(Pod("default", "p", uid="u"), carved=True)
+        outside.hold = {action.key}
+        outside.writer.submit([action])
+        assert outside.writer.ungating == {"u"}
+        await outside.until_begun(action)
+        outside.answers[action.key].set_result(True)
+        await outside.settled()
+        assert outside.writer.ungating == frozenset()
+
+
 async def test_gates_go_first_and_slow_layouts_leave_them_room() -> None:
     async with writing(TokenBucket(rate=1e6, burst=10_000)) as outside:
         layouts = [spec(f"n{i}") for i in range(3 * AT_ONCE)]
