@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. A dead leader is replaced after `lease` and at most one `retry`.
+    """Seconds. A dead leader is replaced after `lease` and at most one `retry`: the last renewal
+    is seen so much later.
 
     `renew_within` is how long after its last renewal a leader goes on working; the rest of the
     lease is the margin in which it has to stop.
@@ -83,7 +84,15 @@ class Elector:
             started = self._clock()
             if await self._try_to_hold(started, self._timing.renew_within):
                 return started
-            await asyncio.sleep(self._timing.retry)
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Until the next attempt: not past the moment at which the other's lease expires."""
+        left = self._seen.since + self._duration() - self._clock()
+        return min(self._timing.retry, left) if left > 0 else self._timing.retry
+
+    def _duration(self) -> float:
+        return float(self._seen.record.get("leaseDurationSeconds") or self._timing.lease)
 
     async def _lead(self, work: Callable[[], Awaitable[None]], renewed: float) -> bool:
         """Whether the work came to its end; False when the lease was lost first."""
@@ -129,9 +138,7 @@ class Elector:
             # From when it was read: another's renewal may be as young as the answer.
             self._seen = _Seen(record, self._clock())
         holder = record.get("holderIdentity") or ""
-        expired = started - self._seen.since >= float(
-            record.get("leaseDurationSeconds") or self._timing.lease
-        )
+        expired = started - self._seen.since >= self._duration()
         if holder in ("", self._identity) or expired:
             return await self._write(lease)
         return False

@@ -1,10 +1,12 @@
 """Pods for tests on the real API server, and what became of them."""
 
+import asyncio
 from typing import Any
 
 from mpslice.kube.api import PODS
 from mpslice.kube.session import Session
 from planner.model import GATE
+from planner.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
 from tests.waiting import eventually
 
 
@@ -22,6 +24,17 @@ def slice_pod(name: str, size: int, *, gated: bool = True, **spec: Any) -> dict[
             **spec,
         },
     }
+
+
+def member(name: str, size: int, minimum: int, **spec: Any) -> dict[str, Any]:
+    pod = slice_pod(name, size, **spec)
+    pod["metadata"]["labels"] = {GROUP_LABEL: "g"}
+    pod["metadata"]["annotations"] = {MIN_MEMBER_ANNOTATION: str(minimum)}
+    return pod
+
+
+async def make(kube: Session, *pods: dict[str, Any]) -> None:
+    await asyncio.gather(*(kube.create(PODS, pod, namespace="default") for pod in pods))
 
 
 async def node_of(kube: Session, name: str) -> str:

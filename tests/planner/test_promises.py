@@ -2,15 +2,22 @@
 
 import asyncio
 from functools import partial
-from typing import Any
 
 from mpslice.kube.api import NODE_LAYOUTS, PODS, Resource, list_all
 from mpslice.kube.errors import Conflict
 from mpslice.kube.session import Session
-from planner.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
 from tests.planner.agents import add_node
 from tests.planner.conftest import events_of, planning, served
-from tests.planner.pods import bound, delete_pod, is_gated, node_of, slice_pod, verdict
+from tests.planner.pods import (
+    bound,
+    delete_pod,
+    is_gated,
+    make,
+    member,
+    node_of,
+    slice_pod,
+    verdict,
+)
 from tests.waiting import eventually
 
 PRIORITIES = Resource("scheduling.k8s.io/v1", "priorityclasses")
@@ -27,17 +34,6 @@ async def add_priority(kube: Session, name: str, value: int) -> None:
         await kube.create(PRIORITIES, body)
     except Conflict:
         pass  # an earlier test made it
-
-
-def member(name: str, size: int, minimum: int, **spec: Any) -> dict[str, Any]:
-    pod = slice_pod(name, size, **spec)
-    pod["metadata"]["labels"] = {GROUP_LABEL: "g"}
-    pod["metadata"]["annotations"] = {MIN_MEMBER_ANNOTATION: str(minimum)}
-    return pod
-
-
-async def make(kube: Session, *pods: dict[str, Any]) -> None:
-    await asyncio.gather(*(kube.create(PODS, pod, namespace="default") for pod in pods))
 
 
 async def going(kube: Session) -> list[str]:
