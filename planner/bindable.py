@@ -1,10 +1,10 @@
 """Whose slices can be bound now: the pods whose gates may go, in planned order."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from mpslice.gpus import GpuUuid
-from mpslice.nodelayout import LayoutStatus, NodeLayout, SliceState
+from mpslice.nodelayout import GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod
 from planner.standing import spec_was_refused
@@ -38,28 +38,51 @@ def split_by_bindable(
     return ready, waiting
 
 
+def leaving(made: Plan, layouts: Mapping[str, NodeLayout]) -> frozenset[tuple[str, SliceSize]]:
+    """Nodes and sizes of which a free slice stands that is to be withdrawn: the scheduler still
+    sees it."""
+    return frozenset(
+        (name, size)
+        for name, layout in layouts.items()
+        for gpu, kept in _kept(made, layout)
+        for size in _free(gpu) - kept
+    )
+
+
 def _carved(made: Plan, layouts: Mapping[str, NodeLayout]) -> Counter[Seat]:
-    """Free slices that the status lists and that nobody is about to withdraw.
+    """Free slices that the status lists and that nobody is about to withdraw."""
+    return Counter(
+        {
+            (name, gpu.uuid, size): count
+            for name, layout in layouts.items()
+            for gpu, kept in _kept(made, layout)
+            for size, count in kept.items()
+        }
+    )
+
+
+def _kept(made: Plan, layout: NodeLayout) -> Iterator[tuple[GpuStatus, Counter[SliceSize]]]:
+    """The free slices of each healthy GPU that are to stay.
 
     Withdrawn is what this plan leaves out, and also what a spec leaves out that the agent has not
     acknowledged or is still trying to apply.
     """
-    free: Counter[Seat] = Counter()
-    for name, layout in layouts.items():
-        status = layout.status or LayoutStatus()
-        at_work = status.observed_generation < layout.generation or spec_was_refused(layout)
-        wanted = {gpu.uuid: gpu.slices for gpu in layout.spec.gpus} if at_work else {}
-        planned = made.layouts.get(name, {})
-        for gpu in status.gpus:
+    status = layout.status or LayoutStatus()
+    at_work = status.observed_generation < layout.generation or spec_was_refused(layout)
+    wanted = {gpu.uuid: gpu.slices for gpu in layout.spec.gpus} if at_work else {}
+    planned = made.layouts.get(layout.name, {})
+    for gpu in status.gpus:
+        if gpu.healthy:
             kept = Counter(s.id.size for s in gpu.slices)
+            used = kept - _free(gpu)
             for slices in (wanted.get(gpu.uuid), planned.get(gpu.uuid)):
                 if slices is not None:
                     kept &= Counter(dict(slices))
-            used = Counter(s.id.size for s in gpu.slices if s.state is SliceState.USED)
-            if gpu.healthy:
-                for size, count in kept.items():
-                    free[name, gpu.uuid, size] = count - used[size]
-    return free
+            yield gpu, kept - used
+
+
+def _free(gpu: GpuStatus) -> Counter[SliceSize]:
+    return Counter(s.id.size for s in gpu.slices if s.state is SliceState.FREE)
 
 
 def _shown(nodes: Iterable[Node], pods: Iterable[Pod]) -> Counter[tuple[str, SliceSize]]:

@@ -12,12 +12,12 @@ from datetime import datetime
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
 from planner.actions import Action, Nominate, Ungate, WriteSpec
-from planner.bindable import split_by_bindable
+from planner.bindable import leaving, split_by_bindable
 from planner.gates import hold_back, keeps_gate, whole_groups
 from planner.handover import hand_back, hand_over, outlived
 from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
-from planner.rivals import nominations
+from planner.rivals import Rivals, nominations
 from planner.snapshot import build_snapshot
 from planner.standing import holders, spec_was_refused
 
@@ -50,7 +50,8 @@ class Decision:
     """What to do, and what there is to tell.
 
     `carving` waits for its slices, or for those of its group. `standing` are the placements that
-    the scheduler can carry out now. `gated` are slice pods that wait for other people's gates.
+    the scheduler can carry out, now or once the gate is gone. `gated` are slice pods that wait for
+    other people's gates.
     """
 
     actions: tuple[Action, ...] = ()
@@ -89,14 +90,12 @@ def decide(view: View) -> Decision:
     bindable, waiting = split_by_bindable(made, sites.here, view.nodes, view.pods)
     ready, carving = whole_groups(bindable, waiting, made.refusals, snapshot.groups)
     carving += patient
+    for_pods = tuple(_pod_actions(view, made, sites.here, ready, carving, refused, snapshot))
+    going = {action.pod.key for action in for_pods if isinstance(action, Ungate)}
     return Decision(
-        actions=(
-            *_pod_actions(view, made, ready, carving, refused, snapshot),
-            *_spec_writes(made, sites.here),
-            *_node_actions(view),
-        ),
+        actions=(*for_pods, *_spec_writes(made, sites.here), *_node_actions(view)),
         carving=tuple(carving),
-        standing=tuple(placement for placement in bindable if not placement.pod.gated),
+        standing=tuple(p for p in bindable if not p.pod.gated or p.pod.key in going),
         refused=refused,
         gated=tuple(pod for pod in view.pods if _waits_for_others(pod)),
         unreadable=view.unreadable,
@@ -182,6 +181,7 @@ def _waits_for_others(pod: Pod) -> bool:
 def _pod_actions(
     view: View,
     made: Plan,
+    here: Mapping[str, NodeLayout],
     ready: Sequence[Placement],
     waiting: Sequence[Placement],
     refused: Sequence[Refusal],
@@ -190,22 +190,27 @@ def _pod_actions(
     """Nominations, and the gates that go, in planned order.
 
     A pod whose gate is gone may be bound to any free slice of its size: so none of a size goes
-    while the scheduler does not know yet for whom it is to keep one.
+    while the scheduler does not know yet for whom it is to keep one, and none without a place goes
+    while it could get one that is to be withdrawn.
     """
     kept = {r.pod.key for r in refused if view.gate and keeps_gate(r, snapshot.groups)}
     stuck = [r.pod for r in refused if r.pod.key in kept and r.pod.gated]
     loose = [r.pod for r in refused if r.pod.key not in kept or not r.pod.gated]
+    placed = (*ready, *waiting)
+    going = leaving(made, here)
+    rivals = Rivals(placed, loose, made.reservations, going, snapshot.nodes)
     nominate: tuple[Nominate, ...] = ()
     if view.nominate:
-        placed = (*ready, *waiting)
-        nominate = nominations(placed, loose, stuck, made.reservations, snapshot.nodes)
+        nominate = nominations(placed, loose, stuck, made.reservations, rivals)
         yield from nominate
     held = {size for action in nominate for size in action.pod.seats}
-    going = [Ungate(p.pod, carved=True) for p in ready]
+    ungate = [Ungate(p.pod, carved=True) for p in ready]
     if not view.gate:
-        going += [Ungate(p.pod, carved=False) for p in waiting]
-    going += [Ungate(pod, carved=False) for pod in loose]
-    yield from (u for u in going if u.pod.gated and held.isdisjoint(u.pod.seats))
+        ungate += [Ungate(p.pod, carved=False) for p in waiting]
+    ungate += [
+        Ungate(p, carved=False) for p in loose if not view.gate or not rivals.reaches_going(p)
+    ]
+    yield from (u for u in ungate if u.pod.gated and held.isdisjoint(u.pod.seats))
 
 
 def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterator[WriteSpec]:

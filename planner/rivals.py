@@ -7,7 +7,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,16 +34,26 @@ class _Claims:
         return len(self.kinds) > 1 and len(self.homes) > 1
 
 
-class _Rivals:
+class Rivals:
+    """What endangers a slice.
+
+    `placeless` are pods without a place that have no gate any more or are about to lose it, `going`
+    where free slices of a size stand that are to be withdrawn.
+    """
+
     def __init__(
         self,
         placements: Iterable[Placement],
         placeless: Iterable[Pod],
         reservations: Sequence[Reservation],
+        going: Collection[tuple[str, SliceSize]],
         states: Iterable[NodeState],
     ) -> None:
         self._states = {state.node.name: state for state in states}
         self._reservations = reservations
+        self._going: dict[SliceSize, list[str]] = {}
+        for node, size in going:
+            self._going.setdefault(size, []).append(node)
         self._claims: dict[SliceSize, _Claims] = {}
         self._answers: dict[tuple[Constraints, str], bool] = {}
         for placement in placements:
@@ -93,9 +103,18 @@ class _Rivals:
             self._answers[constraints, node] = known
         return known
 
-    def _leads_astray(self, placement: Placement, size: SliceSize) -> bool:
-        """Whether a free slice of the size stands elsewhere, on a GPU that another reserved."""
+    def reaches_going(self, pod: Pod, but: str = "") -> bool:
+        """Whether the pod might be bound to a slice that is to be withdrawn, not on node `but`."""
         return any(
+            node != but and self._may_use(pod.constraints, node)
+            for size in set(pod.seats)
+            for node in self._going.get(size, ())
+        )
+
+    def _leads_astray(self, placement: Placement, size: SliceSize) -> bool:
+        """Whether a free slice of the size stands elsewhere that is not for the pod: on a GPU that
+        another reserved, or to be withdrawn."""
+        return self.reaches_going(placement.pod, placement.node) or any(
             gpu.uuid in reservation.gpus and gpu.free.get(size, 0) > 0
             for reservation in self._reservations
             if reservation.pod.key != placement.pod.key
@@ -110,7 +129,7 @@ def nominations(
     loose: Sequence[Pod],
     stuck: Sequence[Pod],
     reservations: Sequence[Reservation],
-    states: Iterable[NodeState],
+    rivals: Rivals,
 ) -> tuple[Nominate, ...]:
     """The nominations that are missing or wrong now.
 
@@ -118,7 +137,6 @@ def nominations(
     those without a place that keep it. What the scheduler nominated by itself is left alone: it has
     preempted somebody for that.
     """
-    rivals = _Rivals(placements, loose, reservations, states)
     wanted = {p.pod.key: (p.node, rivals.endanger(p)) for p in placements}
     for reservation in reservations:
         endangered = rivals.endanger_reserved(reservation)

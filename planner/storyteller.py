@@ -80,7 +80,7 @@ class Storyteller:
                 refusal.pod,
                 EventType.WARNING,
                 "SliceUnavailable",
-                refusal.reason,
+                f"{refusal.reason} {bool(where)}",  # that a GPU is kept for it is news
                 (refusal.causes, refusal.hole, refusal.note, where),
                 partial(self._refusal_text, refusal, where),
             )

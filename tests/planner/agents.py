@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from mpslice.errors import InvalidNodeLayout
 from mpslice.gpus import DeviceId, GpuUuid
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Kube, PatchType
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict, NotFound
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import (
@@ -80,7 +81,7 @@ class SimulatedAgents:
         self._kube = kube
         self._wake = asyncio.Event()
         self._layouts: Reflector[NodeLayout] = Reflector(
-            kube, NODE_LAYOUTS, parse_node_layout, self._changed
+            kube, NODE_LAYOUTS, _readable, self._changed
         )
         self._pods: Reflector[Pod] = Reflector(kube, PODS, parse_pod, self._changed)
         self._shown: dict[str, LayoutStatus] = {}
@@ -156,6 +157,13 @@ class SimulatedAgents:
                 for claim in pod.claims:
                     holders.setdefault(claim.size, []).append((pod.key, claim.container))
         return holders
+
+
+def _readable(obj: Json) -> NodeLayout | None:
+    try:
+        return parse_node_layout(obj)
+    except InvalidNodeLayout:
+        return None
 
 
 def _conditions(layout: NodeLayout, gpus: Iterable[GpuStatus]) -> tuple[Condition, ...]:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from mpslice.gpus import GpuUuid
+from mpslice.slices import SliceSize
 from planner.model import GATE, NodeState, Placement, Pod, Reservation
-from planner.rivals import nominations
+from planner.rivals import Rivals, nominations
 from tests.planner.test_packing import gb, node, on, pod
 
 STATES = (node("n1", 80), node("n2", 80))
@@ -27,8 +28,11 @@ def nominated(
     stuck: tuple[Pod, ...] = (),
     reservations: tuple[Reservation, ...] = (),
     states: tuple[NodeState, ...] = STATES,
+    going: tuple[tuple[str, int], ...] = (),
 ) -> dict[str, str]:
-    found = nominations(placements, loose, stuck, reservations, states)
+    leaving = [(node, SliceSize(size)) for node, size in going]
+    rivals = Rivals(placements, loose, reservations, leaving, states)
+    found = nominations(placements, loose, stuck, reservations, rivals)
     return {action.pod.name: action.node for action in found}
 
 
@@ -94,6 +98,12 @@ def test_pod_is_led_past_a_free_slice_on_a_gpu_that_another_reserved() -> None:
     other = at(gated("a", 20), "n2")
     assert nominated(other, reservations=KEPT, states=states) == {"a": "n2"}
     assert nominated(at(gated("a", 10), "n2"), reservations=KEPT, states=states) == {}
+
+
+def test_pod_is_led_past_a_free_slice_that_is_to_be_withdrawn() -> None:
+    assert nominated(at(gated("a"), "n2"), going=(("n1", 10),)) == {"a": "n2"}
+    assert nominated(at(gated("a"), "n2"), going=(("n1", 20), ("n2", 10))) == {}
+    assert nominated(at(gated("a", constraints=on("n2")), "n2"), going=(("n1", 10),)) == {}
 
 
 def test_very_many_kinds_of_rivals_are_not_looked_at_one_by_one() -> None:

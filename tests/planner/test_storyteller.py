@@ -99,8 +99,9 @@ def test_own_cause_goes_first() -> None:
 def test_pod_that_a_gpu_is_kept_for_is_told_where_it_waits() -> None:
     teller, recorder = telling()
     kept = Reservation(POD, "n1", (GpuUuid("n1-1"), GpuUuid("n1-0")))
-    teller.tell(refused(FULL, plan=Plan(reservations=(kept,))), now=0.0)
-    assert recorder.said[0][2].endswith("; waits for n1 GPU 0, 1, which is kept for it")
+    teller.tell(refused(FULL), now=0.0)
+    teller.tell(refused(FULL, plan=Plan(reservations=(kept,))), now=0.1)
+    assert recorder.said[1][2].endswith("; waits for n1 GPU 0, 1, which is kept for it")
 
 
 def test_what_could_not_be_recorded_is_told_later() -> None:
