@@ -80,16 +80,15 @@ class Tampered:
 
 
 class Crash(Tampered):
-    """The planner's process ends at the write of this number, before it is sent or unanswered."""
+    """The planner's process ends before it gets the answer to the write of this number."""
 
-    def __init__(self, kube: Kube, number: int, *, sent: bool) -> None:
+    def __init__(self, kube: Kube, number: int) -> None:
         super().__init__(kube)
         self.ended = asyncio.Event()
         self._number = number
-        self._sent = sent
 
     async def tamper(self, send: Callable[[], Awaitable[Json]], resource: Resource) -> Json:
-        if self.writes == self._number and self._sent:
+        if self.writes == self._number:
             await send()
         if self.writes >= self._number:
             self.ended.set()
