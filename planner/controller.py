@@ -28,6 +28,7 @@ from planner.storyteller import Storyteller
 from planner.tries import Tries
 from planner.writer import Writer
 
+_LONGEST_PAUSE: Final = 1.0  # seconds
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
 _ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
@@ -110,7 +111,10 @@ class Controller:
                 while True:
                     if self._changed:
                         self._changed = False
+                        started = time.monotonic()
                         self._act(self._decide(writer), writer)
+                        # A long decision leaves as much time to its writes before the next.
+                        await asyncio.sleep(min(time.monotonic() - started, _LONGEST_PAUSE))
                     await self._wait()
             finally:
                 writer.close()

@@ -105,9 +105,12 @@ class SimulatedAgents:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for layout in tuple(self._layouts.objects.values()):
-                if layout.name in self.gpus and layout.name not in self.slow:
-                    await self._apply(layout)
+            layouts = [
+                layout
+                for layout in self._layouts.objects.values()
+                if layout.name in self.gpus and layout.name not in self.slow
+            ]
+            await asyncio.gather(*(self._apply(layout) for layout in layouts))
 
     async def _apply(self, layout: NodeLayout) -> None:
         if self._uids.get(layout.name) != layout.uid:

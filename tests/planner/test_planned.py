@@ -1,0 +1,131 @@
+"""500 random pods from creation to binding: what is planned and what the scheduler makes of it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from mpslice.kube.api import NODES, PODS, Json, PatchType, list_all
+from mpslice.kube.session import Session
+from planner import controller
+from planner.actions import Ungate
+from planner.decide import Decision, View, decide
+from planner.parse import parse_pod
+from tests.planner.agents import SimulatedAgents, node_status
+from tests.planner.conftest import planning
+from tests.planner.test_agreement import add_varied_nodes, is_judged
+from tests.planner.varied import varied_pods
+from tests.waiting import eventually
+
+log = logging.getLogger(__name__)
+
+_SEED = 42
+
+
+@asynccontextmanager
+async def heartbeats(kube: Session, names: Iterable[str]) -> AsyncIterator[None]:
+    """Keeps nodes without a kubelet from being given up, which would taint them."""
+
+    async def beat() -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(15)
+            count += 1
+            for name in names:
+                (condition,) = node_status()["status"]["conditions"]
+                condition["lastHeartbeatTime"] = f"2026-01-01T00:{count:02}:00Z"
+                body = {"status": {"conditions": [condition]}}
+                await kube.patch(NODES, name, body, type=PatchType.MERGE, subresource="status")
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+
+
+class Record:
+    """Where each pod was meant to go when its gate was taken."""
+
+    def __init__(self) -> None:
+        self.planned: dict[str, str] = {}
+
+    def decide(self, view: View) -> Decision:
+        decision = decide(view)
+        meant = {placement.pod.key: placement.node for placement in decision.plan.placements}
+        for action in decision.actions:
+            if isinstance(action, Ungate) and action.pod.key in meant:
+                self.planned[action.pod.key] = meant[action.pod.key]
+        return decision
+
+
+async def take_gates(kube: Session) -> None:
+    for item in await list_all(kube, PODS, namespace="default"):
+        if item["spec"].get("schedulingGates"):
+            body = {"spec": {"schedulingGates": None}}
+            name = item["metadata"]["name"]
+            await kube.patch(PODS, name, body, type=PatchType.MERGE, namespace="default")
+
+
+async def state(kube: Session) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """All that planner and scheduler change of a pod."""
+    pods = [parse_pod(item) for item in await list_all(kube, PODS, namespace="default")]
+    return sorted((pod.key, pod.node, pod.nominated, pod.gates) for pod in pods)
+
+
+async def settled(kube: Session, quiet: float) -> dict[str, str]:
+    """Who is where once nothing has changed for `quiet` seconds."""
+    clock = asyncio.get_running_loop().time
+    seen, since = await state(kube), clock()
+
+    async def unchanged() -> bool:
+        nonlocal seen, since
+        now = await state(kube)
+        if now != seen:
+            seen, since = now, clock()
+        return clock() - since > quiet
+
+    await eventually(
+        unchanged, "planner and scheduler have done what they can", seconds=120, every=0.5
+    )
+    return {key: node for key, node, _, _ in seen if node}
+
+
+async def all_judged(kube: Session) -> bool:
+    return all(is_judged(item) for item in await list_all(kube, PODS, namespace="default"))
+
+
+async def has_seen(agents: SimulatedAgents, names: Iterable[str]) -> bool:
+    return agents.writes.keys() >= set(names)
+
+
+async def create_all(kube: Session, pods: list[Json]) -> None:
+    for start in range(0, len(pods), 20):
+        batch = pods[start : start + 20]
+        await asyncio.gather(*(kube.create(PODS, pod, namespace="default") for pod in batch))
+
+
+@pytest.mark.timeout(300)
+async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_more(
+    kube: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end the planner is gone and every gate is off: no pod is left that had a slice."""
+    names = await add_varied_nodes(kube, 26, cpu="32")
+    record = Record()
+    monkeypatch.setattr(controller, "decide", record.decide)
+    async with heartbeats(kube, names):
+        async with planning(kube, {name: [80, 80, 80, 80] for name in names}) as agents:
+            await eventually(lambda: has_seen(agents, names), "the planner knows every GPU")
+            await create_all(kube, varied_pods(500, _SEED))
+            placed = await settled(kube, quiet=4)
+        await take_gates(kube)
+        await eventually(lambda: all_judged(kube), "every pod is judged", seconds=30)
+        final = await settled(kube, quiet=2)
+    as_planned = [key for key, node in placed.items() if record.planned.get(key) == node]
+    share = len(as_planned) / len(placed)
+    log.info("of 500 pods %d are bound, %.1f %% of them where planned", len(placed), 100 * share)
+    assert final == placed
+    assert share > 0.9
