@@ -93,7 +93,11 @@ def decide(view: View) -> Decision:
     for_pods = tuple(_pod_actions(view, made, sites.here, ready, carving, refused, snapshot))
     going = {action.pod.key for action in for_pods if isinstance(action, Ungate)}
     return Decision(
-        actions=(*for_pods, *_spec_writes(made, sites.here), *_node_actions(view)),
+        actions=(
+            *for_pods,
+            *_spec_writes(made, sites.here, snapshot.set_aside),
+            *_node_actions(view),
+        ),
         carving=tuple(carving),
         standing=tuple(p for p in bindable if not p.pod.gated or p.pod.key in going),
         refused=refused,
@@ -213,8 +217,12 @@ def _pod_actions(
     yield from (u for u in ungate if u.pod.gated and held.isdisjoint(u.pod.seats))
 
 
-def _spec_writes(made: Plan, layouts: Mapping[str, NodeLayout]) -> Iterator[WriteSpec]:
+def _spec_writes(
+    made: Plan, layouts: Mapping[str, NodeLayout], set_aside: Mapping[str, str]
+) -> Iterator[WriteSpec]:
     for name, layout in sorted(layouts.items()):
+        if name in set_aside:
+            continue
         gpus = made.layouts.get(name)
         if gpus is None and spec_was_refused(layout):
             gpus = _standing(layout)  # what could not be applied is not wanted any more

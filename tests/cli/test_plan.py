@@ -265,6 +265,25 @@ def test_priority_class_decides_who_goes_first(run: Run, given: Any) -> None:
     assert list(placed(run)) == ["default/b"]
 
 
+def test_affinity_and_spread_between_pods_count(run: Run, given: Any) -> None:
+    nodes = [node(f"n{i}", zone=zone) for i, zone in enumerate("aab")]
+    term = {
+        "topologyKey": "zone",
+        "labelSelector": {"matchLabels": {"app": "db"}},
+        "namespaceSelector": {"matchLabels": {"team": "x"}},
+    }
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    database = pod("db", node="n2")
+    database["metadata"].update(namespace="other", labels={"app": "db"})
+    space: Json = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}}
+    beside = pod("p", 10, affinity={"podAffinity": required})
+    run("plan", "-o", "json", "-f", given(*nodes, database, space, beside))
+    assert run.json["unplaced"][0]["message"] == "10gb: 0 of 3 nodes: 3 PodAffinity"
+    space["metadata"]["labels"] = {"team": "x"}
+    run("plan", "-o", "json", "-f", given(*nodes, database, space, beside))
+    assert [placed["node"] for placed in run.json["placed"]] == ["n2"]
+
+
 def test_other_kinds_are_skipped_and_counted(run: Run, given: Any) -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}
     run("plan", "-f", given(node(), pod("p", 10), service))

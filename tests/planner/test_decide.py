@@ -151,6 +151,13 @@ def test_spec_that_was_refused_and_is_wanted_no_more_is_taken_back() -> None:
     assert written(decision) == [{10: 1}]
 
 
+def test_nothing_is_written_to_a_node_that_contradicts_itself() -> None:
+    layout = a_layout(spec={20: 1}, used=[(50, "default/a"), (50, "default/b")], applied=False)
+    decision = decided([a_node()], [layout])
+    assert decision.snapshot.set_aside.keys() == {"n1"}
+    assert decision.actions == ()
+
+
 def test_spec_that_was_refused_and_is_still_wanted_is_left_to_the_agent() -> None:
     layout = a_layout(spec={75: 1}, free={10: 1}, applied=False)
     assert decided([a_node(shows={10: 1})], [layout], [a_pod("p", 75)]).actions == ()

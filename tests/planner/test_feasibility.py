@@ -1,6 +1,8 @@
 """Which nodes a pod may use by their identity, case by case as the scheduler decides it."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from planner.feasibility import node_refusal, ports_clash
 from planner.model import (
@@ -9,10 +11,14 @@ from planner.model import (
     Expression,
     HostPort,
     Node,
+    NodeState,
     NodeTerm,
+    Pod,
     Taint,
     Toleration,
 )
+from planner.packing.books import NodeBook
+from planner.packing.ledger import Reach
 
 NODE = Node("n1", labels={"zone": "a", "gen": "7", "odd": "1_0", "plus": "+3"})
 
@@ -145,3 +151,49 @@ def test_host_ports_clash_by_protocol_and_address(
     wanted: HostPort, taken: HostPort, expected: bool
 ) -> None:
     assert ports_clash([wanted], [taken]) is expected
+
+
+expressions_of = st.sampled_from([expression for expression, _ in EXPRESSIONS])
+fields_of = st.sampled_from([field for field, _ in FIELDS])
+labels_of = st.fixed_dictionaries(
+    {}, optional={"zone": st.sampled_from("ab"), "gen": st.sampled_from(["6", "7", "x"])}
+)
+nodes_of = st.builds(
+    Node,
+    st.sampled_from(["n1", "n2", "n3"]),
+    labels=labels_of,
+    taints=st.sets(st.sampled_from([taint for taint, _, _ in TAINTS]), max_size=2).map(tuple),
+    unschedulable=st.booleans(),
+    ready=st.booleans(),
+)
+constraints_of = st.builds(
+    Constraints,
+    st.sets(st.sampled_from([("zone", "a"), ("gen", "7")]), max_size=1).map(tuple),
+    st.one_of(
+        st.none(),
+        st.lists(
+            st.builds(
+                NodeTerm,
+                st.lists(expressions_of, max_size=2).map(tuple),
+                st.lists(fields_of, max_size=1).map(tuple),
+            ),
+            max_size=2,
+        ).map(tuple),
+    ),
+    st.lists(st.sampled_from([toleration for _, toleration, _ in TAINTS]), max_size=2).map(tuple),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    nodes=st.lists(nodes_of, max_size=5, unique_by=lambda node: node.name),
+    demands=st.lists(constraints_of, min_size=1, max_size=3),
+)
+def test_nodes_judged_by_their_class_are_judged_as_each_would_be(
+    nodes: list[Node], demands: list[Constraints]
+) -> None:
+    books = [NodeBook(NodeState(node), order) for order, node in enumerate(nodes)]
+    reach = Reach(books, [Pod("default", "p", constraints=each) for each in demands])
+    for constraints in demands:
+        each = [book for book in books if node_refusal(constraints, book.state.node) is None]
+        assert sorted(reach.of(constraints)[1], key=lambda book: book.order) == each
