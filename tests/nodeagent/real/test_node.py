@@ -1,0 +1,180 @@
+"""Carving, running, withdrawing and coming back on a real kubelet, scheduler and containerd."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpslice.kube.api import NODES
+from tests.nodeagent.conftest import device, gpu, resource
+from tests.nodeagent.real.agent_process import pids_in_slice, wait_for_line
+from tests.nodeagent.real.cluster import Cluster, container_of
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("machine_without_node")
+
+
+async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
+    cluster: Cluster,
+) -> None:
+    await cluster.apply({"10gb": 1, "20gb": 1}, {})
+    assert await cluster.allocatable() == {resource(10): 1, resource(20): 1}
+    await cluster.run("train", 10)
+    environment = cluster.plane.kubectl("logs", "train").stdout.splitlines()
+    for line in (
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=9533M",
+        "CUDA_MPS_PIPE_DIRECTORY=/run/mpslice/pipe",
+        "MPSLICE_MEMORY_MIB=9533",
+        "MPSLICE_MEMORY_FRACTION=0.1164",
+        f"NVIDIA_VISIBLE_DEVICES={gpu(1)}",
+    ):
+        assert line in environment
+    assert await cluster.holder_is("train") == device(1, 10, 0)
+    await cluster.apply({"80gb": 1}, {})
+    assert (await cluster.condition("Applied"))["reason"] == "SliceInUse"
+    assert await cluster.slices() == {device(1, 10, 0): "default/train"}
+    await cluster.delete("train")
+
+    async def carved() -> bool:
+        return await cluster.slices() == {device(1, 80, 0): ""}
+
+    await eventually(carved, "its room is carved anew")
+    assert await cluster.allocatable() == {resource(80): 1}
+    assert (await cluster.condition("Applied"))["status"] == "True"
+
+
+async def test_layout_is_resized_under_running_pods(cluster: Cluster) -> None:
+    await cluster.apply({"10gb": 2, "20gb": 1}, {"40gb": 1})
+    small, large = await cluster.run("small", 10), await cluster.run("large", 40)
+    processes = [pids_in_slice(pod["metadata"]["uid"]) for pod in (small, large)]
+    held = {await cluster.holder_is("small"), await cluster.holder_is("large")}
+    for gpus in (
+        ({"10gb": 1, "30gb": 2}, {"40gb": 1, "45gb": 1}),
+        ({"10gb": 7}, {"40gb": 2}),
+        ({"10gb": 1}, {"40gb": 1, "1gb": 40}),
+    ):
+        await cluster.apply(*gpus)
+        assert (await cluster.condition("Applied"))["status"] == "True"
+        assert held <= set(await cluster.slices())
+        assert held <= (await cluster.kubelet_view()).healthy
+    pods = [await cluster.pod(name) for name in ("small", "large")]
+    assert [pids_in_slice(pod["metadata"]["uid"]) for pod in pods] == processes
+    assert all(container_of(pod)["restartCount"] == 0 for pod in pods)
+
+
+async def test_kubelet_never_takes_back_what_the_agent_wrote(cluster: Cluster) -> None:
+    """Its sync, within 10.4 s, writes the same values."""
+    await cluster.apply({"10gb": 3}, {"20gb": 1})
+    await cluster.apply({"10gb": 2}, {"20gb": 2})
+    wanted = {resource(10): 2, resource(20): 2}
+    deadline = time.monotonic() + 10.5
+    while time.monotonic() < deadline:
+        assert await cluster.allocatable() == wanted
+        await asyncio.sleep(0.25)
+
+
+async def test_killed_agent_comes_back_to_the_same_slices_under_a_running_pod(
+    cluster: Cluster,
+) -> None:
+    await cluster.apply({"10gb": 2, "20gb": 1}, {})
+    uid = (await cluster.run("train", 10))["metadata"]["uid"]
+    await cluster.holder_is("train")
+    slices, processes = await cluster.slices(), pids_in_slice(uid)
+    cluster.agent.end()
+    cluster.agent.start()
+    await cluster.apply({"10gb": 2, "20gb": 1}, {"5gb": 1})
+    assert await cluster.slices() == {**slices, device(2, 5, 0): ""}
+    await cluster.run("second", 10)
+    assert pids_in_slice(uid) == processes
+    assert container_of(await cluster.pod("train"))["restartCount"] == 0
+
+
+async def test_upgrade_leaves_nothing_to_be_bound_meanwhile_and_every_process_alive(
+    cluster: Cluster,
+) -> None:
+    await cluster.apply({"10gb": 3}, {})
+    uid = (await cluster.run("train", 10))["metadata"]["uid"]
+    await cluster.holder_is("train")
+    processes = pids_in_slice(uid)
+    await cluster.agent.stop()
+    assert (await cluster.allocatable()).get(resource(10), 0) <= 1
+    assert (await cluster.condition("Ready"))["reason"] == "Stopping"
+    await cluster.create("waits", 10)
+
+    async def unschedulable() -> bool:
+        conditions = (await cluster.pod("waits"))["status"].get("conditions") or []
+        return any(c.get("reason") == "Unschedulable" for c in conditions)
+
+    await eventually(unschedulable, "the scheduler finds no slice")
+    cluster.agent.start()
+    await cluster.ready("waits")
+    assert pids_in_slice(uid) == processes
+    assert (await cluster.condition("Ready"))["status"] == "True"
+    assert await cluster.allocatable() == {resource(10): 3}
+
+
+async def test_release_takes_everything_away_once_the_pods_have_ended(cluster: Cluster) -> None:
+    await cluster.apply({"10gb": 1}, {"20gb": 2})
+    await cluster.run("train", 10)
+    await cluster.apply({"10gb": 1}, {"20gb": 2}, release=True)
+    assert await cluster.slices() == {device(1, 10, 0): "default/train"}
+    assert (await cluster.condition("Released"))["status"] == "False"
+    await cluster.delete("train")
+
+    async def released() -> bool:
+        return (await cluster.condition("Released")).get("status") == "True"
+
+    await eventually(released, "released")
+    assert await cluster.slices() == {}
+    assert await cluster.allocatable() == {}
+    annotations = (await cluster.kube.read(NODES, cluster.node.name))["metadata"]["annotations"]
+    assert not [key for key in annotations if key.startswith("nos.nebuly.com/")]
+
+
+async def test_kubelet_learns_the_numa_node(cluster: Cluster) -> None:
+    cluster.agent.end()
+    cluster.agent.write_gpus({"numaNode": 0}, {})
+    cluster.agent.start()
+    await cluster.apply({"10gb": 1}, {"20gb": 1})
+    await cluster.create("near", 10, stuck=True)
+    await cluster.create("anywhere", 20, stuck=True)
+    await cluster.admitted(("near", "anywhere"))
+    text = (cluster.node.device_plugin_dir / "kubelet_internal_checkpoint").read_text()
+    assert f'"DeviceIDs":{{"0":["{device(1, 10, 0)}"]}}' in text
+    assert f'"DeviceIDs":{{"-1":["{device(2, 20, 0)}"]}}' in text
+
+
+async def test_failing_start_is_told_in_one_line_and_in_the_layout(cluster: Cluster) -> None:
+    await cluster.apply({"10gb": 1}, {})
+    cluster.agent.end()
+    cluster.agent.write_gpus({"memoryMiB": "lots"})
+    cluster.agent.start()
+    wait_for_line(cluster.agent.log, "memoryMiB: 'lots' is no whole number")
+
+    async def told() -> bool:
+        return (await cluster.condition("Ready")).get("reason") == "BadSimulation"
+
+    await eventually(told, "the layout tells")
+    assert "memoryMiB: 'lots'" in (await cluster.condition("Ready"))["message"]
+    assert (await cluster.condition("Applied"))["status"] == "True"
+    cluster.agent.write_gpus({}, {})
+    cluster.agent.start()
+    await cluster.apply({"10gb": 2}, {})
+    assert (await cluster.condition("Ready"))["status"] == "True"
+
+
+async def test_unknown_node_is_named(cluster: Cluster) -> None:
+    folder = cluster.folder / "dp"
+    folder.mkdir()
+    flags = [flag for flag in cluster.agent.flags if "device-plugin" not in flag]
+    command = [
+        *(sys.executable, "-m", "nodeagent.main", *flags),
+        *("--node-name=nobody", f"--device-plugin-dir={folder}"),
+    ]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "the cluster has no node nobody" in done.stderr.splitlines()[-1]
