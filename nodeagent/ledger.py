@@ -154,7 +154,11 @@ class Ledger:
         self.known.beat()
 
     def _forget(self, now: float) -> None:
-        old = [device for device, at in self._allocated.items() if now - at > FORGOTTEN_SECONDS]
+        old = [
+            device
+            for device, at in self._allocated.items()
+            if now - at > FORGOTTEN_SECONDS and not self._may_be_somebodys(device)
+        ]
         for device in old:
             log.warning(
                 "an Allocate was never followed by a container", extra={"slice": str(device)}
@@ -162,6 +166,17 @@ class Ledger:
             del self._allocated[device]
         if old:
             self._resolve()
+
+    def _may_be_somebodys(self, device: DeviceId) -> bool:
+        """Whether a pod lives here whose slice of that size nobody shows.
+
+        Of an init container only the checkpoint tells, and the kubelet writes it out of order: an
+        older one may replace a newer until the next is written (writeCheckpoint, unlocked).
+        """
+        return any(
+            pod.admitted and not pod.ended and pod.needs_any((device.size,)) and not self.shows(pod)
+            for pod in self._pods().by_uid.values()
+        )
 
     async def vacated(self, device: DeviceId) -> None:
         """Returns once nothing is left of whoever had the slice before; the caller's deadline."""

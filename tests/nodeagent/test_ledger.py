@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,20 @@ async def test_allocate_that_nothing_explains_is_forgotten(
     await ledger.refresh()
     assert SLICE in ledger.holders
     monkeypatch.setattr("nodeagent.ledger.FORGOTTEN_SECONDS", -1.0)
+    await ledger.refresh()
+    assert ledger.holders == {}
+
+
+async def test_allocate_is_kept_while_a_pod_lives_whose_slice_nobody_shows(
+    ledger: Ledger, kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An init container's is told by the checkpoint alone, and that may be out of date."""
+    monkeypatch.setattr("nodeagent.ledger.FORGOTTEN_SECONDS", -1.0)
+    kubelet.pods = Pods.of([replace(POD, admitted=True)])
+    ledger.allocated([SLICE])
+    await ledger.refresh()
+    assert SLICE in ledger.holders
+    kubelet.pods = Pods.of([replace(POD, admitted=True, ended=True)])
     await ledger.refresh()
     assert ledger.holders == {}
 

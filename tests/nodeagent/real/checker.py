@@ -19,12 +19,20 @@ def _size(id_: str) -> int:
     return int(id_.split("::")[1])
 
 
-def holders_by_pods(view: KubeletView, pods: Iterable[Json]) -> dict[str, str]:
-    """The slice of each pod that the kubelet has admitted and that has not ended."""
-    names = {pod["metadata"]["uid"]: pod for pod in pods if _holds(pod)}
-    return {
-        id_: names[uid]["metadata"]["name"] for id_, uid in view.allocated.items() if uid in names
-    }
+def stale(view: KubeletView, pods: Iterable[Json]) -> list[str]:
+    """Where the checkpoint lags behind the kubelet itself.
+
+    The kubelet writes it out of order (cm/devicemanager/manager.go, writeCheckpoint), so that an
+    older one may stand until the next is written.
+    """
+    names = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if _holds(pod)}
+    told = {id_: names[uid] for id_, uid in view.allocated.items() if uid in names}
+    found = []
+    if view.registered != view.healthy:
+        found.append(f"checkpoint has {sorted(view.registered)}, not {sorted(view.healthy)}")
+    if told != view.listed:
+        found.append(f"checkpoint says {told}, List says {view.listed}")
+    return found
 
 
 def _holds(pod: Json) -> bool:
@@ -33,22 +41,17 @@ def _holds(pod: Json) -> bool:
 
 
 def disagreements(view: KubeletView, status: Json, pods: Sequence[Json]) -> list[str]:
-    """Where the kubelet, its checkpoint, the NodeLayout and the pods contradict one another."""
+    """Where the kubelet, the NodeLayout and the pods contradict one another."""
     slices = slices_of(status)
-    held = holders_by_pods(view, pods)
     told = {id_: pod.removeprefix(f"{NAMESPACE}/") for id_, pod in slices.items() if pod}
     found = []
     if view.healthy != slices.keys():
         found.append(f"kubelet knows {sorted(view.healthy)}, layout shows {sorted(slices)}")
-    if view.registered != view.healthy:
-        found.append(f"checkpoint has {sorted(view.registered)}, not {sorted(view.healthy)}")
-    if view.listed != held:
-        found.append(f"List says {view.listed}, checkpoint and pods say {held}")
-    if told != held:
-        found.append(f"layout says {told}, checkpoint and pods say {held}")
-    bound = {pod["metadata"]["name"] for pod in pods if _holds(pod)}
-    if bound != set(held.values()):
-        found.append(f"pods {sorted(bound)} are admitted, {sorted(held.values())} hold a slice")
+    if told != view.listed:
+        found.append(f"layout says {told}, kubelet says {view.listed}")
+    admitted = sorted(pod["metadata"]["name"] for pod in pods if _holds(pod))
+    if admitted != sorted(view.listed.values()):
+        found.append(f"pods {admitted} are admitted, kubelet says {view.listed}")
     return found
 
 

@@ -5,6 +5,7 @@ everything already, because a test walks through dozens of them.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,15 @@ from typing import Any
 
 CHECKOUT = Path(__file__).parents[3]
 OURS = {str(CHECKOUT / folder) for folder in ("nodeagent", "mpslice", "mpslice/kube")}
+AGENTS_MODULES = (
+    "nodeagent.main",
+    "nodeagent.controller",
+    "nodeagent.metrics",
+    "nodeagent.simulation",
+    "nodeagent.agent",
+    "mpslice.kube.session",
+    "mpslice.ops",
+)
 _PR_SET_PDEATHSIG = 1
 
 Site = tuple[str, ...]
@@ -102,16 +112,9 @@ def _become_agent(order: dict[str, Any]) -> None:
     os._exit(main.main(order["flags"]))
 
 
-def _import_everything() -> None:
-    import nodeagent.agent
-    import nodeagent.controller
-    import nodeagent.main
-    import nodeagent.metrics
-    import nodeagent.simulation  # noqa: F401  forked agents have them
-
-
 def _serve() -> None:
-    _import_everything()
+    for module in AGENTS_MODULES:
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the killed
     _say("ready")
     for line in sys.stdin:

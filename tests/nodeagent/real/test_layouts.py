@@ -67,6 +67,7 @@ async def test_all_views_agree_after_every_change(cluster: Cluster) -> None:
     traffic = Traffic(random.Random(SEED))
     kubelet = cluster.node.kubelet_pid
     holders: dict[str, str] = {}
+    lag: list[str] = []
     for change in range(CHANGES):
         layout = traffic.layout()
         going, coming = traffic.going(), traffic.coming()
@@ -80,6 +81,8 @@ async def test_all_views_agree_after_every_change(cluster: Cluster) -> None:
         before = {id_: pod for id_, pod in holders.items() if pod in traffic.alive}
         holders = await _at_rest(cluster, layout, f"change {change} of seed {SEED}")
         assert before.items() <= holders.items(), f"a used slice was withdrawn: {before}, {holders}"
+        lag, before_that = checker.stale(await cluster.kubelet_view(), await cluster.pods()), lag
+        assert not (lag and before_that), f"checkpoint out of date for two changes: {lag}"
     assert cluster.node.kubelet_pid == kubelet
     phases = [pod["status"]["phase"] for pod in await cluster.pods()]
     assert "Failed" not in phases
@@ -99,12 +102,11 @@ async def _at_rest(cluster: Cluster, layout: tuple[Slices, Slices], when: str) -
     async def agree() -> dict[str, str] | None:
         view, pods = await cluster.kubelet_view(), await cluster.pods()
         status = await cluster.status()
-        held = checker.holders_by_pods(view, pods)
         last[:] = checker.disagreements(view, status, pods)
-        last.extend(checker.departures_from_plan(layout, view.healthy, held))
+        last.extend(checker.departures_from_plan(layout, view.healthy, view.listed))
         if not last and await cluster.allocatable() != checker.allocatable_of(view.healthy):
             last.append(f"allocatable {await cluster.allocatable()}, slices {view.healthy}")
-        return None if last else {"": when, **held}
+        return None if last else {"": when, **view.listed}
 
     try:
         found = await eventually(agree, when, seconds=15, every=0.02)

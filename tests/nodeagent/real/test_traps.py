@@ -70,7 +70,7 @@ async def _holders_agree(cluster: Cluster, names: list[str]) -> dict[str, str]:
             pods[name]["status"].get("startTime") or not pods[name]["spec"].get("nodeName")
             for name in names
         )
-        same = told == view.listed and view.healthy == view.registered == frozenset(slices)
+        same = told == view.listed and view.healthy == frozenset(slices)
         return {"": "", **told} if decided and same else None
 
     held = await eventually(agreed, "kubelet and layout agree", every=0.03)
