@@ -371,10 +371,14 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Placements in planned order, refusals, and the new layouts of the nodes that change."""
+    """Placements in planned order, refusals, and the new layouts of the nodes that change.
+
+    `fell_back`: the solver ran out of time, so the plan is the one without it.
+    """
 
     placements: tuple[Placement, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     withdrawn: int = 0
     reservations: tuple[Reservation, ...] = ()
+    fell_back: bool = False

@@ -20,14 +20,14 @@ from planner.packing.stay import stay
 from planner.packing.touch import spare_nodes
 
 
-def plan(snapshot: Snapshot, pending: Iterable[Pod]) -> Plan:
+def plan(snapshot: Snapshot, pending: Iterable[Pod], *, solver: bool = False) -> Plan:
     """Where each pending pod goes, which layouts that takes, and why the rest cannot be placed.
 
     The same result for any order of nodes and pods. Nothing is written for nodes that stay as
-    they are; used slices are never touched.
+    they are; used slices are never touched. `solver` needs the extra of that name.
     """
     pods = [pod for pod in pending if pod.seats]
-    packing = _Packing(snapshot, pods)
+    packing = _Packing(snapshot, pods, solver=solver)
     packing.run()
     return packing.result()
 
@@ -35,11 +35,13 @@ def plan(snapshot: Snapshot, pending: Iterable[Pod]) -> Plan:
 class _Packing:
     """One run of the packer over its draft."""
 
-    def __init__(self, snapshot: Snapshot, pods: Sequence[Pod]) -> None:
+    def __init__(self, snapshot: Snapshot, pods: Sequence[Pod], *, solver: bool) -> None:
         units = units_of(pods, snapshot)
         self._draft = Draft(Ledger(snapshot, pods), units)
         self._reservations: list[tuple[int, list[Reservation]]] = []
         self._budget = BUDGET
+        self._solver = solver
+        self._fell_back = False
 
     def run(self) -> None:
         draft = self._draft
@@ -65,8 +67,31 @@ class _Packing:
         if not any(self._is_contended(number) for number in refused):
             return False
         best_order(draft, numbers)
-        self._budget = improve(draft, range(numbers[-1] + 1), self._budget)
+        so_far = range(numbers[-1] + 1)
+        self._budget = improve(draft, so_far, self._budget)
+        if self._solver and any(self._is_contended(n) for n in numbers if not draft.seated[n]):
+            self._consult_solver(so_far)
         return True
+
+    def _consult_solver(self, numbers: Sequence[int]) -> None:
+        """Seats what may be moved as a program over all nodes says, if that is worth more."""
+        from planner.packing.guidance import guide  # late: only with the extra `solver`
+
+        draft = self._draft
+        movable = [number for number in numbers if draft.is_movable(number)]
+        before = draft.worth(movable)
+        held = {number: draft.take_back(number) for number in movable}
+        guided = guide(draft, movable, before, draft.rank[numbers[-1]])
+        if guided:
+            draft.fill(number for number in movable if not draft.seated[number])
+            self._budget = improve(draft, numbers, self._budget)
+            if draft.worth(movable) > before:
+                return
+        self._fell_back |= guided is False
+        for number in movable:
+            draft.take_back(number)
+        for number in movable:
+            draft.restore(number, held[number])
 
     def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:
         """Of those that have waited long, in order, the first that does not fit gets a reservation.
@@ -115,6 +140,7 @@ class _Packing:
             refusals=tuple(refusals),
             layouts={node.name: ledger.layout(node) for node in ledger.nodes if node.carved},
             withdrawn=ledger.withdrawn(),
+            fell_back=self._fell_back,
             reservations=tuple(
                 each
                 for number, found in self._reservations

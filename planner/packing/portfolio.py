@@ -6,7 +6,7 @@ from typing import Final
 from planner.packing.draft import Draft
 from planner.packing.greedy import Choose, strand_aware, tightest
 
-_RUNS: Final = 15_000
+_RUNS: Final = 20_000
 """How many units may be placed in all runs of one rank: a big rank has fewer runs."""
 
 Key = Callable[[int], tuple[float, int]]

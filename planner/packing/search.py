@@ -17,7 +17,8 @@ BUDGET: Final = 1_200_000
 """Cells of knapsacks that may be computed in one plan: a second or so on one core."""
 
 _SWEEPS: Final = 3
-_RICH: Final = 64  # nodes with much left that are paired with those that have room
+_STRIDE: Final = 7
+_RICH: Final = 256  # nodes with much left that are paired with those that have room
 
 
 def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
@@ -27,9 +28,9 @@ def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
     """
     waiting = Waiting(draft, numbers)
     for sweep in (_singly, _pairs):
-        for _ in range(_SWEEPS):
+        for turn in range(_SWEEPS):
             gained = False
-            for nodes in sweep(_within_reach(waiting)):
+            for nodes in sweep(_within_reach(waiting), turn):
                 if waiting.work > budget:
                     return 0
                 gained |= step(draft, waiting, nodes)
@@ -70,15 +71,15 @@ def _with_room(nodes: Iterable[NodeBook]) -> list[NodeBook]:
     return sorted((n for n in nodes if n.room > 0), key=lambda node: (-node.room, node.order))
 
 
-def _singly(nodes: Sequence[NodeBook]) -> Iterator[list[NodeBook]]:
+def _singly(nodes: Sequence[NodeBook], _turn: int) -> Iterator[list[NodeBook]]:
     return ([node] for node in _with_room(nodes))
 
 
-def _pairs(nodes: Sequence[NodeBook]) -> Iterator[list[NodeBook]]:
-    """Each node with room beside one that has much CPU left, another one each time."""
+def _pairs(nodes: Sequence[NodeBook], turn: int) -> Iterator[list[NodeBook]]:
+    """Each node with room beside one that has much CPU left, another one each turn."""
     rich = sorted(nodes, key=lambda node: (-node.cpu, node.order))[:_RICH]
     for number, node in enumerate(_with_room(nodes)):
-        other = rich[number % len(rich)]
+        other = rich[(number + turn * _STRIDE) % len(rich)]
         if other is not node:
             yield [node, other]
 

@@ -1,0 +1,280 @@
+"""Where pods should go, from one program over all nodes instead of one node after the other.
+
+GPUs are flow: a GPU with so many free gb is a unit that enters there and runs down to 0, and a
+slice of s gb is an arc of length s (Valério de Carvalho's arc-flow model of cutting stock), so the
+program's size does not depend on the number of GPUs and pods. CPU and memory are rows of each
+section of nodes; where every section is a single node, the program is exact.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from math import inf, log2
+from typing import Final
+
+from planner.packing.books import GpuBook, NodeBook
+from planner.packing.draft import Draft, Worth
+from planner.packing.pools import Pool
+from planner.packing.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How large a program may be, how far it is searched, and the gap that is good enough."""
+
+    columns: int
+    tree_nodes: int
+    gap: float
+
+
+_EXACT: Final = _Limits(columns=8_000, tree_nodes=100, gap=1e-6)
+"""Every node has a section of its own."""
+
+_SHARED: Final = _Limits(columns=2_000, tree_nodes=5, gap=4e-4)
+"""Nodes that are much alike share one; what is found is rounded to nodes anyway. With many sorts
+of nodes a program takes long and says nothing that filling nodes anew does not find."""
+
+_KINDS: Final = 16
+"""Of one size in shared sections: pods that need about as much CPU count as equal."""
+
+_Seat = tuple[float, int, GpuBook]
+"""CPU left on the node, negated; the GPU's number, and the GPU."""
+
+_GIB: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Movable pods of one rank and size, taken as alike; CPU in thousandths, memory in GiB."""
+
+    rank: int
+    size: int
+    pool: Pool
+    cpu: float
+    memory: float
+    numbers: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Section:
+    """Nodes whose CPU and memory count together, and the program's columns that are theirs."""
+
+    nodes: Sequence[NodeBook]
+    kinds: Sequence[_Kind]
+    takes: list[int] = field(default_factory=list)  # by kind
+    arcs: dict[tuple[int, int], int] = field(default_factory=dict)  # (gb before, size)
+
+    @property
+    def gpus(self) -> list[GpuBook]:
+        return [gpu for node in self.nodes for gpu in node.gpus if gpu.reclaimable > 0]
+
+
+def guide(draft: Draft, numbers: Sequence[int], worth: Worth, rank: int) -> bool | None:
+    """Seats movable units as a program says that gives `rank` the most GB.
+
+    None of `numbers` is seated. The ranks before get what they are worth in `worth` at least.
+    False when the program ran out of time, None when it would be too large to solve in time: then
+    nothing is seated.
+    """
+    limits, exact = _EXACT, True
+    sections = _sections(draft, _kinds(draft, numbers), shared=False)
+    if _columns(sections) > limits.columns:
+        limits, exact = _SHARED, False
+        sections = _sections(draft, _merged(draft, _kinds(draft, numbers)), shared=True)
+        if _columns(sections) > limits.columns:
+            return None
+    program = Program()
+    _build(program, sections, worth, rank, exact=exact)
+    solution = program.solve(nodes=limits.tree_nodes, gap=limits.gap)
+    if solution is None:
+        return False
+    taken: set[int] = set()
+    for section in sections:
+        _follow(draft, section, solution, taken)
+    return True
+
+
+def _kinds(draft: Draft, numbers: Sequence[int]) -> list[_Kind]:
+    """Exactly alike: of one rank and shape."""
+    alike: dict[tuple[int, object], list[int]] = {}
+    for number in numbers:
+        shape = draft.ledger.shape(draft.units[number].pods[0])
+        alike.setdefault((draft.rank[number], shape), []).append(number)
+    return [_kind(draft, tuple(members)) for members in alike.values()]
+
+
+def _kind(draft: Draft, numbers: tuple[int, ...]) -> _Kind:
+    pods = [draft.units[number].pods[0] for number in numbers]
+    shape = draft.ledger.shape(pods[0])
+    return _Kind(
+        draft.rank[numbers[0]],
+        shape.largest,
+        shape.pool,
+        sum(pod.requests.cpu_milli for pod in pods) / len(pods),
+        sum(pod.requests.memory for pod in pods) / len(pods) / _GIB,
+        numbers,
+    )
+
+
+def _merged(draft: Draft, kinds: Sequence[_Kind]) -> list[_Kind]:
+    """Fewer kinds: those of one rank, size and pool in portions by CPU."""
+    alike: dict[tuple[int, int, Pool], list[_Kind]] = defaultdict(list)
+    for kind in kinds:
+        alike[kind.rank, kind.size, kind.pool].append(kind)
+    merged: list[_Kind] = []
+    for same in alike.values():
+        same.sort(key=lambda kind: (kind.cpu, kind.numbers))
+        numbers = [number for kind in same for number in kind.numbers]
+        step = len(numbers) if len(same) == 1 else -(-len(numbers) // _KINDS)
+        starts = range(0, len(numbers), step)
+        merged += [_kind(draft, tuple(numbers[at : at + step])) for at in starts]
+    return merged
+
+
+def _sections(draft: Draft, kinds: Sequence[_Kind], *, shared: bool) -> list[_Section]:
+    """The nodes that the kinds may use; where `shared`, by who may use them and CPU for each gb."""
+    pools = list({kind.pool: None for kind in kinds})
+    groups: dict[object, list[NodeBook]] = {}
+    for node in draft.ledger.nodes:
+        mine = tuple(number for number, pool in enumerate(pools) if node.order in pool.orders)
+        if not mine or node.room <= 0:
+            continue
+        band = round(2 * log2(max(node.cpu, 1) / node.room)) if shared else node.order
+        groups.setdefault((mine, band), []).append(node)
+    return [
+        _Section(nodes, [kind for kind in kinds if nodes[0].order in kind.pool.orders])
+        for nodes in groups.values()
+    ]
+
+
+def _columns(sections: Sequence[_Section]) -> int:
+    """About how many columns the program will have."""
+    return sum(
+        max((gpu.reclaimable for gpu in section.gpus), default=0)
+        * len({kind.size for kind in section.kinds})
+        + len(section.kinds)
+        for section in sections
+    )
+
+
+def _build(
+    program: Program, sections: Sequence[_Section], worth: Worth, rank: int, *, exact: bool
+) -> None:
+    demand: dict[_Kind, int] = {}
+    floors = [program.row(worth[number], inf) for number in range(rank)]
+    for section in sections:
+        rooms = Counter(gpu.reclaimable for gpu in section.gpus)
+        cpu = program.row(0, sum(max(node.cpu, 0) for node in section.nodes) / 1000)
+        memory = program.row(0, sum(max(node.memory, 0) for node in section.nodes) / _GIB)
+        sizes: dict[int, int] = {}
+        for kind in section.kinds:
+            if kind.size not in sizes:
+                sizes[kind.size] = program.row(0, 0)
+            if kind not in demand:
+                demand[kind] = program.row(0, len(kind.numbers))
+            entries = [
+                (demand[kind], 1.0),
+                (sizes[kind.size], -1.0),
+                (cpu, kind.cpu / 1000),
+                (memory, kind.memory),
+            ]
+            if kind.rank < rank:
+                entries.append((floors[kind.rank], float(kind.size)))
+            gain = float(kind.size) if kind.rank == rank else 0.0
+            section.takes.append(program.column(gain, inf, entries, whole=exact))
+        _add_flow(program, section, rooms, sizes)
+
+
+def _add_flow(
+    program: Program, section: _Section, rooms: Counter[int], sizes: dict[int, int]
+) -> None:
+    """A level for every number of free gb; nothing is left at 0, where all flow ends."""
+    top = max(rooms, default=0)
+    levels = [program.row(-rooms[gb], -rooms[gb]) for gb in range(1, top + 1)]
+
+    def arc(left: int, size: int) -> Iterator[tuple[int, float]]:
+        yield levels[left - 1], -1.0
+        if left > size:
+            yield levels[left - size - 1], 1.0
+
+    for left in range(1, top + 1):
+        program.column(0.0, inf, arc(left, 1), whole=False)  # 1 gb that stays free
+        for size, row in sizes.items():
+            if size <= left:
+                entries = (*arc(left, size), (row, 1.0))
+                section.arcs[left, size] = program.column(0.0, inf, entries, whole=True)
+
+
+def _follow(draft: Draft, section: _Section, solution: Sequence[float], taken: set[int]) -> None:
+    """Gives each GPU the sizes along a path of the flow, and pods of the kinds that were taken."""
+    chosen: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by size: (cpu, number)
+    for kind, column in zip(section.kinds, section.takes, strict=True):
+        free = (number for number in kind.numbers if number not in taken)
+        for number, _ in zip(free, range(round(solution[column])), strict=False):
+            taken.add(number)
+            chosen[kind.size].append((draft.units[number].pods[0].requests.cpu_milli, number))
+    mean = {size: sum(cpu for cpu, _ in pods) / len(pods) for size, pods in chosen.items()}
+    seats: dict[int, list[_Seat]] = defaultdict(list)
+    for gpu, sizes in _deal(section, solution, mean):
+        for size in sizes:
+            seats[size].append((-gpu.node.cpu, gpu.order, gpu))
+    for heap in seats.values():
+        heapify(heap)
+    hungriest = ((-cpu, number, size) for size, pods in chosen.items() for cpu, number in pods)
+    for _, number, size in sorted(hungriest):
+        if seats[size]:
+            _seat(draft, number, _pop_richest(seats[size], lambda gpu: gpu.node.cpu))
+
+
+def _deal(
+    section: _Section, solution: Sequence[float], mean: Mapping[int, float]
+) -> Iterator[tuple[GpuBook, Sequence[int]]]:
+    """Deals the paths of the flow to GPUs with that much room, so that all nodes need as much CPU
+    of what they have; `mean` is the CPU of a pod by its size."""
+    arcs = {key: round(solution[column]) for key, column in section.arcs.items()}
+    by_size = sorted({size for _, size in arcs}, reverse=True)
+    gpus: dict[int, list[_Seat]] = defaultdict(list)
+    paths: list[tuple[float, int, list[int]]] = []
+    for gpu in section.gpus:
+        sizes = _path(arcs, gpu.reclaimable, by_size)
+        paths.append((sum(mean.get(size, 0.0) for size in sizes), gpu.reclaimable, sizes))
+        gpus[gpu.reclaimable].append((-gpu.node.cpu, gpu.order, gpu))
+    for heap in gpus.values():
+        heapify(heap)
+    left = {node.order: float(node.cpu) for node in section.nodes}
+    for cpu, room, sizes in sorted(paths, reverse=True):
+        gpu = _pop_richest(gpus[room], lambda gpu: left[gpu.node.order])
+        left[gpu.node.order] -= cpu
+        yield gpu, sizes
+
+
+def _pop_richest(heap: list[_Seat], cpu_left: Callable[[GpuBook], float]) -> GpuBook:
+    """The GPU whose node has most CPU left; what the heap has of that may be out of date."""
+    while True:
+        cpu, order, gpu = heap[0]
+        now = cpu_left(gpu)
+        if -cpu <= now:
+            heappop(heap)
+            return gpu
+        heapreplace(heap, (-now, order, gpu))
+
+
+def _path(arcs: dict[tuple[int, int], int], left: int, by_size: Sequence[int]) -> list[int]:
+    """The sizes that one unit of flow passes on its way down; it is taken out of `arcs`."""
+    sizes: list[int] = []
+    while left > 0:
+        size = next((size for size in by_size if arcs.get((left, size), 0) > 0), None)
+        if size is None:
+            left -= 1
+            continue
+        arcs[left, size] -= 1
+        sizes.append(size)
+        left -= size
+    return sizes
+
+
+def _seat(draft: Draft, number: int, gpu: GpuBook) -> None:
+    shape = draft.ledger.shape(draft.units[number].pods[0])
+    if gpu.reclaimable >= shape.largest and shape.fits(gpu.node):
+        draft.seat(number, gpu)
