@@ -1,14 +1,15 @@
 """Where pods should go, from one program over all nodes instead of one node after the other.
 
-GPUs are flow: a GPU with so many free gb is a unit that enters there and runs down to 0, and a
-slice of s gb is an arc of length s (Valério de Carvalho's arc-flow model of cutting stock), so the
-program's size does not depend on the number of GPUs and pods. CPU and memory are rows of each
-section of nodes; where every section is a single node, the program is exact.
+GPUs are flow: a GPU with so many free gb is a unit that enters there and decides, size by size from
+the largest down, how many slices of it to hold (an arc-flow model of cutting stock, after Valério
+de Carvalho, 1999), so the program's size does not depend on the number of GPUs and pods. CPU and
+memory are rows of each section of nodes; where each section is one node, the program is exact.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from heapq import heapify, heappop, heapreplace
 from math import inf, log2
 from typing import Final
@@ -28,10 +29,10 @@ class _Limits:
     gap: float
 
 
-_EXACT: Final = _Limits(columns=8_000, tree_nodes=100, gap=1e-6)
+_EXACT: Final = _Limits(columns=40_000, tree_nodes=100, gap=1e-6)
 """Every node has a section of its own."""
 
-_SHARED: Final = _Limits(columns=2_000, tree_nodes=5, gap=4e-4)
+_SHARED: Final = _Limits(columns=6_000, tree_nodes=5, gap=4e-4)
 """Nodes that are much alike share one; what is found is rounded to nodes anyway. With many sorts
 of nodes a program takes long and says nothing that filling nodes anew does not find."""
 
@@ -57,42 +58,58 @@ class _Kind:
 
 
 @dataclass(slots=True)
+class _Arcs:
+    """The columns for one size: (free gb before, slices of the size) -> column."""
+
+    size: int
+    columns: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _Section:
     """Nodes whose CPU and memory count together, and the program's columns that are theirs."""
 
     nodes: Sequence[NodeBook]
     kinds: Sequence[_Kind]
     takes: list[int] = field(default_factory=list)  # by kind
-    arcs: dict[tuple[int, int], int] = field(default_factory=dict)  # (gb before, size)
+    arcs: list[_Arcs] = field(default_factory=list)  # by size, the largest first
 
     @property
     def gpus(self) -> list[GpuBook]:
         return [gpu for node in self.nodes for gpu in node.gpus if gpu.reclaimable > 0]
 
 
-def guide(draft: Draft, numbers: Sequence[int], worth: Worth, rank: int) -> bool | None:
+class Advice(Enum):
+    """What became of asking the solver."""
+
+    EXACT = auto()
+    ROUNDED = auto()
+    TOO_LARGE = auto()
+    TOO_LATE = auto()
+
+
+def guide(draft: Draft, numbers: Sequence[int], worth: Worth, rank: int) -> Advice:
     """Seats movable units as a program says that gives `rank` the most GB.
 
-    None of `numbers` is seated. The ranks before get what they are worth in `worth` at least.
-    False when the program ran out of time, None when it would be too large to solve in time: then
-    nothing is seated.
+    None of `numbers` is seated before. The ranks before get what they are worth in `worth` at
+    least. Nothing is seated when the program would be too large or was not solved in time.
     """
-    limits, exact = _EXACT, True
+    limits, advice = _EXACT, Advice.EXACT
     sections = _sections(draft, _kinds(draft, numbers), shared=False)
     if _columns(sections) > limits.columns:
-        limits, exact = _SHARED, False
+        limits, advice = _SHARED, Advice.ROUNDED
         sections = _sections(draft, _merged(draft, _kinds(draft, numbers)), shared=True)
         if _columns(sections) > limits.columns:
-            return None
+            return Advice.TOO_LARGE
     program = Program()
-    _build(program, sections, worth, rank, exact=exact)
+    _build(program, sections, worth, rank, exact=advice is Advice.EXACT)
     solution = program.solve(nodes=limits.tree_nodes, gap=limits.gap)
     if solution is None:
-        return False
+        return Advice.TOO_LATE
     taken: set[int] = set()
     for section in sections:
         _follow(draft, section, solution, taken)
-    return True
+    return advice
 
 
 def _kinds(draft: Draft, numbers: Sequence[int]) -> list[_Kind]:
@@ -151,7 +168,8 @@ def _sections(draft: Draft, kinds: Sequence[_Kind], *, shared: bool) -> list[_Se
 def _columns(sections: Sequence[_Section]) -> int:
     """About how many columns the program will have."""
     return sum(
-        max((gpu.reclaimable for gpu in section.gpus), default=0)
+        2
+        * max((gpu.reclaimable for gpu in section.gpus), default=0)
         * len({kind.size for kind in section.kinds})
         + len(section.kinds)
         for section in sections
@@ -189,21 +207,24 @@ def _build(
 def _add_flow(
     program: Program, section: _Section, rooms: Counter[int], sizes: dict[int, int]
 ) -> None:
-    """A level for every number of free gb; nothing is left at 0, where all flow ends."""
-    top = max(rooms, default=0)
-    levels = [program.row(-rooms[gb], -rooms[gb]) for gb in range(1, top + 1)]
-
-    def arc(left: int, size: int) -> Iterator[tuple[int, float]]:
-        yield levels[left - 1], -1.0
-        if left > size:
-            yield levels[left - size - 1], 1.0
-
-    for left in range(1, top + 1):
-        program.column(0.0, inf, arc(left, 1), whole=False)  # 1 gb that stays free
-        for size, row in sizes.items():
-            if size <= left:
-                entries = (*arc(left, size), (row, 1.0))
-                section.arcs[left, size] = program.column(0.0, inf, entries, whole=True)
+    """What flows into a state (free gb, before a size is decided on) flows out of it again."""
+    here = {room: program.row(-count, -count) for room, count in rooms.items()}
+    ordered = sorted(sizes, reverse=True)
+    for place, size in enumerate(ordered):
+        least = ordered[-1] if place + 1 < len(ordered) else inf  # below it nothing more fits
+        arcs = _Arcs(size)
+        section.arcs.append(arcs)
+        after: dict[int, int] = {}
+        for room, row in here.items():
+            for count in range(room // size + 1):
+                left = room - count * size
+                entries = [(row, -1.0), (sizes[size], float(count))]
+                if left >= least:
+                    if left not in after:
+                        after[left] = program.row(0, 0)
+                    entries.append((after[left], 1.0))
+                arcs.columns[room, count] = program.column(0.0, inf, entries, whole=True)
+        here = after
 
 
 def _follow(draft: Draft, section: _Section, solution: Sequence[float], taken: set[int]) -> None:
@@ -232,12 +253,14 @@ def _deal(
 ) -> Iterator[tuple[GpuBook, Sequence[int]]]:
     """Deals the paths of the flow to GPUs with that much room, so that all nodes need as much CPU
     of what they have; `mean` is the CPU of a pod by its size."""
-    arcs = {key: round(solution[column]) for key, column in section.arcs.items()}
-    by_size = sorted({size for _, size in arcs}, reverse=True)
+    flows = [
+        (arcs.size, {key: round(solution[column]) for key, column in arcs.columns.items()})
+        for arcs in section.arcs
+    ]
     gpus: dict[int, list[_Seat]] = defaultdict(list)
     paths: list[tuple[float, int, list[int]]] = []
     for gpu in section.gpus:
-        sizes = _path(arcs, gpu.reclaimable, by_size)
+        sizes = _path(flows, gpu.reclaimable)
         paths.append((sum(mean.get(size, 0.0) for size in sizes), gpu.reclaimable, sizes))
         gpus[gpu.reclaimable].append((-gpu.node.cpu, gpu.order, gpu))
     for heap in gpus.values():
@@ -260,17 +283,15 @@ def _pop_richest(heap: list[_Seat], cpu_left: Callable[[GpuBook], float]) -> Gpu
         heapreplace(heap, (-now, order, gpu))
 
 
-def _path(arcs: dict[tuple[int, int], int], left: int, by_size: Sequence[int]) -> list[int]:
-    """The sizes that one unit of flow passes on its way down; it is taken out of `arcs`."""
+def _path(flows: Sequence[tuple[int, dict[tuple[int, int], int]]], room: int) -> list[int]:
+    """The sizes that one unit of flow decides for; the unit is taken out of `flows`."""
     sizes: list[int] = []
-    while left > 0:
-        size = next((size for size in by_size if arcs.get((left, size), 0) > 0), None)
-        if size is None:
-            left -= 1
-            continue
-        arcs[left, size] -= 1
-        sizes.append(size)
-        left -= size
+    for size, flow in flows:
+        count = next((n for n in range(room // size, -1, -1) if flow.get((room, n), 0) > 0), 0)
+        if (room, count) in flow:
+            flow[room, count] -= 1
+        sizes += [size] * count
+        room -= size * count
     return sizes
 
 

@@ -15,7 +15,7 @@ from planner.packing.order import units_of
 from planner.packing.portfolio import best_order
 from planner.packing.refusals import Inquest
 from planner.packing.reserve import reserve
-from planner.packing.search import BUDGET, could_fit, improve, seniors_first
+from planner.packing.search import BUDGET, could_fit, improve, seniors_first, shake
 from planner.packing.stay import stay
 from planner.packing.touch import spare_nodes
 
@@ -39,7 +39,7 @@ class _Packing:
         units = units_of(pods, snapshot)
         self._draft = Draft(Ledger(snapshot, pods), units)
         self._reservations: list[tuple[int, list[Reservation]]] = []
-        self._budget = BUDGET
+        self._budget = BUDGET * (2 if solver else 1)
         self._solver = solver
         self._fell_back = False
 
@@ -67,31 +67,41 @@ class _Packing:
         if not any(self._is_contended(number) for number in refused):
             return False
         best_order(draft, numbers)
-        so_far = range(numbers[-1] + 1)
-        self._budget = improve(draft, so_far, self._budget)
-        if self._solver and any(self._is_contended(n) for n in numbers if not draft.seated[n]):
-            self._consult_solver(so_far)
+        self._search(range(numbers[-1] + 1), numbers)
         return True
 
-    def _consult_solver(self, numbers: Sequence[int]) -> None:
-        """Seats what may be moved as a program over all nodes says, if that is worth more."""
-        from planner.packing.guidance import guide  # late: only with the extra `solver`
+    def _search(self, numbers: Sequence[int], rank: Sequence[int]) -> None:
+        """Fits in what greedy left out of `rank`; `numbers` are the units of all ranks so far."""
+        draft = self._draft
+        self._budget = improve(draft, numbers, self._budget)
+        if not any(not draft.seated[number] and self._is_contended(number) for number in rank):
+            return
+        if not (self._solver and self._consult_solver(numbers)):
+            self._budget = shake(draft, numbers, self._budget)
+
+    def _consult_solver(self, numbers: Sequence[int]) -> bool:
+        """Seats what may be moved as a program over all nodes says, if that is worth more.
+
+        Whether that is the best there is, so that no search finds more.
+        """
+        from planner.packing.guidance import Advice, guide  # late: only with the extra `solver`
 
         draft = self._draft
         movable = [number for number in numbers if draft.is_movable(number)]
         before = draft.worth(movable)
         held = {number: draft.take_back(number) for number in movable}
-        guided = guide(draft, movable, before, draft.rank[numbers[-1]])
-        if guided:
+        advice = guide(draft, movable, before, draft.rank[numbers[-1]])
+        self._fell_back |= advice is Advice.TOO_LATE
+        if advice in (Advice.EXACT, Advice.ROUNDED):
             draft.fill(number for number in movable if not draft.seated[number])
             self._budget = improve(draft, numbers, self._budget)
             if draft.worth(movable) > before:
-                return
-        self._fell_back |= guided is False
+                return advice is Advice.EXACT
         for number in movable:
             draft.take_back(number)
         for number in movable:
             draft.restore(number, held[number])
+        return advice is Advice.EXACT
 
     def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:
         """Of those that have waited long, in order, the first that does not fit gets a reservation.

@@ -5,7 +5,8 @@ them the one that takes the least CPU, which is what nodes with GPUs run out of 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice, takewhile
@@ -86,15 +87,22 @@ class _Fill:
             fill = fill.rest
 
 
-def refill(draft: Draft, waiting: Waiting, node: NodeBook) -> list[int]:
-    """Seats waiting units on the node's GPUs, rank by rank; the numbers of those seated."""
+def refill(
+    draft: Draft, waiting: Waiting, gpus: Sequence[GpuBook], *, even: bool = True
+) -> list[int]:
+    """Seats waiting units on the GPUs, one GPU after the other, rank by rank; who was seated.
+
+    `even`: each GPU may use its share of its node's CPU, what it leaves goes to the next. Otherwise
+    the first may use it all.
+    """
     seated: list[int] = []
     for rank in range(draft.ranks):
-        gpus = sorted(node.gpus, key=lambda gpu: (gpu.reclaimable, gpu.index))
-        for left, gpu in zip(range(len(gpus), 0, -1), gpus, strict=True):
-            for number in _best_fill(
-                waiting, rank, gpu, node.cpu // left if left > 1 else node.cpu
-            ):
+        left = Counter(gpu.node.order for gpu in gpus)
+        for gpu in gpus:
+            node = gpu.node
+            cpu = node.cpu // left[node.order] if even else node.cpu
+            left[node.order] -= 1
+            for number in _best_fill(waiting, rank, gpu, cpu):
                 shape = waiting.movable[number]
                 if gpu.reclaimable >= shape.largest and shape.fits(node):
                     waiting.discard(number)

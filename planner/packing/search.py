@@ -6,9 +6,10 @@ input gives the same plan on a slow machine.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from random import Random
 from typing import Final
 
-from planner.packing.books import NodeBook
+from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
 from planner.packing.refill import Waiting, refill
 from planner.packing.shapes import Shape
@@ -17,14 +18,15 @@ BUDGET: Final = 1_200_000
 """Cells of knapsacks that may be computed in one plan: a second or so on one core."""
 
 _SWEEPS: Final = 3
+_SHAKES: Final = 600
 _STRIDE: Final = 7
 _RICH: Final = 256  # nodes with much left that are paired with those that have room
 
 
 def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
-    """Raises what the units are worth; `numbers` are those of the ranks that count so far.
+    """Raises what the units are worth, step by step, as long as a whole sweep gains something.
 
-    Returns what is left of the budget.
+    `numbers` are the units of the ranks that count so far. Returns what is left of the budget.
     """
     waiting = Waiting(draft, numbers)
     for sweep in (_singly, _pairs):
@@ -37,6 +39,26 @@ def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
             if not gained:
                 break
     return budget - waiting.work
+
+
+def shake(draft: Draft, numbers: Sequence[int], budget: int) -> int:
+    """Fills a few nodes anew that the dice choose, one of which has room; as `improve` otherwise.
+
+    It finds what needs several pods to move at once, which pays on few nodes.
+    """
+    dice = Random(0)  # noqa: S311  the same throws every time, so that plans are the same
+    waiting = Waiting(draft, numbers)
+    nodes = _within_reach(waiting)
+    idle = 0
+    for _ in range(_SHAKES):
+        with_room = _with_room(nodes)
+        if not with_room or waiting.work > budget or idle > _SHAKES // 2:
+            break
+        first = dice.choice(with_room)
+        others = dice.sample(nodes, min(len(nodes), dice.randint(1, 3)))
+        chosen = [first, *(node for node in others if node is not first)]
+        idle = 0 if step(draft, waiting, chosen, dice) else idle + 1
+    return max(0, budget - waiting.work)
 
 
 def could_fit(draft: Draft, shape: Shape) -> bool:
@@ -63,7 +85,7 @@ def _room_at_start(node: NodeBook, index: int) -> int:
 def _within_reach(waiting: Waiting) -> list[NodeBook]:
     """Nodes that somebody who waits may use."""
     nodes = {node.order: node for pool in waiting.pools() for node in pool.nodes}
-    return list(nodes.values())
+    return [nodes[order] for order in sorted(nodes)]
 
 
 def _with_room(nodes: Iterable[NodeBook]) -> list[NodeBook]:
@@ -84,22 +106,34 @@ def _pairs(nodes: Sequence[NodeBook], turn: int) -> Iterator[list[NodeBook]]:
             yield [node, other]
 
 
-def step(draft: Draft, waiting: Waiting, nodes: Iterable[NodeBook]) -> bool:
-    """Fills the nodes anew; whether that was worth it. If not, everything is as it was."""
-    nodes = list(nodes)
+def step(
+    draft: Draft,
+    waiting: Waiting,
+    nodes: Sequence[NodeBook],
+    dice: Random | None = None,
+) -> bool:
+    """Fills the nodes anew; whether that was worth it. If not, everything is as it was.
+
+    With `dice` the GPUs take turns as it falls, and what is worth the same is kept as well: from
+    there other steps lead on.
+    """
     moved = [n for node in nodes for n in draft.on[node.order] if n in waiting.movable]
     before = draft.worth(moved)
     held = {}
     for number in moved:
         held[number] = draft.take_back(number)
         waiting.add(number)
-    seated = [number for node in nodes for number in refill(draft, waiting, node)]
+    gpus = [gpu for node in nodes for gpu in _tightest_first(node)]
+    if dice is not None:
+        dice.shuffle(gpus)
+    seated = refill(draft, waiting, gpus, even=dice is None or dice.random() < 0.5)
     for number in moved:
         if not draft.seated[number] and draft.place(number):
             waiting.discard(number)
             seated.append(number)
-    if draft.worth(seated) > before:
-        return True
+    after = draft.worth(seated)
+    if after > before or (dice is not None and after == before):
+        return after > before
     for number in seated:
         draft.take_back(number)
         waiting.add(number)
@@ -107,6 +141,10 @@ def step(draft: Draft, waiting: Waiting, nodes: Iterable[NodeBook]) -> bool:
         waiting.discard(number)
         draft.restore(number, held[number])
     return False
+
+
+def _tightest_first(node: NodeBook) -> list[GpuBook]:
+    return sorted(node.gpus, key=lambda gpu: (gpu.reclaimable, gpu.index))
 
 
 def seniors_first(draft: Draft) -> None:
