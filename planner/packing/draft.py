@@ -10,6 +10,9 @@ from planner.packing.order import Unit
 Worth = tuple[int, ...]
 """GB of the placed slices by rank, the first counting most; compares as tuples do."""
 
+Arrangement = dict[int, list[Seating]]
+"""Units by number, and how they are seated."""
+
 
 class Draft:
     """Units by number, in planned order, with their seatings; [] for a unit that is not placed."""
@@ -83,10 +86,26 @@ class Draft:
         return not related and self.ledger.shape(pods[0]).relations is None
 
     def is_movable(self, number: int) -> bool:
-        """Whether a search may seat the unit elsewhere: such a pod with one slice."""
-        return (
-            self.is_free_standing(number) and self.ledger.shape(self.units[number].pods[0]).single
-        )
+        """Whether a search may seat the unit elsewhere or not at all: a lone pod with one slice,
+        which keeps to no earlier plan."""
+        if number in self.pinned or number in self.staying:
+            return False
+        shape = self.ledger.shape(self.units[number].pods[0])
+        return shape.single and self.is_free_standing(number)
+
+    def clear(self, numbers: Iterable[int]) -> Arrangement:
+        """Unseats units; what `rearrange` brings back."""
+        return {number: self.take_back(number) for number in numbers}
+
+    def rearrange(self, arrangement: Arrangement) -> None:
+        """Seats units exactly as they were, wherever they are now."""
+        self.clear(arrangement)
+        for number, seated in arrangement.items():
+            self.restore(number, seated)
+
+    def arrangement(self, numbers: Iterable[int]) -> Arrangement:
+        """How units are seated now, for `rearrange`."""
+        return {number: self.seated[number] for number in numbers}
 
     def worth(self, numbers: Iterable[int]) -> Worth:
         """What the placed ones of these units are worth."""

@@ -76,8 +76,12 @@ class _Packing:
         self._budget = improve(draft, numbers, self._budget)
         if not any(not draft.seated[number] and self._is_contended(number) for number in rank):
             return
-        if not (self._solver and self._consult_solver(numbers)):
-            self._budget = shake(draft, numbers, self._budget)
+        if self._solver and self._consult_solver(numbers):
+            return
+        before, kept = draft.worth(numbers), draft.arrangement(numbers)
+        self._budget = shake(draft, numbers, self._budget)
+        if draft.worth(numbers) == before:
+            draft.rearrange(kept)  # moved for nothing
 
     def _consult_solver(self, numbers: Sequence[int]) -> bool:
         """Seats what may be moved as a program over all nodes says, if that is worth more.
@@ -89,7 +93,7 @@ class _Packing:
         draft = self._draft
         movable = [number for number in numbers if draft.is_movable(number)]
         before = draft.worth(movable)
-        held = {number: draft.take_back(number) for number in movable}
+        held = draft.clear(movable)
         advice = guide(draft, movable, before, draft.rank[numbers[-1]])
         self._fell_back |= advice is Advice.TOO_LATE
         if advice in (Advice.EXACT, Advice.ROUNDED):
@@ -97,10 +101,7 @@ class _Packing:
             self._budget = improve(draft, numbers, self._budget)
             if draft.worth(movable) > before:
                 return advice is Advice.EXACT
-        for number in movable:
-            draft.take_back(number)
-        for number in movable:
-            draft.restore(number, held[number])
+        draft.rearrange(held)
         return advice is Advice.EXACT
 
     def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """Other orders than first come, first served: when not everything fits, one may fit more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from planner.packing.draft import Draft
@@ -8,8 +8,6 @@ from planner.packing.greedy import Choose, strand_aware, tightest
 
 _RUNS: Final = 20_000
 """How many units may be placed in all runs of one rank: a big rank has fewer runs."""
-
-Key = Callable[[int], tuple[float, int]]
 
 
 def best_order(draft: Draft, numbers: Sequence[int]) -> None:
@@ -19,21 +17,14 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     """
     fixed = draft.pinned | draft.staying
     free = [number for number in numbers if number not in fixed]
-    best, kept = draft.worth(free), {number: draft.seated[number] for number in free}
+    best, kept = draft.worth(free), draft.arrangement(free)
     for order, choose in _runs(draft, free)[: _RUNS // max(1, len(free))]:
-        _clear(draft, free)
+        draft.clear(free)
         draft.fill(order, choose)
         worth = draft.worth(free)
         if worth > best:
-            best, kept = worth, {number: draft.seated[number] for number in free}
-    _clear(draft, free)
-    for number in free:
-        draft.restore(number, kept[number])
-
-
-def _clear(draft: Draft, numbers: Sequence[int]) -> None:
-    for number in reversed(numbers):
-        draft.take_back(number)
+            best, kept = worth, draft.arrangement(free)
+    draft.rearrange(kept)
 
 
 def _runs(draft: Draft, numbers: Sequence[int]) -> list[tuple[Sequence[int], Choose]]:

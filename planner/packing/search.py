@@ -119,9 +119,8 @@ def step(
     """
     moved = [n for node in nodes for n in draft.on[node.order] if n in waiting.movable]
     before = draft.worth(moved)
-    held = {}
+    held = draft.clear(moved)
     for number in moved:
-        held[number] = draft.take_back(number)
         waiting.add(number)
     gpus = [gpu for node in nodes for gpu in _tightest_first(node)]
     if dice is not None:
@@ -139,7 +138,7 @@ def step(
         waiting.add(number)
     for number in moved:
         waiting.discard(number)
-        draft.restore(number, held[number])
+    draft.rearrange(held)
     return False
 
 

@@ -5,7 +5,6 @@ from typing import Final
 
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
-from planner.packing.ledger import Seating
 from planner.packing.shapes import Shape
 
 _FEW: Final = 4  # units on a node that are tried to be moved
@@ -42,13 +41,6 @@ def _move_away(draft: Draft, node: NodeBook, numbers: list[int]) -> None:
                 return gpu
         return None
 
-    held: dict[int, list[Seating]] = {}
-    for number in numbers:
-        held[number] = draft.take_back(number)
-    moved = [number for number in numbers if draft.place(number, choose)]
-    if len(moved) == len(numbers):
-        return
-    for number in moved:
-        draft.take_back(number)
-    for number in numbers:
-        draft.restore(number, held[number])
+    held = draft.clear(numbers)
+    if not all(draft.place(number, choose) for number in numbers):
+        draft.rearrange(held)
