@@ -4,12 +4,13 @@ The inventory shows the outcome, and every change of it is told in an Event on t
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
 from mpslice.kube.events import EventType
 from nodeagent.foreign import ForeignDevices
-from nodeagent.hardware import Gpu
+from nodeagent.hardware import Gpu, MpsHealth
 from nodeagent.holders import Pods
 from nodeagent.inventory import Inventory
 from nodeagent.ledger import Ledger
@@ -28,6 +29,17 @@ TellNode = Callable[[EventType, str, str], None]
 """Records an Event on the node: type, reason, message."""
 
 log = logging.getLogger(__name__)
+
+
+def with_mps(gpus: Sequence[Gpu], health: Mapping[GpuUuid, MpsHealth]) -> tuple[Gpu, ...]:
+    """The GPUs, of which one without its daemon does not work either; what the driver says of it
+    goes first."""
+    return tuple(
+        replace(gpu, reason=daemon.reason, detail=daemon.detail)
+        if gpu.works and (daemon := health.get(gpu.uuid)) is not None and daemon.reason
+        else gpu
+        for gpu in gpus
+    )
 
 
 class GpuBoard:
@@ -49,6 +61,7 @@ class GpuBoard:
         self._foreign = foreign
         self._tell = tell
         self._excluded: frozenset[str] = frozenset()
+        self._mps: Mapping[GpuUuid, MpsHealth] = {}
         self._told: dict[GpuUuid, str | None] = {}
         foreign.changed.listen(self.settle)
 
@@ -56,6 +69,12 @@ class GpuBoard:
         """What the driver shows now."""
         self._gpus = gpus
         self.settle()
+
+    def put_mps(self, health: Mapping[GpuUuid, MpsHealth]) -> None:
+        """How the MPS daemons fare now."""
+        if health != self._mps:
+            self._mps = health
+            self.settle()
 
     def put_excluded(self, excluded: frozenset[str]) -> None:
         """The GPUs that the user keeps, by index or UUID."""
@@ -80,7 +99,8 @@ class GpuBoard:
     def settle(self) -> None:
         """Judges every GPU anew."""
         claims = Claims(self._excluded, self._foreign.gpus, self.nos.message)
-        now = with_refusals(self._gpus, refusals(self._gpus, claims))
+        gpus = with_mps(self._gpus, self._mps)
+        now = with_refusals(gpus, refusals(gpus, claims))
         for gpu in now:
             self._tell_of_gpu(gpu)
         if now != tuple(self._inventory.gpus.values()):

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Final
 
 from mpslice.gpus import DeviceId, capacity_gb, limit_mib
+from nodeagent.driver import DeviceNode
 from nodeagent.hardware import Gpu
-from nodeagent.settings import Compute, Settings
+from nodeagent.settings import Compute, DeviceListStrategy, Settings
 
 OWN_PREFIX: Final = "MPSLICE_"
 """No other device plugin sets variables that begin so."""
 
 PIPE_IN_CONTAINER: Final = "/run/mpslice/pipe"
 """Not /tmp/nvidia-mps, which NVIDIA's container runtime mounts by itself when the host has it."""
+
+CDI_KIND: Final = "nvidia.com/gpu"
+"""The kind in the CDI specification that NVIDIA's toolkit makes, `nvidia-ctk cdi generate`; by
+default it names each GPU by index and by UUID."""
+
+NOT_BY_NVIDIAS_RUNTIME: Final = "void"
+"""As NVIDIA_VISIBLE_DEVICES: NVIDIA's runtime adds nothing. Images often say `all`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +38,12 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class ContainerEdits:
-    """What Allocate answers for one container."""
+    """What Allocate answers for one container; `cdi_devices` are fully qualified CDI names."""
 
     environment: Mapping[str, str]
     mounts: tuple[Mount, ...]
+    devices: tuple[DeviceNode, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
 
 
 def slice_limit_mib(gpu: Gpu, device: DeviceId, settings: Settings) -> int:
@@ -48,10 +58,11 @@ def slice_limit_mib(gpu: Gpu, device: DeviceId, settings: Settings) -> int:
 
 
 def container_edits(gpu: Gpu, device: DeviceId, settings: Settings) -> ContainerEdits:
-    """The table in DESIGN.md, section 3, "Inside the container"."""
+    """The table in DESIGN.md, section 3, "Inside the container". Looks at /dev."""
     limit = slice_limit_mib(gpu, device, settings)
+    by_cdi = settings.device_list_strategy is DeviceListStrategy.CDI_CRI
     environment = {
-        "NVIDIA_VISIBLE_DEVICES": gpu.uuid,
+        "NVIDIA_VISIBLE_DEVICES": NOT_BY_NVIDIAS_RUNTIME if by_cdi else gpu.uuid,
         # One entry, ordinal 0: the container sees one GPU. UUIDs are ignored by drivers before 615
         # and an entry for a GPU that the process does not see drops every limit.
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={limit}M",
@@ -60,9 +71,22 @@ def container_edits(gpu: Gpu, device: DeviceId, settings: Settings) -> Container
         "MPSLICE_MEMORY_FRACTION": f"{limit / gpu.memory_mib:.4f}",
     }
     if settings.compute is Compute.PROPORTIONAL:
-        capacity = capacity_gb(gpu.memory_mib, settings.memory_unit)
-        environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(-(-100 * device.size // capacity))
+        environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(_percentage(gpu, device, settings))
     mounts = [Mount(settings.pipe_directory(gpu.uuid), PIPE_IN_CONTAINER)]
     if not settings.host_ipc:
         mounts.append(Mount(settings.shared_memory, "/dev/shm"))  # noqa: S108  its fixed name
-    return ContainerEdits(environment, tuple(mounts))
+    # A CDI device brings its nodes itself. Without them a systemd that is reloaded takes the GPU
+    # away from a container that NVIDIA's runtime gave it to behind the back of runc.
+    by_node = settings.pass_device_specs and not by_cdi
+    return ContainerEdits(
+        environment,
+        tuple(mounts),
+        devices=settings.driver.device_nodes(gpu.minor) if by_node else (),
+        cdi_devices=(f"{CDI_KIND}={gpu.uuid}",) if by_cdi else (),
+    )
+
+
+def _percentage(gpu: Gpu, device: DeviceId, settings: Settings) -> int:
+    """The slice's share of the GPU, rounded up; more than all of it after a change of the unit."""
+    capacity = max(1, capacity_gb(gpu.memory_mib, settings.memory_unit))
+    return min(100, -(-100 * device.size // capacity))

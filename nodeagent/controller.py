@@ -6,11 +6,11 @@ is one writer and nothing to lock.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from mpslice.errors import InvalidNodeLayout
-from mpslice.gpus import DeviceId
+from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.api import Kube
 from mpslice.kube.errors import KubeError
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
@@ -22,11 +22,13 @@ from nodeagent.cluster import ClusterView
 from nodeagent.errors import KubeletUnavailable, UnknownNode
 from nodeagent.executor import Executor
 from nodeagent.foreign import ForeignDevices
+from nodeagent.hardware import MpsHealth
 from nodeagent.holders import Holder
 from nodeagent.knowledge import KubeletKnowledge
 from nodeagent.local import LocalNode
 from nodeagent.memory import MemorySampler, PodMemory
 from nodeagent.metrics import Metrics
+from nodeagent.mps.news import news
 from nodeagent.pods import PodFacts
 from nodeagent.publisher import Publisher
 from nodeagent.pulse import Pulse
@@ -79,6 +81,7 @@ class Controller:
                 knowledge,
                 self._publisher,
             ),
+            mps=local.mps,
             metrics=metrics,
             tasks=tasks,
             readiness=lambda: readiness(local.inventory.gpus.values(), self._board.nos.message),
@@ -90,7 +93,10 @@ class Controller:
         self._memory = MemorySampler(
             local.gpus, local.inventory, local.ledger.holders, local.settings, self._tell_of_excess
         )
+        self._mps: Mapping[GpuUuid, MpsHealth] = {}
+        local.mps.changed.listen(self._mps_changed)
         metrics.watch_memory(lambda: self._memory.samples)
+        metrics.watch_mps(local.mps.health, lambda: local.inventory.gpus)
         metrics.watch(
             lambda: gpu_statuses(local.inventory, local.ledger.holders, local.settings),
             lambda: local.link.registrations,
@@ -111,13 +117,19 @@ class Controller:
         self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
         if self._local.gpus.tells_memory:
             self._tasks.create_task(self._memory.run(), name="memory")
-        for pulse in (self._local.ledger.changed, self._local.link.changed, self._board.changed):
+        for pulse in (
+            self._local.ledger.changed,
+            self._local.link.changed,
+            self._local.mps.changed,
+            self._board.changed,
+        ):
             pulse.listen(self._wake.beat)
         for follower in (self._local.ledger.kubelet_changed, self._foreign.saw_kubelet):
             self._local.link.changed.listen(follower)
         for known in (self._local.ledger.known, self._foreign.known):
             await self._until_kubelet_has_told(known)
         self._board.put_pods(self._cluster.pods())
+        self._mps_changed()
         self._board.settle()
         await self._converge_forever()
 
@@ -241,6 +253,15 @@ class Controller:
                 f"the kubelet of {pod.node} refused the pod ({pod.refusal}); it has to be "
                 "created anew",
             )
+
+    def _mps_changed(self) -> None:
+        before, self._mps = self._mps, self._local.mps.health()
+        self._board.put_mps(self._mps)
+        for entry in news(before, self._mps):
+            for device, holder in self._local.ledger.holders.items():
+                if device.gpu == entry.gpu and holder.pod:
+                    about = _reference_to(holder.pod, holder.uid)
+                    self._events.record(about, EventType.WARNING, entry.reason, entry.message)
 
     def _tell_of_excess(self, memory: PodMemory) -> None:
         about = _reference_to(memory.pod, memory.uid)

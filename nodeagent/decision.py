@@ -37,13 +37,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class StandingGpu:
-    """A GPU with all its slices; capacity in gb. `refusal` says why it is to be left alone."""
+    """A GPU with all its slices; capacity in gb.
+
+    `refusal` says why it is to be left alone. One that is `starting` can be carved in a moment.
+    """
 
     uuid: GpuUuid
     capacity_gb: int
     healthy: bool = True
     refusal: str = ""
     slices: tuple[Standing, ...] = ()
+    starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +62,14 @@ class Blocked:
 class Decision:
     """What to do next: carve, or, when there is nothing to carve, withdraw.
 
-    Without either the layout is applied as far as it can be, and `blocked` says what is not.
+    Without either the layout is applied as far as it can be, and `blocked` says what is not. What
+    is `waiting` can be done in a moment, so the layout is not decided upon before.
     """
 
     carve: tuple[DeviceId, ...] = ()
     withdraw: tuple[DeviceId, ...] = ()
     blocked: tuple[Blocked, ...] = ()
+    waiting: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -75,6 +81,7 @@ class _GpuPlan:
     carve: list[DeviceId] = field(default_factory=list)
     withdraw: list[DeviceId] = field(default_factory=list)
     blocked: list[Blocked] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
 
 def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
@@ -103,6 +110,7 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
         carve=carve,
         withdraw=() if carve else tuple(device for plan in plans for device in plan.withdraw),
         blocked=(*unknown, *(blocked for plan in plans for blocked in plan.blocked)),
+        waiting=tuple(what for plan in plans for what in plan.waiting),
     )
 
 
@@ -116,7 +124,10 @@ def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
         return plan
     for size in sorted({s.id.size for s in gpu.slices}):
         _withdraw(gpu, size, wanted.get(size, 0), plan)
-    _carve(gpu, wanted, plan)
+    if gpu.starting and Counter(wanted) - Counter(s.id.size for s in gpu.slices):
+        plan.waiting.append(f"the MPS daemon of {gpu.uuid} is starting")
+    else:
+        _carve(gpu, wanted, plan)
     return plan
 
 

@@ -4,6 +4,7 @@ runtime: its programs, its libraries and the GPUs' device nodes.
 Two roots name the same directory: `host` as the host knows it, `here` as it is mounted for us.
 """
 
+import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ _LIBRARIES: Final = (
     "usr/local/nvidia/lib64",
     "home/kubernetes/bin/nvidia/lib64",
 )
-_LIBRARY: Final = "libcuda.so.1"
+_CUDA: Final = "libcuda.so.1"
+_NVML: Final = "libnvidia-ml.so.1"
 _CONTROL: Final = "nvidiactl"
 _SHARED_NODES: Final = (_CONTROL, "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
@@ -46,7 +48,7 @@ class Driver:
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment, with the driver's programs first on its path, and its libraries."""
         programs = [str(self.here / p) for p in _PROGRAMS if (self.here / p).is_dir()]
-        libraries = [str(self.here / p) for p in _LIBRARIES if (self.here / p / _LIBRARY).exists()]
+        libraries = [str(self.here / p) for p in _LIBRARIES if (self.here / p / _CUDA).exists()]
         added = {"PATH": programs, "LD_LIBRARY_PATH": libraries}
         paths = {
             name: os.pathsep.join([*more, *filter(None, [environment.get(name)])])
@@ -54,6 +56,13 @@ class Driver:
             if more
         }
         return {**environment, **paths}
+
+    def load_nvml(self) -> None:
+        """Lets pynvml find NVML: the linker takes a library that is loaded by its name. Blocks."""
+        for path in (self.here / p / _NVML for p in _LIBRARIES):
+            if path.exists():
+                ctypes.CDLL(os.fspath(path))
+                return
 
     def device_nodes(self, minor: int | None) -> tuple[DeviceNode, ...]:
         """The nodes that a container needs for the GPU of this minor number; those that exist.

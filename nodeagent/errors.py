@@ -27,12 +27,6 @@ class UnknownNode(AgentError):
     """The cluster has no node of the name that the agent was given."""
 
 
-class NoGpuSupport(AgentError):
-    """There is no way to reach GPUs with these flags."""
-
-    condition = "NoGpuSupport"
-
-
 class KubeletUnavailable(AgentError):
     """The kubelet did not answer on one of its sockets in time; it passes when it is back."""
 

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Final
 
-from mpslice.gpus import DeviceId
+from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.errors import KubeError
 from mpslice.nodelayout import Condition, NodeLayout
 from nodeagent.cluster import Observed
 from nodeagent.decision import Decision, Obstacle, decide
+from nodeagent.hardware import MpsControl
 from nodeagent.inventory import Inventory
 from nodeagent.knowledge import KNOWN_SECONDS, KubeletKnowledge
 from nodeagent.kubelet import KubeletLink
 from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
+from nodeagent.mps.backstops import backstops
 from nodeagent.publisher import Publisher
 from nodeagent.report import applied, not_applied, ready, released, standing_gpus
 from nodeagent.settings import Settings
@@ -28,6 +30,10 @@ from nodeagent.withdrawal import Withdrawal
 
 RETRY_PENDING_SECONDS: Final = 1.0
 """When a withdrawal that waited in vain for pods to arrive is tried again."""
+
+BACKSTOP_SECONDS: Final = 2.0
+"""How long a slice is held back for its daemon's limit, which takes some 50 ms, before everything
+else goes on without it; a daemon that starts takes longer."""
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +77,14 @@ class Executor:
     knowledge: KubeletKnowledge
     publisher: Publisher
     withdrawal: Withdrawal
+    mps: MpsControl
     metrics: Metrics
     tasks: asyncio.TaskGroup
     readiness: Callable[[], Condition] = ready
     _patience: _Patience = field(default_factory=_Patience, init=False)
     _confirmed: tuple[int, int] = field(default=(-1, -1), init=False)
     _generation: int = field(default=-1, init=False)
+    _starting: frozenset[GpuUuid] = field(default=frozenset(), init=False)
 
     async def converge(self, wanted: Wanted) -> float | None:
         """Does what is left to do; returns the seconds after which to try again, None for never.
@@ -93,7 +101,7 @@ class Executor:
             if layout.generation != generation:  # what one layout waited for is not the next one's
                 generation = layout.generation
                 kept = self._patience.still_kept(generation)
-            decision = self._decide(layout, kept)
+            decision = await self._ask_of_daemons(layout, kept)
             if decision.carve:
                 self.inventory.add(decision.carve)
                 self.metrics.carved(len(decision.carve))
@@ -104,7 +112,8 @@ class Executor:
             after = self._decide(layout, kept)
             await self._publish(layout, after)
             if after.settled:
-                self._acknowledged(layout, perf_counter() - started)
+                if not after.waiting:
+                    self._acknowledged(layout, perf_counter() - started)
                 return self._patience.seconds_left()
 
     def _acknowledged(self, layout: NodeLayout, seconds: float) -> None:
@@ -118,8 +127,32 @@ class Executor:
         await self.publisher.write_node()
 
     def _decide(self, layout: NodeLayout, kept: Mapping[DeviceId, Obstacle]) -> Decision:
-        standing = standing_gpus(self.inventory, self.ledger.holders, kept, self.settings)
+        standing = standing_gpus(
+            self.inventory, self.ledger.holders, kept, self.settings, self._starting
+        )
         return decide(standing, layout.spec)
+
+    async def _ask_of_daemons(
+        self, layout: NodeLayout, kept: Mapping[DeviceId, Obstacle]
+    ) -> Decision:
+        """What can be done once the MPS daemons were asked to grant the slices that are to be.
+
+        A slice is shown to nobody before its daemon holds its clients to it.
+        """
+        self._starting = frozenset()
+        decision = self._decide(layout, kept)
+        wanted = backstops(
+            self.inventory.gpus.values(),
+            (*self.inventory.slices, *decision.carve),
+            self.ledger.holders,
+            self.settings,
+            release=layout.spec.release,
+        )
+        await self.mps.hold(wanted)
+        if decision.carve:
+            carved = {device.gpu for device in decision.carve}
+            self._starting = await self.mps.lagging(carved, BACKSTOP_SECONDS)
+        return self._decide(layout, kept) if self._starting else decision
 
     async def _withdraw(
         self, ids: Sequence[DeviceId], generation: int, wanted: Wanted
@@ -152,16 +185,18 @@ class Executor:
         release = layout.spec.release and not self.inventory.slices
         await self.publisher.write_node(release=release)
         # While more is to come nothing is acknowledged.
-        acknowledged = layout.generation if decision.settled else None
+        acknowledged = layout.generation if decision.settled and not decision.waiting else None
         conditions = [self.readiness(), self._applied(decision)]
         if layout.spec.release:
-            conditions.append(released(self.inventory))
+            conditions.append(released(self.inventory, self.mps.health().keys()))
         await self.publisher.write_layout(layout, acknowledged, conditions)
         self.metrics.published(perf_counter() - started)
 
     def _applied(self, decision: Decision) -> Condition:
         if not decision.settled:
             return not_applied("Applying", "slices are being withdrawn")
+        if decision.waiting:
+            return not_applied("Applying", "; ".join(decision.waiting))
         return applied(decision.blocked)
 
     async def report_trouble(self, observed: Observed | None, reason: str, message: str) -> None:

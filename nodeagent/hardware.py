@@ -3,11 +3,14 @@
 Everything else in the agent sees a GPU as the frozen record below, whoever it came from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from mpslice.gpus import GpuUuid
+
+if TYPE_CHECKING:
+    from nodeagent.pulse import Pulse
 
 
 class ComputeCapability(NamedTuple):
@@ -105,11 +108,64 @@ class Gpus(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Backstop:
+    """What is asked of the MPS daemon of a GPU that is held.
+
+    `limit_mib` is what it grants a client that sets itself no lower limit: the largest slice
+    there. `used` says whether any slice there is held.
+    """
+
+    limit_mib: int
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MpsHealth:
+    """How the MPS daemon of a GPU that is held fares.
+
+    `reason` says in one CamelCase word why it does not serve, and `detail` more about it; a daemon
+    that is neither `ready` nor has a reason is starting. `restarts` counts since the GPU is held.
+    """
+
+    ready: bool = True
+    reason: str | None = None
+    detail: str = ""
+    restarts: int = 0
+
+
 class MpsControl(Protocol):
-    """The MPS daemons of this node, one a GPU."""
+    """The MPS daemons of this node, one for each GPU that is held."""
+
+    @property
+    def changed(self) -> "Pulse":
+        """Beats when anything that is asked for below may be different."""
+        ...
+
+    def health(self) -> Mapping[GpuUuid, MpsHealth]:
+        """Every GPU that is held or not yet handed back. Does not block."""
+        ...
+
+    async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
+        """From now on these GPUs are held and no others. Returns when that is on its way."""
+        ...
+
+    async def lagging(self, gpus: Collection[GpuUuid], seconds: float) -> frozenset[GpuUuid]:
+        """Those whose daemons do not grant their backstops yet, so long after they were asked to.
+
+        Returns as soon as there are none.
+        """
+        ...
 
     async def wait_ready(self, gpu: GpuUuid) -> None:
-        """Returns once the GPU's daemon serves with its limits read back; the caller's deadline."""
+        """Returns once the GPU's daemon serves with its limits read back; the caller's deadline.
+
+        Raises AgentError for what does not pass.
+        """
+        ...
+
+    async def follow(self) -> NoReturn:
+        """Keeps all this true, until cancelled."""
         ...
 
 

@@ -36,6 +36,7 @@ class LocalNode(AbstractAsyncContextManager["LocalNode"]):
     def __init__(self, settings: Settings, gpus: Gpus, mps: MpsControl) -> None:
         self.settings = settings
         self.gpus = gpus
+        self.mps = mps
         self.pods: Callable[[], Pods] = Pods
         self.inventory = Inventory(gpus.read())
         self.pod_resources = PodResources(settings.pod_resources_socket)
@@ -66,6 +67,7 @@ class LocalNode(AbstractAsyncContextManager["LocalNode"]):
         directory = self.settings.device_plugin_dir
         await asyncio.to_thread(remove_left_sockets, directory)
         tasks.create_task(self.link.follow(self.ledger.checkpoint_written), name="kubelet")
+        tasks.create_task(self.mps.follow(), name="mps")
         checkpoint = await asyncio.to_thread(read_checkpoint, self.settings.checkpoint)
         claimed = [claim.id for claim in checkpoint.claims]
         with_nos = bool(checkpoint.foreign) or await asyncio.to_thread(nos.serves, directory)

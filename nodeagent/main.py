@@ -18,9 +18,10 @@ from mpslice.errors import MpsliceError
 from mpslice.gpus import MemoryUnit
 from mpslice.logs import set_up_logging
 from mpslice.processes import run_until_signal
-from nodeagent.errors import BadSettings, NoGpuSupport
+from nodeagent.driver import Driver
+from nodeagent.errors import BadSettings
 from nodeagent.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
-from nodeagent.settings import Compute, Settings
+from nodeagent.settings import Compute, DeviceListStrategy, Settings
 
 if TYPE_CHECKING:
     from nodeagent.agent import ClosableKube
@@ -76,6 +77,27 @@ def parser() -> flags.FlagParser:
         "shared: slices share compute equally; proportional: capped at their share of memory",
     )
     parser.flag(
+        "--device-list-strategy",
+        flags.choice(*DeviceListStrategy),
+        "envvar",
+        "envvar: NVIDIA's container runtime gives containers their GPU; cdi-cri: the container "
+        "runtime itself does, by the CDI specification of NVIDIA's toolkit",
+    )
+    parser.flag(
+        "--pass-device-specs",
+        flags.boolean,
+        "true",
+        "with envvar, name the device nodes to the kubelet too, which a reload of systemd needs",
+    )
+    parser.flag("--driver-root", Path, "/", "the driver's root on the host", "DIR")
+    parser.flag(
+        "--container-driver-root",
+        Path,
+        "/driver-root",
+        "where --driver-root is mounted, if it is",
+        "DIR",
+    )
+    parser.flag(
         "--ignored-xids",
         parse_ignored_xids,
         "",
@@ -113,6 +135,9 @@ def settings_of(
         memory_unit=MemoryUnit[values.memory_unit],
         reserved_memory_mib=values.reserved_memory,
         compute=Compute(values.compute),
+        device_list_strategy=DeviceListStrategy(values.device_list_strategy),
+        pass_device_specs=values.pass_device_specs,
+        driver=Driver(values.driver_root, values.container_driver_root),
         ignored_xids=(values.ignored_xids or NVIDIAS_LIST) | _nvidias(environment),
     )
 
@@ -154,10 +179,14 @@ async def _hardware(settings: Settings) -> "tuple[Gpus, MpsControl]":
         simulated = SimulatedGpus(settings.simulated_gpus)
         return simulated, SimulatedMps(simulated)
     from nodeagent.gpus import NvmlGpus
+    from nodeagent.mps.client import MpsFiles
+    from nodeagent.mps.paths import MpsRoot
 
+    settings.driver.load_nvml()
     gpus = await NvmlGpus.start(settings.ignored_xids)
-    gpus.close()
-    raise NoGpuSupport("driving MPS is not part of this version; give --simulated-gpus FILE")
+    mps = MpsFiles(MpsRoot(settings.mps_root), host_ipc=settings.host_ipc)
+    await mps.load()
+    return gpus, mps
 
 
 async def _connect(settings: Settings) -> "ClosableKube":

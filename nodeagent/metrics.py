@@ -1,15 +1,16 @@
 """The agent's Prometheus metrics, in a registry of its own; gauges are read when asked for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from mpslice.gpus import MIB
+from mpslice.gpus import MIB, GpuUuid
 from mpslice.nodelayout import GpuStatus
 from mpslice.slices import size_label
+from nodeagent.hardware import Gpu, MpsHealth
 from nodeagent.memory import PodMemory
 
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -53,6 +54,14 @@ class Metrics:
         """Exposes the GPU memory of each pod that has slices."""
         self.registry.register(_Memory(self._node, samples))
 
+    def watch_mps(
+        self,
+        health: Callable[[], Mapping[GpuUuid, MpsHealth]],
+        gpus: Callable[[], Mapping[GpuUuid, Gpu]],
+    ) -> None:
+        """Exposes the MPS daemons of the GPUs that are held."""
+        self.registry.register(_Mps(self._node, health, gpus))
+
     def carved(self, count: int) -> None:
         self._carved.inc(count)
 
@@ -69,6 +78,36 @@ class Metrics:
 
     def applied(self, seconds: float) -> None:
         self._apply.observe(seconds)
+
+
+class _Mps(Collector):
+    def __init__(
+        self,
+        node: str,
+        health: Callable[[], Mapping[GpuUuid, MpsHealth]],
+        gpus: Callable[[], Mapping[GpuUuid, Gpu]],
+    ) -> None:
+        self._node = node
+        self._health = health
+        self._gpus = gpus
+
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        up = GaugeMetricFamily(
+            "mpslice_mps_daemon_up",
+            "1 while the MPS daemon of a GPU that is held serves",
+            labels=["node", "gpu"],
+        )
+        restarts = CounterMetricFamily(
+            "mpslice_mps_daemon_restarts",
+            "How often the MPS daemon of a GPU was started again",
+            labels=["node", "gpu"],
+        )
+        gpus = self._gpus()
+        for uuid, health in self._health().items():
+            index = str(gpus[uuid].index) if uuid in gpus else uuid
+            up.add_metric([self._node, index], float(health.ready))
+            restarts.add_metric([self._node, index], health.restarts)
+        return (up, restarts)
 
 
 class _Memory(Collector):

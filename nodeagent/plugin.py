@@ -178,4 +178,11 @@ def _edits(edits: ContainerEdits) -> api.ContainerAllocateResponse:
             api.Mount(container_path=mount.container, host_path=str(mount.host))
             for mount in edits.mounts
         ],
+        devices=[
+            api.DeviceSpec(
+                container_path=node.container, host_path=str(node.host), permissions="rw"
+            )
+            for node in edits.devices
+        ],
+        cdi_devices=[api.CDIDevice(name=name) for name in edits.cdi_devices],
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mpslice.errors import InvalidQuantity
-from mpslice.gpus import DeviceId, capacity_gb, excluded_gpus
+from mpslice.gpus import DeviceId, GpuUuid, capacity_gb, excluded_gpus
 from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
@@ -99,15 +99,20 @@ def _amounts(quantities: Mapping[str, Any] | None) -> dict[SliceSize, int]:
 
 
 def standing_gpus(
-    inventory: Inventory, holders: Holders, kept: Mapping[DeviceId, Obstacle], settings: Settings
+    inventory: Inventory,
+    holders: Holders,
+    kept: Mapping[DeviceId, Obstacle],
+    settings: Settings,
+    starting: Collection[GpuUuid] = (),
 ) -> list[StandingGpu]:
-    """The inventory as the decision sees it."""
+    """The inventory as the decision sees it; the MPS daemons of some GPUs are `starting`."""
     return [
         StandingGpu(
             uuid=gpu.uuid,
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
             healthy=gpu.works,
             refusal=gpu.refusal.why if gpu.refusal else "",
+            starting=gpu.uuid in starting,
             slices=tuple(
                 Standing(device, used=device in holders, kept=kept.get(device))
                 for device in inventory.on_gpu(gpu.uuid)
@@ -251,11 +256,16 @@ def readiness(gpus: Collection[Gpu], partitioner: str) -> Condition:
     return ready(reasons.pop() if len(reasons) == 1 else "GpusRefused", message)
 
 
-def released(inventory: Inventory) -> Condition:
-    """The condition Released, which is there only while the layout says `release`."""
+def released(inventory: Inventory, held: Collection[GpuUuid]) -> Condition:
+    """The condition Released, which is there only while the layout says `release`.
+
+    `held` are the GPUs whose MPS daemons have not ended yet.
+    """
     left = len(inventory.slices)
-    if not left:
-        return Condition(ConditionType.RELEASED, True, "Released")
-    return Condition(
-        ConditionType.RELEASED, False, "SliceInUse", f"{left} slices are left until their pods end"
-    )
+    if left:
+        message = f"{left} slices are left until their pods end"
+        return Condition(ConditionType.RELEASED, False, "SliceInUse", message)
+    if held:
+        message = f"the MPS daemons of {', '.join(sorted(held))} are being ended"
+        return Condition(ConditionType.RELEASED, False, "MpsStopping", message[:_MESSAGE])
+    return Condition(ConditionType.RELEASED, True, "Released")

@@ -6,7 +6,7 @@ id twice answers the same.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mpslice.allocation import GpuRoom, preferred
@@ -110,18 +110,24 @@ class SliceService:
         deadline = asyncio.get_running_loop().time() + READY_SECONDS
         for device in map(DeviceId.parse, texts):
             await asyncio.to_thread(_make_directories, self._settings, device.gpu)
-            daemon = f"the MPS daemon of {device.gpu} is not ready"
-            await _in_time(deadline, self._mps.wait_ready(device.gpu), daemon)
-            left = f"slice {device} is still used by processes of a pod that is gone"
-            await _in_time(deadline, self._ledger.vacated(device), left)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._mps.wait_ready(device.gpu)
+            except TimeoutError as error:
+                raise AgentError(self._not_ready(device.gpu)) from error
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._ledger.vacated(device)
+            except TimeoutError as error:
+                raise AgentError(
+                    f"slice {device} is still used by processes of a pod that is gone after "
+                    f"{READY_SECONDS:.0f} s"
+                ) from error
 
-
-async def _in_time(deadline: float, what: Awaitable[None], otherwise: str) -> None:
-    try:
-        async with asyncio.timeout_at(deadline):
-            await what
-    except TimeoutError as error:
-        raise AgentError(f"{otherwise} after {READY_SECONDS:.0f} s") from error
+    def _not_ready(self, gpu: GpuUuid) -> str:
+        health = self._mps.health().get(gpu)
+        why = f": {health.detail}" if health is not None and health.detail else ""
+        return f"the MPS daemon of {gpu} is not ready after {READY_SECONDS:.0f} s{why}"
 
 
 def _make_directories(settings: Settings, gpu: GpuUuid) -> None:

@@ -1,12 +1,13 @@
 """What the agent was told at its start, checked once, and the paths on the host that follow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from mpslice.flags import Address
 from mpslice.gpus import GpuUuid, MemoryUnit
+from nodeagent.driver import Driver
 from nodeagent.errors import BadSettings
 from nodeagent.health import NVIDIAS_LIST, IgnoredXids
 from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
@@ -22,6 +23,14 @@ class Compute(StrEnum):
 
     SHARED = "shared"
     PROPORTIONAL = "proportional"
+
+
+class DeviceListStrategy(StrEnum):
+    """How a container gets its GPU: by NVIDIA's container runtime, or by the container runtime's
+    own CDI (the names are NVIDIA's device plugin's)."""
+
+    ENVVAR = "envvar"
+    CDI_CRI = "cdi-cri"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,9 @@ class Settings:
     memory_unit: MemoryUnit = MemoryUnit.GB
     reserved_memory_mib: int = 256
     compute: Compute = Compute.SHARED
+    device_list_strategy: DeviceListStrategy = DeviceListStrategy.ENVVAR
+    pass_device_specs: bool = True
+    driver: Driver = field(default_factory=Driver)
     ignored_xids: IgnoredXids = NVIDIAS_LIST
 
     @property

@@ -7,7 +7,7 @@ The file is read again when it changes: a GPU that vanishes from it is lost, one
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,7 +16,14 @@ import yaml
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import BadSimulation
-from nodeagent.hardware import ComputeCapability, Gpu, GpuProcess, GpusChanged
+from nodeagent.hardware import (
+    Backstop,
+    ComputeCapability,
+    Gpu,
+    GpuProcess,
+    GpusChanged,
+    MpsHealth,
+)
 from nodeagent.inotify import DirectoryWatch
 from nodeagent.processes import pids_with_variable, pod_uid
 from nodeagent.pulse import Pulse
@@ -175,8 +182,29 @@ class SimulatedMps:
     """`MpsControl` for simulated GPUs: a daemon serves while its GPU is healthy."""
 
     def __init__(self, gpus: SimulatedGpus) -> None:
+        self.changed = Pulse()
         self._gpus = gpus
+        self._held: Mapping[GpuUuid, Backstop] = {}
+
+    def health(self) -> Mapping[GpuUuid, MpsHealth]:
+        return dict.fromkeys(self._held, MpsHealth())
+
+    async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
+        if backstops != self._held:
+            self._held = dict(backstops)
+            self.changed.beat()
+
+    async def lagging(
+        self,
+        gpus: Collection[GpuUuid],  # noqa: ARG002  the Protocol's
+        seconds: float,  # noqa: ARG002
+    ) -> frozenset[GpuUuid]:
+        return frozenset()
 
     async def wait_ready(self, gpu: GpuUuid) -> None:
         while not self._gpus.healthy(gpu):
             await self._gpus.changed.after(self._gpus.changed.count)
+
+    async def follow(self) -> NoReturn:
+        while True:
+            await self.changed.after(self.changed.count)

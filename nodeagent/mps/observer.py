@@ -126,7 +126,7 @@ class Observer:
         )
 
     async def _again(self, server: Server) -> Server:
-        if not server.ready:
+        if not server.ready or server.uid != self.user or server.status is ServerStatus.FAULT:
             return await self._server(server.pid)
         status = await self.control.status(server.pid)
         return server if status is server.status else await self._server(server.pid)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mpslice.gpus import GpuUuid
 from nodeagent.mps.errors import UnreadableRecord
+from nodeagent.mps.paths import MpsRoot
 
 _HIDDEN: Final = "."  # what is being written; readers pass it over
 
@@ -75,6 +76,13 @@ class Status:
 def seconds_since_boot() -> float:
     """The clock of `Status.at`: the same in every container of the machine."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def make_directories(root: MpsRoot) -> None:
+    """What both sides need before either can tell the other anything. Blocks; raises OSError."""
+    for directory in (root.wanted, root.status):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.root.chmod(0o755)  # servers run as the MPS user and have to pass
 
 
 def read_wanted(directory: Path) -> tuple[dict[GpuUuid, Wanted], list[UnreadableRecord]]:

@@ -14,7 +14,13 @@ from mpslice.gpus import GpuUuid
 from nodeagent.inotify import DirectoryWatch
 from nodeagent.mps.keeper import Keeper, Tools
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.records import Status, Wanted, read_statuses, read_wanted
+from nodeagent.mps.records import (
+    Status,
+    Wanted,
+    make_directories,
+    read_statuses,
+    read_wanted,
+)
 
 _LOCK_PAUSE: Final = 0.5
 
@@ -24,7 +30,7 @@ log = logging.getLogger(__name__)
 async def supervise(tools: Tools) -> NoReturn:
     """Runs until cancelled; what it holds stays as it is then."""
     root = tools.root
-    await asyncio.to_thread(_make_root, root)
+    await asyncio.to_thread(make_directories, root)
     async with _alone(root):
         held = await asyncio.to_thread(_held_before, root)
         with DirectoryWatch(root.wanted) as watch:
@@ -75,14 +81,6 @@ class _Supervisor:
                 del self._keepers[gpu]
                 return
             self._keepers[gpu] = Keeper(gpu, wanted, self._tools, None)  # wanted once more
-
-
-def _make_root(root: MpsRoot) -> None:
-    # Servers run as the MPS user and have to pass through.
-    root.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    root.root.chmod(0o755)
-    for directory in (root.wanted, root.status):
-        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _held_before(root: MpsRoot) -> dict[GpuUuid, Status | None]:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 async def supervise(settings: MpsSettings) -> None:
     """Keeps the daemons until cancelled; raises an AgentError for what only a person can mend."""
+    settings.driver.load_nvml()
     async with open_compute_modes() as modes:
         tools = await _tools(settings, modes)
         async with asyncio.TaskGroup() as tasks:
@@ -63,6 +64,7 @@ async def finish(settings: MpsSettings) -> None:
     Every compute mode that is ours is DEFAULT again, which disturbs nobody who runs, and each
     daemon ends as soon as it has no client. The next supervisor takes all of it up again.
     """
+    settings.driver.load_nvml()
     async with open_compute_modes() as modes:
         tools = await _tools(settings, modes)
         gpus = await asyncio.to_thread(settings.root.gpus)

@@ -154,12 +154,16 @@ class Machine:
 
     def events(self, reason: str) -> list[str]:
         """The messages of the Events of that reason."""
+        return [event["message"] for event in self._events(reason)]
+
+    def regarding(self, reason: str) -> list[str]:
+        """The pods that the Events of that reason are about."""
+        about = [event["involvedObject"] for event in self._events(reason)]
+        return [f"{pod['namespace']}/{pod['name']}" for pod in about]
+
+    def _events(self, reason: str) -> list[Json]:
         objects = self.kube._objects.items()
-        return [
-            o["message"]
-            for (plural, _, _), o in objects
-            if plural == "events" and o["reason"] == reason
-        ]
+        return [o for (plural, _, _), o in objects if plural == "events" and o["reason"] == reason]
 
     def holders(self) -> dict[str, tuple[str, str]]:
         gpus = self.status().get("gpus") or []

@@ -153,9 +153,13 @@ class FakeKubelet:
         self.admitted.append(entry)
         self.checkpoint()
         if client.options.pre_start_required:
-            request = plugin_api.PreStartContainerRequest(devices_ids=ids)
-            await client.api.PreStartContainer(request, timeout=30)
+            await self.start_container(resource, *ids)
         return response
+
+    async def start_container(self, resource: str, *ids: str) -> None:
+        """What comes before every start of a container, the first and any after it."""
+        request = plugin_api.PreStartContainerRequest(devices_ids=ids)
+        await self._clients[resource].api.PreStartContainer(request, timeout=30)
 
     async def _choose(self, client: Client) -> list[str]:
         taken = {key for entry in self.admitted for key in entry.ids}

@@ -6,8 +6,9 @@ from pathlib import Path
 from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
 from mpslice.slices import SliceSize
 from nodeagent.container import Mount, container_edits
+from nodeagent.driver import DeviceNode, Driver
 from nodeagent.hardware import Gpu
-from nodeagent.settings import Compute, Settings
+from nodeagent.settings import Compute, DeviceListStrategy, Settings
 from tests.nodeagent.conftest import AMPERE
 
 UUID = GpuUuid("GPU-00000000-0000-0000-0000-000000000001")
@@ -57,3 +58,64 @@ def test_proportional_compute_is_rounded_up() -> None:
 def test_private_shared_memory_is_mounted_without_host_ipc() -> None:
     edits = container_edits(A100, slice_(10), replace(SETTINGS, host_ipc=False))
     assert edits.mounts[1:] == (Mount(Path("/run/mpslice/shm"), "/dev/shm"),)
+
+
+def test_share_of_compute_is_never_more_than_all() -> None:
+    """A slice that was carved under another unit may count for more gb than its GPU has now."""
+    settings = replace(SETTINGS, compute=Compute.PROPORTIONAL, memory_unit=MemoryUnit.GiB)
+    environment = container_edits(A100, slice_(85), settings).environment
+    assert environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "100"
+
+
+def nodes_in(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def test_device_nodes_that_exist_are_passed(tmp_path: Path) -> None:
+    nodes_in(tmp_path / "dev", "nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+    driver = Driver(here=tmp_path / "none", devices=tmp_path / "dev")
+    gpu = replace(A100, minor=3)
+    edits = container_edits(gpu, slice_(10), replace(SETTINGS, driver=driver))
+    names = ["nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"]
+    assert edits.devices == tuple(DeviceNode(Path("/dev", n), f"/dev/{n}") for n in names)
+    assert edits.cdi_devices == ()
+    without = replace(SETTINGS, driver=driver, pass_device_specs=False)
+    assert container_edits(gpu, slice_(10), without).devices == ()
+
+
+def test_device_nodes_of_a_driver_container_lie_below_its_root(tmp_path: Path) -> None:
+    nodes_in(tmp_path / "here" / "dev", "nvidia3", "nvidiactl")
+    driver = Driver(Path("/run/nvidia/driver"), tmp_path / "here", tmp_path / "none")
+    edits = container_edits(replace(A100, minor=3), slice_(10), replace(SETTINGS, driver=driver))
+    assert [(str(node.host), node.container) for node in edits.devices] == [
+        ("/run/nvidia/driver/dev/nvidia3", "/dev/nvidia3"),
+        ("/run/nvidia/driver/dev/nvidiactl", "/dev/nvidiactl"),
+    ]
+
+
+def test_cdi_names_the_gpu_and_nvidias_runtime_adds_nothing(tmp_path: Path) -> None:
+    nodes_in(tmp_path / "dev", "nvidia3", "nvidiactl")
+    settings = replace(
+        SETTINGS,
+        device_list_strategy=DeviceListStrategy.CDI_CRI,
+        driver=Driver(here=tmp_path / "none", devices=tmp_path / "dev"),
+    )
+    edits = container_edits(replace(A100, minor=3), slice_(10), settings)
+    assert edits.cdi_devices == (f"nvidia.com/gpu={UUID}",)
+    assert edits.devices == ()
+    assert edits.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert edits.environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=9533M"
+
+
+def test_programs_and_libraries_of_a_mounted_driver_come_first(tmp_path: Path) -> None:
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    nodes_in(tmp_path / "usr" / "lib64", "libcuda.so.1")
+    driver = Driver(here=tmp_path)
+    assert driver.environment({"PATH": "/bin", "A": "b"}) == {
+        "A": "b",
+        "PATH": f"{tmp_path}/usr/bin:/bin",
+        "LD_LIBRARY_PATH": f"{tmp_path}/usr/lib64",
+    }
+    assert Driver(here=tmp_path / "none").environment({"PATH": "/bin"}) == {"PATH": "/bin"}

@@ -21,29 +21,16 @@ from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
 from tests.nodeagent.conftest import AMPERE, device, gpu, resource
 from tests.nodeagent.fake_kubelet import AdmissionError, FakeKubelet
+from tests.nodeagent.fake_mps import FakeMps
 from tests.waiting import eventually
 
 SIZES = frozenset(SliceSize(n) for n in (10, 20, 40))
 IDS = [DeviceId.parse(device(1, size, n)) for size, n in ((10, 0), (10, 1), (20, 0), (40, 0))]
 
 
-class SlowMps:
-    """An MPS daemon that is ready when the test says so."""
-
-    def __init__(self) -> None:
-        self.ready = asyncio.Event()
-        self.asked: list[str] = []
-
-    async def wait_ready(self, gpu: GpuUuid) -> None:
-        self.asked.append(gpu)
-        await self.ready.wait()
-
-
 @pytest.fixture
-def mps() -> SlowMps:
-    mps = SlowMps()
-    mps.ready.set()
-    return mps
+def mps() -> FakeMps:
+    return FakeMps()
 
 
 class OneGpu(SimulatedGpus):
@@ -52,7 +39,7 @@ class OneGpu(SimulatedGpus):
 
 
 @pytest.fixture
-async def local(short_path: Path, kubelet: FakeKubelet, mps: SlowMps) -> AsyncIterator[LocalNode]:
+async def local(short_path: Path, kubelet: FakeKubelet, mps: FakeMps) -> AsyncIterator[LocalNode]:
     settings = Settings(
         node_name="n1",
         device_plugin_dir=kubelet.directory,
@@ -257,7 +244,7 @@ async def test_preference_never_fails(local: LocalNode, kubelet: FakeKubelet) ->
 
 
 async def test_container_waits_for_the_daemon_and_finds_its_directory(
-    local: LocalNode, kubelet: FakeKubelet, mps: SlowMps
+    local: LocalNode, kubelet: FakeKubelet, mps: FakeMps
 ) -> None:
     mps.ready.clear()
     async with serving(local):
@@ -276,7 +263,7 @@ async def test_container_waits_for_the_daemon_and_finds_its_directory(
 
 
 async def test_container_is_refused_when_the_daemon_does_not_come(
-    local: LocalNode, kubelet: FakeKubelet, mps: SlowMps, monkeypatch: pytest.MonkeyPatch
+    local: LocalNode, kubelet: FakeKubelet, mps: FakeMps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nodeagent.service.READY_SECONDS", 0.05)
     mps.ready.clear()

@@ -50,6 +50,9 @@ def test_help_names_every_flag_of_the_contract() -> None:
         "--memory-unit",
         "--reserved-memory",
         "--compute",
+        "--device-list-strategy",
+        "--pass-device-specs",
+        "--driver-root",
         "--ignored-xids",
         "--ops-listen",
     ):
@@ -74,6 +77,11 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
             "--host-ipc: 'perhaps' is neither true nor false",
         ),
         (["--node-name=n", "--ignored-xids=1,ecc"], "--ignored-xids: '1,ecc' is no list of Xids"),
+        (
+            ["--node-name=n", "--device-list-strategy=cdi"],
+            "--device-list-strategy: 'cdi' is not one of envvar, cdi-cri",
+        ),
+        (["--node-name=n", "--compute=fair"], "--compute: 'fair' is not one of shared, proport"),
         (["--node-name=n", "--memory-unit=MB"], "--memory-unit: 'MB' is not one of GB, GiB"),
         (["--node-name=n", "--reserved-memory=much"], "--reserved-memory: 'much' is no quantity"),
         ([], "--node-name: is required"),
