@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import GpuStatus, LayoutStatus, NodeLayout, SliceState
@@ -9,60 +10,73 @@ from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod
 from planner.standing import spec_was_refused
 
+T = TypeVar("T")
+
 Seat = tuple[str, GpuUuid, SliceSize]
 """A slice of a size on a GPU of a node."""
 
 
-def split_by_bindable(
-    made: Plan, layouts: Mapping[str, NodeLayout], nodes: Iterable[Node], pods: Iterable[Pod]
-) -> tuple[list[Placement], list[Placement]]:
-    """The placements whose slices are all bindable now, and those that wait; in planned order.
+class Bindable:
+    """The free slices that stand, as the layouts' and the nodes' status say, and this plan's part.
 
-    Bindable is what the layout's status lists as free and the node's status shows: the second
-    drops to 0 when the agent is away, and a pod bound then would fail the kubelet's admission.
+    Bindable is what a layout's status lists as free and the node's status shows: the second drops
+    to 0 when the agent is away, and a pod bound then would fail the kubelet's admission.
     """
-    carved = _carved(made, layouts)
-    shown = _shown(nodes, pods)
-    ready: list[Placement] = []
-    waiting: list[Placement] = []
-    for placement in made.placements:
+
+    def __init__(
+        self,
+        made: Plan,
+        layouts: Mapping[str, NodeLayout],
+        nodes: Iterable[Node],
+        pods: Iterable[Pod],
+    ) -> None:
+        self._made = made
+        self._carved: Counter[Seat] = Counter()
+        leaving: set[tuple[str, SliceSize]] = set()
+        for name, layout in layouts.items():
+            for gpu, free, kept in _free_slices(made, layout):
+                for size, count in free.items():
+                    self._carved[name, gpu.uuid, size] = kept[size]
+                    if kept[size] < count:
+                        leaving.add((name, size))
+        self._shown = _shown(nodes, pods)
+        self.leaving = frozenset(leaving)
+        """Nodes and sizes of which a free slice is to be withdrawn that the scheduler still sees.
+        """
+
+    def split(self) -> tuple[list[Placement], list[Placement]]:
+        """The placements whose slices are all bindable now, and those that wait; in planned order.
+
+        To be asked once: each slice is given to one pod.
+        """
+        ready: list[Placement] = []
+        waiting: list[Placement] = []
+        for placement in self._made.placements:
+            (ready if self._take(placement) else waiting).append(placement)
+        return ready, waiting
+
+    def _take(self, placement: Placement) -> bool:
+        """Gives the slices to the placement if they are all there."""
         node, sizes = placement.node, placement.pod.seats
-        seats = Counter((node, gpu, size) for gpu, size in zip(placement.gpus, sizes, strict=True))
-        counts = Counter((node, size) for size in sizes)
-        if seats <= carved and counts <= shown:
-            carved.subtract(seats)
-            shown.subtract(counts)
-            ready.append(placement)
-        else:
-            waiting.append(placement)
-    return ready, waiting
+        seats = [(node, gpu, size) for gpu, size in zip(placement.gpus, sizes, strict=True)]
+        shown = [(node, size) for size in sizes]
+        if not (_holds(self._carved, seats) and _holds(self._shown, shown)):
+            return False
+        self._carved.subtract(seats)
+        self._shown.subtract(shown)
+        return True
 
 
-def leaving(made: Plan, layouts: Mapping[str, NodeLayout]) -> frozenset[tuple[str, SliceSize]]:
-    """Nodes and sizes of which a free slice stands that is to be withdrawn: the scheduler still
-    sees it."""
-    return frozenset(
-        (name, size)
-        for name, layout in layouts.items()
-        for gpu, kept in _kept(made, layout)
-        for size in _free(gpu) - kept
-    )
+def _holds(counts: Counter[T], wanted: list[T]) -> bool:
+    if len(wanted) == 1:
+        return counts[wanted[0]] > 0
+    return all(counts[item] >= count for item, count in Counter(wanted).items())
 
 
-def _carved(made: Plan, layouts: Mapping[str, NodeLayout]) -> Counter[Seat]:
-    """Free slices that the status lists and that nobody is about to withdraw."""
-    return Counter(
-        {
-            (name, gpu.uuid, size): count
-            for name, layout in layouts.items()
-            for gpu, kept in _kept(made, layout)
-            for size, count in kept.items()
-        }
-    )
-
-
-def _kept(made: Plan, layout: NodeLayout) -> Iterator[tuple[GpuStatus, Counter[SliceSize]]]:
-    """The free slices of each healthy GPU that are to stay.
+def _free_slices(
+    made: Plan, layout: NodeLayout
+) -> Iterator[tuple[GpuStatus, Counter[SliceSize], Counter[SliceSize]]]:
+    """The free slices of each healthy GPU that has any, and those of them that are to stay.
 
     Withdrawn is what this plan leaves out, and also what a spec leaves out that the agent has not
     acknowledged or is still trying to apply.
@@ -72,17 +86,15 @@ def _kept(made: Plan, layout: NodeLayout) -> Iterator[tuple[GpuStatus, Counter[S
     wanted = {gpu.uuid: gpu.slices for gpu in layout.spec.gpus} if at_work else {}
     planned = made.layouts.get(layout.name, {})
     for gpu in status.gpus:
-        if gpu.healthy:
-            kept = Counter(s.id.size for s in gpu.slices)
-            used = kept - _free(gpu)
-            for slices in (wanted.get(gpu.uuid), planned.get(gpu.uuid)):
-                if slices is not None:
-                    kept &= Counter(dict(slices))
-            yield gpu, kept - used
-
-
-def _free(gpu: GpuStatus) -> Counter[SliceSize]:
-    return Counter(s.id.size for s in gpu.slices if s.state is SliceState.FREE)
+        free = Counter(s.id.size for s in gpu.slices if s.state is SliceState.FREE)
+        if free and gpu.healthy:
+            kept = free
+            limits = [s for s in (wanted.get(gpu.uuid), planned.get(gpu.uuid)) if s is not None]
+            if limits:
+                used = Counter(s.id.size for s in gpu.slices) - free
+                left = {size: min(slices.get(size, 0) for slices in limits) for size in free}
+                kept = free & Counter({size: left[size] - used[size] for size in free})
+            yield gpu, free, kept
 
 
 def _shown(nodes: Iterable[Node], pods: Iterable[Pod]) -> Counter[tuple[str, SliceSize]]:

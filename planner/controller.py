@@ -31,6 +31,7 @@ from planner.writer import Writer
 _LONGEST_PAUSE: Final = 1.0  # seconds
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
+_LONG: Final = 0.1  # seconds: decisions that take longer leave the same time to all else
 _ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Controller:
         self._untold: Decision | None = None
         self._tell_at: float | None = None
         self._may_nominate = True
+        self._breath = 0.0  # seconds before the next decision
 
     @property
     def synced(self) -> bool:
@@ -110,6 +112,7 @@ class Controller:
             try:
                 while True:
                     if self._changed:
+                        await asyncio.sleep(self._breath)  # what comes in meanwhile is decided too
                         self._changed = False
                         started = time.monotonic()
                         self._act(self._decide(writer), writer)
@@ -171,7 +174,9 @@ class Controller:
                 break
             view = replace(view, pods=self._pods(writer))
             decision = decide(view)
-        self._metrics.decided(decision, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._breath = seconds if seconds > _LONG else 0.0
+        self._metrics.decided(decision, seconds=seconds)
         pending = (pod for pod in view.pods if pod.is_pending)
         ageing = seconds_to_change(pending, wall)
         alarms = [self._tries.due(), None if ageing is None else now + ageing]

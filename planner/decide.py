@@ -5,14 +5,15 @@ answer repeats at most what was already done.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
+from mpslice.slices import SliceSize
 from planner.actions import Action, Nominate, Ungate, WriteSpec
-from planner.bindable import leaving, split_by_bindable
+from planner.bindable import Bindable
 from planner.gates import hold_back, keeps_gate, whole_groups
 from planner.handover import hand_back, hand_over, outlived
 from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
@@ -87,10 +88,11 @@ def decide(view: View) -> Decision:
     patient = _patient(view, sites, made)
     refused = _without(made.refusals, patient)
     refused = hold_back(refused, made.reservations, snapshot.nodes)
-    bindable, waiting = split_by_bindable(made, sites.here, view.nodes, view.pods)
+    slices = Bindable(made, sites.here, view.nodes, view.pods)
+    bindable, waiting = slices.split()
     ready, carving = whole_groups(bindable, waiting, made.refusals, snapshot.groups)
     carving += patient
-    for_pods = tuple(_pod_actions(view, made, sites.here, ready, carving, refused, snapshot))
+    for_pods = tuple(_pod_actions(view, made, slices.leaving, ready, carving, refused, snapshot))
     going = {action.pod.key for action in for_pods if isinstance(action, Ungate)}
     return Decision(
         actions=(
@@ -185,7 +187,7 @@ def _waits_for_others(pod: Pod) -> bool:
 def _pod_actions(
     view: View,
     made: Plan,
-    here: Mapping[str, NodeLayout],
+    leaving: Collection[tuple[str, SliceSize]],
     ready: Sequence[Placement],
     waiting: Sequence[Placement],
     refused: Sequence[Refusal],
@@ -201,8 +203,7 @@ def _pod_actions(
     stuck = [r.pod for r in refused if r.pod.key in kept and r.pod.gated]
     loose = [r.pod for r in refused if r.pod.key not in kept or not r.pod.gated]
     placed = (*ready, *waiting)
-    going = leaving(made, here)
-    rivals = Rivals(placed, loose, made.reservations, going, snapshot.nodes)
+    rivals = Rivals(placed, loose, made.reservations, leaving, snapshot.nodes)
     nominate: tuple[Nominate, ...] = ()
     if view.nominate:
         nominate = nominations(placed, loose, stuck, made.reservations, rivals)
