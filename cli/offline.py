@@ -26,7 +26,7 @@ from mpslice.nodelayout import NodeLayout
 from planner.decide import pending_pods, serving
 from planner.explain import refusal_text
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
-from planner.packing import plan
+from planner.packing import plan, solver_is_installed
 from planner.parse import Labels, parse_namespace
 from planner.snapshot import build_snapshot
 from webhook.offline import admit
@@ -104,7 +104,8 @@ def run(files: Iterable[str], options: Options) -> Outcome:
         all_nodes=given.nodes,
         namespaces=given.namespaces,
     )
-    made = plan(snapshot, pending_pods(pods, given.layouts.values()))
+    waiting = pending_pods(pods, given.layouts.values())
+    made = plan(snapshot, waiting, solver=solver_is_installed())
     planned = time.perf_counter()
     return Outcome(
         rejected=tuple(rejected),

@@ -51,6 +51,7 @@ class Settings:
     max_slices_per_gpu: int
     qps: int = 200
     burst: int = 400
+    solver: bool = False
 
 
 def utc_now() -> datetime:
@@ -197,6 +198,7 @@ class Controller:
             minimums=self._cluster.minimums,
             now=now,
             namespaces=self._cluster.namespaces,
+            solver=self._settings.solver,
         )
 
     def _layouts(self, writer: Writer) -> dict[str, NodeLayout]:

@@ -29,7 +29,8 @@ class View:
 
     `waiting` pods belong to a burst that is not complete yet. `unreadable` are nodes whose
     NodeLayout says something that is none, and what: nothing is done to them. Without `gate` nobody
-    is to wait for one; without `nominate` no pod can be nominated. The rest is build_snapshot's.
+    is to wait for one; without `nominate` no pod can be nominated. `solver` is plan's, the rest
+    build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -44,6 +45,7 @@ class View:
     minimums: Mapping[str, int] = field(default_factory=dict)
     now: datetime | None = None
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    solver: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
     sites = _sites(view)
     snapshot = _snapshot(view, sites.labelled, sites.here)
-    made = plan(snapshot, _pending(view))
+    made = plan(snapshot, _pending(view), solver=view.solver)
     patient = _patient(view, sites, made)
     refused = _without(made.refusals, patient)
     refused = hold_back(refused, made.reservations, snapshot.nodes)

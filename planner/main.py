@@ -40,6 +40,12 @@ def flags() -> FlagParser:
     parser.flag("--batch-max", duration, "2s", "a burst is planned after so long at the latest")
     parser.flag("--gate", boolean, "true", "take the scheduling gates of slice pods away")
     parser.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
+    parser.flag(
+        "--solver",
+        choice("auto", "on", "off"),
+        "auto",
+        "let HiGHS guide a plan in which not everything fits; auto: where highspy is installed",
+    )
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
     parser.flag("--leader-elect", boolean, "true", "plan only while holding the Lease")
     parser.flag("--namespace", str, "mpslice-system", "where the Lease lives")
@@ -57,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported late, so that --help and a bad flag answer at once.
     from mpslice.logs import set_up_logging
     from mpslice.processes import run_until_signal
+    from planner.packing import solver_is_installed
     from planner.service import serve
 
+    if options.solver == "on" and not solver_is_installed():
+        sys.exit("mpslice-planner: --solver: highspy is not installed; pip install mpslice[solver]")
     set_up_logging(options.log_level)
     try:
         run_until_signal(serve(_settings(options)))
@@ -68,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _settings(options: Namespace) -> ServiceSettings:
     from planner.controller import Settings
+    from planner.packing import solver_is_installed
     from planner.service import ServiceSettings
 
     return ServiceSettings(
@@ -79,6 +89,7 @@ def _settings(options: Namespace) -> ServiceSettings:
             max_slices_per_gpu=options.max_slices_per_gpu,
             qps=options.kube_api_qps,
             burst=options.kube_api_burst,
+            solver=options.solver != "off" and solver_is_installed(),
         ),
         ops_listen=options.ops_listen,
         leader_elect=options.leader_elect,

@@ -43,6 +43,11 @@ class Metrics:
         self._withdrawn = CounterMetric(
             "mpslice_slices_withdrawn", "Free slices planned away.", registry=self.registry
         )
+        self._fallbacks = CounterMetric(
+            "mpslice_solver_fallbacks",
+            "Plans made without the solver, because it did not end in time.",
+            registry=self.registry,
+        )
         self._carved = Histogram(
             "mpslice_pending_to_carved_seconds",
             "From a pod's creation until its gate was taken away because its slices are there.",
@@ -54,6 +59,7 @@ class Metrics:
 
     def decided(self, decision: Decision, *, seconds: float) -> None:
         self._plan.observe(seconds)
+        self._fallbacks.inc(decision.plan.fell_back)
         causes = Counter(refusal.reason for refusal in decision.refused)
         causes["Carving"] = len(decision.carving)
         causes[str(Cause.GATED)] = len(decision.gated)

@@ -5,6 +5,7 @@ somebody out who could be placed otherwise, other orders are tried and nodes are
 """
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from itertools import groupby
 
 from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
@@ -18,6 +19,11 @@ from planner.packing.reserve import reserve
 from planner.packing.search import BUDGET, could_fit, improve, seniors_first, shake
 from planner.packing.stay import stay
 from planner.packing.touch import spare_nodes
+
+
+def solver_is_installed() -> bool:
+    """Whether the extra `solver` is there, which `plan` can be told to use."""
+    return find_spec("highspy") is not None
 
 
 def plan(snapshot: Snapshot, pending: Iterable[Pod], *, solver: bool = False) -> Plan:

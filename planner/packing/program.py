@@ -7,7 +7,7 @@ from typing import Final
 import highspy
 import numpy as np
 
-_WALL: Final = 5.0  # seconds; only a guard, the limits below decide
+_WALL: Final = 3.0  # seconds; only a guard, the limits below decide
 
 Entries = Iterable[tuple[int, float]]
 """Row numbers and coefficients."""
