@@ -58,7 +58,7 @@ def gpus_of(layout: NodeLayout | None, pods: Iterable[Pod]) -> tuple[Gpu, ...]:
     held: Held = {}
     counts = _count_all(layout, layout.status, held)
     _settle_claims(counts, held, pods)
-    counts.sort(key=lambda gpu: gpu.index)
+    counts.sort(key=lambda gpu: (gpu.index, gpu.uuid))
     return tuple([Gpu(g.uuid, g.index, g.capacity, g.product, g.used, g.free) for g in counts])
 
 

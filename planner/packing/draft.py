@@ -78,9 +78,10 @@ class Draft:
             self.on[seating.node.order][number] = None
 
     def is_free_standing(self, number: int) -> bool:
-        """Whether it is a lone pod on whose place no other pod's depends."""
-        pods, relations = self.units[number].pods, self.ledger.relations
-        if len(pods) > 1:
+        """Whether it is a lone pod, of no group that waits, on whose place no other's depends."""
+        unit, relations = self.units[number], self.ledger.relations
+        pods = unit.pods
+        if len(pods) > 1 or unit.needed > 1:
             return False
         related = relations.active and relations.counts(pods[0])
         return not related and self.ledger.shape(pods[0]).relations is None

@@ -37,6 +37,8 @@ def _seats(draft: Draft, number: int) -> int:
 
 def _serve(draft: Draft, number: int, failed: set[Shape]) -> bool:
     unit, ledger = draft.units[number], draft.ledger
+    if len(unit.pods) < unit.needed:
+        return False
     if len(unit.pods) == 1:
         shape = ledger.shape(unit.pods[0])
         if shape in failed:

@@ -154,7 +154,7 @@ def _load(snapshot: Snapshot) -> list[NodeBook]:
     for number, state in enumerate(states):
         node = NodeBook(state, number)
         nodes.append(node)
-        for gpu in state.gpus:
+        for gpu in sorted(state.gpus, key=lambda gpu: (gpu.index, gpu.uuid)):
             node.gpus.append(GpuBook(gpu, node, order, limit))
             order += 1
     return nodes

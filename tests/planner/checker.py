@@ -4,26 +4,16 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from planner.model import (
-    Expression,
-    HostPort,
-    Node,
-    NodeState,
-    NodeTerm,
-    Placement,
-    Plan,
-    Pod,
-    Snapshot,
-    Taint,
-    Toleration,
-)
+from planner.model import HostPort, Node, NodeState, Placement, Plan, Pod, Snapshot
+from tests.planner.checker_matching import selects, untolerated
+from tests.planner.checker_relations import unbindable
 
 
 def violations(snapshot: Snapshot, pending: Iterable[Pod], made: Plan) -> list[str]:
     """Everything wrong with the plan, one sentence each."""
-    pods = list(pending)
+    pods = [pod for pod in pending if pod.seats]
     placed: dict[str, list[Placement]] = {}
     for placement in made.placements:
         placed.setdefault(placement.node, []).append(placement)
@@ -39,6 +29,7 @@ def violations(snapshot: Snapshot, pending: Iterable[Pod], made: Plan) -> list[s
         wrong += _seats(state, here)
         wrong += _layout(snapshot, state, made, here)
         withdrawn += sum(_withdrawn(state, made).values())
+    wrong += unbindable(snapshot, made.placements)
     wrong += [f"pods are placed on {name}, which is no node" for name in placed]
     if withdrawn != made.withdrawn:
         wrong.append(f"{withdrawn} free slices are withdrawn, the plan says {made.withdrawn}")
@@ -116,57 +107,14 @@ def _identity(node: Node, here: Sequence[Placement]) -> Iterator[str]:
     """Each pod may use the node at all."""
     for placement in here:
         pod = placement.pod
-        constraints = pod.constraints
         if not node.ready:
             yield f"{pod.key} is placed on {node.name}, which is not ready"
-        if any(node.labels.get(key) != value for key, value in constraints.node_selector):
-            yield f"the node selector of {pod.key} does not match {node.name}"
-        terms = constraints.affinity
-        if terms is not None and not any(_term(term, node) for term in terms):
-            yield f"the node affinity of {pod.key} does not match {node.name}"
-        taints = [taint for taint in node.taints if taint.effect in {"NoSchedule", "NoExecute"}]
-        if node.unschedulable:
-            taints.append(Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"))
-        for taint in taints:
-            if not any(_tolerates(each, taint) for each in constraints.tolerations):
-                yield f"{pod.key} does not tolerate {taint.key} of {node.name}"
-
-
-def _term(term: NodeTerm, node: Node) -> bool:
-    if not term.labels and not term.fields:
-        return False
-    fields = {"metadata.name": node.name}
-    return all(_meets(each, node.labels) for each in term.labels) and all(
-        _meets(each, fields) for each in term.fields
-    )
-
-
-def _meets(expression: Expression, labels: Mapping[str, str]) -> bool:
-    here = expression.key in labels
-    value = labels.get(expression.key, "")
-    if expression.operator in {"Gt", "Lt"}:
-        if not here or not _is_integer(value) or not _is_integer(expression.values[0]):
-            return False
-        left, right = int(value), int(expression.values[0])
-        return left > right if expression.operator == "Gt" else left < right
-    return {
-        "Exists": here,
-        "DoesNotExist": not here,
-        "In": here and value in expression.values,
-        "NotIn": not here or value not in expression.values,
-    }[expression.operator]
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdigit()
-
-
-def _tolerates(toleration: Toleration, taint: Taint) -> bool:
-    if toleration.effect not in {"", taint.effect}:
-        return False
-    if toleration.operator == "Exists":
-        return toleration.key in {"", taint.key}
-    return toleration.key == taint.key and toleration.value == taint.value
+        if node.name in pod.avoid:
+            yield f"{pod.key} is placed on {node.name}, which it avoids"
+        if not selects(pod.constraints, node):
+            yield f"the node selector or affinity of {pod.key} does not match {node.name}"
+        for taint in untolerated(pod.constraints, node):
+            yield f"{pod.key} does not tolerate {taint.key} of {node.name}"
 
 
 def _seats(state: NodeState, here: Sequence[Placement]) -> Iterator[str]:
@@ -228,4 +176,40 @@ def _withdrawn(state: NodeState, made: Plan) -> Counter[str]:
             ).total()
             for gpu in state.gpus
         }
+    )
+
+
+def could_replace(snapshot: Snapshot, made: Plan, pod: Pod, leaving: Placement) -> bool:
+    """Whether a pod without relations would fit on the node of a placed one if that were not there.
+
+    Free slices may all go; what is reserved for somebody may not be taken.
+    """
+    state = next(state for state in snapshot.nodes if state.node.name == leaving.node)
+    here = [p for p in made.placements if p.node == leaving.node and p.pod is not leaving.pod]
+    coming = Placement(pod, leaving.node, ())
+    if [*_identity(state.node, [coming])] or [*_fit_together(state, [*here, coming])]:
+        return False
+    reserved = {uuid for each in made.reservations for uuid in each.gpus}
+    rooms: list[tuple[int, int]] = []  # gb and slices that there is room for
+    for gpu in state.gpus:
+        held = Counter(gpu.used)
+        for placement in here:
+            for uuid, size in zip(placement.gpus, placement.pod.seats, strict=True):
+                if uuid == gpu.uuid:
+                    held[size] += 1
+        if gpu.uuid not in reserved:
+            carved = sum(size * count for size, count in held.items())
+            rooms.append((gpu.capacity - carved, snapshot.max_slices_per_gpu - held.total()))
+    return _can_seat(sorted(pod.seats, reverse=True), rooms)
+
+
+def _can_seat(sizes: Sequence[int], rooms: Sequence[tuple[int, int]]) -> bool:
+    """Whether every slice finds a GPU, by trying all."""
+    if not sizes:
+        return True
+    first, *rest = sizes
+    return any(
+        _can_seat(rest, [*rooms[:place], (gb - first, slices - 1), *rooms[place + 1 :]])
+        for place, (gb, slices) in enumerate(rooms)
+        if gb >= first and slices >= 1
     )
