@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from typing import Final
 
 from mpslice.nodelayout import Slices
@@ -11,19 +10,12 @@ from mpslice.slices import SliceSize
 from planner.model import Gpu, NodeState, Placement, Plan, Pod, Resources, Snapshot
 from planner.packing import plan
 
-_SWITCH: Final = "solver"
 OURS: Final = {False: "mpslice", True: "mpslice + solver"}
 
 
-def switches(wanted: Sequence[bool]) -> list[bool]:
-    """Those of the wanted settings of the solver that the planner has."""
-    return [solver for solver in wanted if not solver or _SWITCH in signature(plan).parameters]
-
-
 def planned(snapshot: Snapshot, pods: Iterable[Pod], *, solver: bool) -> Plan:
-    """One plan; the only place that knows how the planner's solver is switched."""
-    switch = {_SWITCH: solver} if switches([True]) else {}
-    return plan(snapshot, pods, **switch)
+    """One plan, with or without the solver."""
+    return plan(snapshot, pods, solver=solver)
 
 
 def applied(snapshot: Snapshot, made: Plan) -> Snapshot:
@@ -66,11 +58,14 @@ def _carved(gpu: Gpu, layout: Slices | None, taken: Counter[SliceSize] | None) -
 
 
 def _without(idle: Resources, pods: Iterable[Pod]) -> Resources:
-    cpu, memory = idle.cpu_milli, idle.memory
+    extended = Counter(dict(idle.extended))
+    cpu, memory, ephemeral = idle.cpu_milli, idle.memory, idle.ephemeral
     for pod in pods:
         cpu -= pod.requests.cpu_milli
         memory -= pod.requests.memory
-    return replace(idle, cpu_milli=cpu, memory=memory)
+        ephemeral -= pod.requests.ephemeral
+        extended.subtract(dict(pod.requests.extended))
+    return Resources(cpu, memory, ephemeral, tuple(sorted(extended.items())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,16 +103,10 @@ def _hungry(node: str, room: Resources, held: Sequence[Pod]) -> Pod:
 
 
 def _distinct(pod: Pod, number: int) -> Pod:
-    """Thousandths of a core more than any other pod asks for, so that nothing can be memoised."""
+    """Asks for a little more than any like pod does, so that nothing can be remembered of it."""
     wants = pod.requests
-    return replace(
-        pod,
-        requests=replace(
-            wants,
-            cpu_milli=wants.cpu_milli + number % 1000 + 1,
-            memory=wants.memory + (number // 1000) * MIB,
-        ),
-    )
+    cpu, memory = wants.cpu_milli + number % 100, wants.memory + number // 100 * MIB
+    return replace(pod, requests=replace(wants, cpu_milli=cpu, memory=memory))
 
 
 def _layout(node: str, held: Sequence[Pod]) -> NodeLayout:
