@@ -51,6 +51,8 @@ class Ledger:
         for shape in shapes:
             shape.level = self._levels.of(shape.cpu, shape.memory)
             key, nodes = reach.of(shape.pod.constraints)
+            if min(shape.seats) < 1:
+                key, nodes = "none", []  # there is no such slice
             if key not in pools:
                 pools[key] = Pool(nodes, self._levels.count)
             shape.pool = pools[key]

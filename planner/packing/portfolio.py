@@ -34,7 +34,7 @@ def _runs(draft: Draft, numbers: Sequence[int]) -> list[tuple[Sequence[int], Cho
         return sum(pod.requests.cpu_milli for pod in units[number].pods)
 
     large_first = sorted(numbers, key=lambda number: -units[number].gb)
-    lean_first = sorted(numbers, key=lambda number: cpu(number) / units[number].gb)
+    lean_first = sorted(numbers, key=lambda number: cpu(number) / max(1, units[number].gb))
     asked = sum(cpu(number) for number in numbers) / max(1, sum(units[n].gb for n in numbers))
     if asked == 0:
         return [(large_first, tightest)]

@@ -251,3 +251,4 @@ def test_no_nonsense_stops_a_plan(problem: Problem, numbers: list[int], solver: 
     pods = (*problem.pods, pod, pod)
     made = plan(snapshot, pods, solver=solver)
     assert len(made.placements) + len(made.refusals) == len(pods)
+    assert all(min(placement.pod.seats) > 0 for placement in made.placements)
