@@ -113,11 +113,12 @@ async def planning(
 
 
 async def events_of(kube: Session, pod: str, reason: str) -> list[str]:
-    """The messages of a pod's Events with the reason."""
+    """The messages of a pod's Events with the reason; not those of an earlier pod of its name."""
+    uid = (await kube.read(PODS, pod, namespace="default"))["metadata"]["uid"]
     return [
         event["message"]
         for event in await list_all(kube, EVENTS, namespace="default")
-        if event["involvedObject"]["name"] == pod and event["reason"] == reason
+        if event["involvedObject"].get("uid") == uid and event["reason"] == reason
     ]
 
 
