@@ -6,19 +6,22 @@ cluster shows now, so that they are as fresh as the bars beside them.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from cli.errors import UnusableInput
 from mpslice.errors import MpsliceError
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube, list_all
-from mpslice.kube.errors import NotFound
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.errors import Forbidden, NotFound
+from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.decide import pending_pods, serving
+from planner.gates import hold_back
 from planner.model import GATE, Node, Plan, Pod, Snapshot
 from planner.packing import plan
 from planner.parse import Labels, parse_namespace, parse_node, parse_pod
+from planner.podgroups import POD_GROUPS, minimum_of
 from planner.snapshot import build_snapshot
 
 T = TypeVar("T")
@@ -55,8 +58,18 @@ async def look(kube: Kube, label: Label) -> Picture:
         {layout.name: layout for layout in map(_layout, layouts) if layout},
         [pod for pod in map(_pod, pods) if pod],
         {item["metadata"]["name"]: parse_namespace(item) for item in namespaces},
+        await _minimums(kube),
         label,
     )
+
+
+async def _minimums(kube: Kube) -> dict[str, int]:
+    """The PodGroups' minimums; none where the kind is not installed or not to be read."""
+    try:
+        groups = await list_all(kube, POD_GROUPS)
+    except (Forbidden, NotFound):
+        return {}
+    return {key_of(group): least for group in groups if (least := minimum_of(group)) is not None}
 
 
 async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
@@ -84,6 +97,7 @@ async def follow(kube: Kube, label: Label) -> AsyncIterator[Picture]:
                     dict(layouts.objects),
                     list(pods.objects.values()),
                     dict(namespaces.objects),
+                    await _minimums(kube),
                     label,
                 )
                 await changed.wait()
@@ -98,11 +112,18 @@ def _picture(
     layouts: dict[str, NodeLayout],
     pods: list[Pod],
     namespaces: dict[str, Labels],
+    minimums: dict[str, int],
     label: Label,
 ) -> Picture:
     labelled = [node for node in nodes if node.labels.get(label[0]) == label[1]]
     snapshot = build_snapshot(
-        labelled, serving(layouts.values()), pods, all_nodes=nodes, namespaces=namespaces
+        labelled,
+        serving(layouts.values()),
+        pods,
+        minimums=minimums,
+        now=datetime.now(UTC),
+        all_nodes=nodes,
+        namespaces=namespaces,
     )
     pending = pending_pods(pods, layouts.values())
     gated = [
@@ -110,7 +131,9 @@ def _picture(
         for pod in pods
         if pod.claims and not pod.node and not pod.finished and set(pod.gates) - {GATE}
     ]
-    return Picture(snapshot, layouts, plan(snapshot, pending), tuple(gated))
+    made = plan(snapshot, pending)
+    held = hold_back(made.refusals, made.reservations, snapshot.nodes)
+    return Picture(snapshot, layouts, replace(made, refusals=held), tuple(gated))
 
 
 def _reading(parse: Callable[[Json], T]) -> Callable[[Json], T | None]:

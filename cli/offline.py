@@ -28,6 +28,7 @@ from planner.explain import refusal_text
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan, solver_is_installed
 from planner.parse import Labels, parse_namespace
+from planner.podgroups import minimum_of
 from planner.snapshot import build_snapshot
 from webhook.offline import admit
 from webhook.settings import Settings
@@ -41,6 +42,7 @@ _GROUPS = {
     "Namespace": "",
     "NodeLayout": "mpslice.io",
     "PriorityClass": "scheduling.k8s.io",
+    "PodGroup": "scheduling.x-k8s.io",
     "Job": "batch",
     **dict.fromkeys(KINDS - {"Job"}, "apps"),
 }
@@ -86,6 +88,7 @@ class _Input:
     pods: tuple[Manifest, ...]
     ranks: Priorities
     namespaces: dict[str, Labels]
+    minimums: dict[str, int]
 
 
 def run(files: Iterable[str], options: Options) -> Outcome:
@@ -101,6 +104,7 @@ def run(files: Iterable[str], options: Options) -> Outcome:
         serving(given.layouts.values()),
         pods,
         max_slices_per_gpu=options.max_slices_per_gpu,
+        minimums=given.minimums,
         all_nodes=given.nodes,
         namespaces=given.namespaces,
     )
@@ -152,6 +156,11 @@ def _read(files: Iterable[str], options: Options) -> _Input:
         ranks=priorities(by_kind.get("PriorityClass", ())),
         namespaces={
             m.obj["metadata"]["name"]: parse_namespace(m.obj) for m in by_kind.get("Namespace", ())
+        },
+        minimums={
+            m.key: least
+            for m in by_kind.get("PodGroup", ())
+            if (least := minimum_of(m.obj)) is not None
         },
     )
 

@@ -121,6 +121,7 @@ _SHAPES: Final[Mapping[str, Shape]] = {
     "NodeLayout": {"metadata": _METADATA, "spec": dict, "status": dict},
     "Namespace": {"metadata": _METADATA},
     "PriorityClass": {"metadata": _METADATA, "value": int},
+    "PodGroup": {"metadata": _METADATA, "spec": {"minMember": int}},
     **dict.fromkeys(("Deployment", "ReplicaSet", "StatefulSet", "Job", "DaemonSet"), _WORKLOAD),
 }
 _WORDS: Final = {

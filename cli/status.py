@@ -13,7 +13,7 @@ from cli.render import gpu_bars
 from mpslice.kube.session import Session
 from mpslice.nodelayout import ConditionType, SliceState
 from mpslice.slices import size_label
-from planner.explain import placement_text, refusal_text
+from planner.explain import placement_text, refusal_text, reservation_text
 from planner.model import GATE, Plan
 
 
@@ -84,8 +84,11 @@ def _waiting(picture: Picture, label: Label) -> Table | None:
     for placement in picture.plan.placements:
         text = f"{placement_text(placement, states)}: on its way"
         table.add_row(placement.pod.key, Text(text, style="green"))
+    kept = {reservation.pod.key: reservation for reservation in picture.plan.reservations}
     for refusal in picture.plan.refusals:
         text = refusal_text(refusal, "=".join(label))
+        if refusal.pod.key in kept:
+            text += f"; {reservation_text(kept[refusal.pod.key], states)}"
         table.add_row(refusal.pod.key, Text(text, style="red"))
     for pod in picture.gated:
         others = ", ".join(gate for gate in pod.gates if gate != GATE)

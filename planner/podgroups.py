@@ -53,7 +53,7 @@ class PodGroups:
             while True:
                 await self._until_kind(served=True)
                 groups = self._groups = Reflector(
-                    self._kube, POD_GROUPS, _minimum, self._group_changed
+                    self._kube, POD_GROUPS, minimum_of, self._group_changed
                 )
                 following = tasks.create_task(groups.run())
                 listed = tasks.create_task(self._know_once_listed(groups))
@@ -93,7 +93,7 @@ def _is_served(definition: Json) -> bool:
     return established and served and not going
 
 
-def _minimum(group: Json) -> int | None:
-    """The group's minMember; None where it says nothing usable."""
+def minimum_of(group: Json) -> int | None:
+    """A PodGroup's minMember; None where it says nothing usable."""
     minimum = (group.get("spec") or {}).get("minMember")
     return minimum if isinstance(minimum, int) and minimum > 0 else None

@@ -265,6 +265,19 @@ def test_priority_class_decides_who_goes_first(run: Run, given: Any) -> None:
     assert list(placed(run)) == ["default/b"]
 
 
+def test_group_is_placed_whole_or_not_at_all(run: Run, given: Any) -> None:
+    kind = {"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "PodGroup"}
+    group: Json = {**kind, "metadata": {"name": "g"}, "spec": {"minMember": 3}}
+    members = [pod(f"m{i}", 10) for i in range(2)]
+    for member in members:
+        member["metadata"]["labels"] = {"scheduling.x-k8s.io/pod-group": "g"}
+    run("plan", "-o", "json", "-f", given(node(), group, *members))
+    assert [unplaced["reason"] for unplaced in run.json["unplaced"]] == ["Group", "Group"]
+    group["spec"]["minMember"] = 2
+    run("plan", "-o", "json", "-f", given(node(), group, *members))
+    assert run.json["unplaced"] == []
+
+
 def test_affinity_and_spread_between_pods_count(run: Run, given: Any) -> None:
     nodes = [node(f"n{i}", zone=zone) for i, zone in enumerate("aab")]
     term = {
