@@ -90,12 +90,12 @@ class MpsMachine:
         program = str(self.bin / PROGRAM)
         return Tools(self.root, policy, modes, program, self.environment, call_seconds=CALL_SECONDS)
 
-    def start(self, *flags: str) -> "subprocess.Popen[bytes]":
-        """`mpslice-nodeagent mps` as a container runs it; its lines are in `log`."""
+    def start(self, *flags: str, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+        """`mpslice-nodeagent mps` as a container runs it; its lines are in `log_file`."""
         command = [sys.executable, "-m", "nodeagent.main", "mps", f"--mps-root={self.root.root}"]
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [*command, *flags], env=self.environment, cwd=_CHECKOUT, stderr=log
+                [*within, *command, *flags], env=self.environment, cwd=_CHECKOUT, stderr=log
             )
         self._supervisors.append(process)
         return process
