@@ -92,6 +92,11 @@ class ControlProgram:
     async def status(self, server: int) -> ServerStatus:
         return parse_status(await self._ask(f"get_server_status {server}"))
 
+    async def servers_and_status(self, server: int) -> tuple[tuple[int, ...], ServerStatus]:
+        """All servers, and the status of one that was there before, by one call."""
+        answer = await self._ask("get_server_list", f"get_server_status {server}")
+        return parse_pids(answer), parse_status(answer.rpartition("\n")[2])
+
     async def clients(self, server: int) -> tuple[int, ...]:
         """The processes that a server serves, in the daemon's PID namespace."""
         return parse_pids(await self._ask(f"get_client_list {server}"))
@@ -108,15 +113,27 @@ class ControlProgram:
         """What servers to come will start with, as it is printed."""
         return parse_limit(await self._ask(f"get_default_device_pinned_mem_limit {DEVICE}"))
 
-    async def set_default_limit(self, mib: int) -> None:
-        await self._ask(f"set_default_device_pinned_mem_limit {DEVICE} {mib}M")
+    async def set_default_limit(self, mib: int) -> str:
+        """Sets it, and what it reads back as."""
+        return await self._set_limit(
+            f"set_default_device_pinned_mem_limit {DEVICE} {mib}M",
+            f"get_default_device_pinned_mem_limit {DEVICE}",
+        )
 
     async def server_limit(self, server: int) -> str:
         """What a server's clients to come will be held to; "" until the server is ready."""
         return parse_limit(await self._ask(f"get_device_pinned_mem_limit {server} {DEVICE}"))
 
-    async def set_server_limit(self, server: int, mib: int) -> None:
-        await self._ask(f"set_device_pinned_mem_limit {server} {DEVICE} {mib}M")
+    async def set_server_limit(self, server: int, mib: int) -> str:
+        """Sets it, and what it reads back as."""
+        return await self._set_limit(
+            f"set_device_pinned_mem_limit {server} {DEVICE} {mib}M",
+            f"get_device_pinned_mem_limit {server} {DEVICE}",
+        )
+
+    async def _set_limit(self, command: str, question: str) -> str:
+        answer = await self._ask(command, question)
+        return parse_limit(answer.rpartition("\n")[2])
 
     async def terminate_client(self, server: int, client: int) -> bool:
         """Ends what a client has on the GPU; whether the server says that it did."""
@@ -124,7 +141,7 @@ class ControlProgram:
 
     async def quit(self, seconds: int) -> None:
         """Ends the daemon; servers whose clients do not end in time are forced to."""
-        await self._ask(f"quit -t {seconds}", self._deadline + seconds)
+        await self._ask(f"quit -t {seconds}", deadline=self._deadline + seconds)
 
     async def drain(self) -> None:
         """Asks the daemon to end once the last client has, and does not wait for it."""
@@ -133,10 +150,9 @@ class ControlProgram:
         except ControlHung:
             return  # it waits for clients
 
-    async def _ask(self, command: str, deadline: float | None = None) -> str:
-        status, answer = await self._call(
-            (), f"{command}\n", self._environment, deadline or self._deadline
-        )
+    async def _ask(self, *commands: str, deadline: float | None = None) -> str:
+        text = "".join(f"{command}\n" for command in commands)
+        status, answer = await self._call((), text, self._environment, deadline or self._deadline)
         if status != 0 and _NO_DAEMON in answer:
             raise NoDaemon("no MPS control daemon runs")
         return answer.strip()
@@ -164,7 +180,7 @@ class ControlProgram:
                 async with asyncio.timeout(deadline):
                     answer, _ = await process.communicate(text.encode())
             except TimeoutError as error:
-                what = text.strip() or " ".join(arguments)
+                what = text.strip().replace("\n", ", ") or " ".join(arguments)
                 raise ControlHung(
                     f"the MPS control daemon does not answer ({what}, {deadline:.0f} s)"
                 ) from error

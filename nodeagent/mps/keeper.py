@@ -122,7 +122,8 @@ class Keeper:
         A step that is the next one right after it was taken has failed.
         """
         before: Step | None = None
-        full = wanted != self._fulfilled
+        # A limit that changed is set and read back by its own step.
+        full = wanted is not None and wanted.check != self._fulfilled.check
         while True:
             seen = await self._observer.look(
                 exclusive=self._tools.policy.exclusive, holding=wanted is not None, full=full
@@ -190,11 +191,11 @@ class Keeper:
             case decision.ShutDownServer(pid):
                 await self._control.shut_down_server(pid)
             case decision.SetDefaultLimit(mib):
-                await self._control.set_default_limit(mib)
-                self._observer.was_set(self._observer.daemon or 0, mib)
+                printed = await self._control.set_default_limit(mib)
+                self._observer.default_was_set(mib, printed)
             case decision.SetServerLimit(server, mib):
-                await self._control.set_server_limit(server, mib)
-                self._observer.was_set(server, mib)
+                printed = await self._control.set_server_limit(server, mib)
+                self._observer.server_was_set(server, mib, printed)
             case decision.TerminateClients(server, clients):
                 await self._terminate(server, clients)
 

@@ -76,10 +76,19 @@ class Observer:
         except ControlHung:
             return replace(seen, daemon=Daemon.HUNG, hung_seconds=self._hung.seconds(now_so=True))
 
-    def was_set(self, process: int, mib: int) -> None:
-        """A limit was just set in a daemon or a server."""
-        self._limits[process] = mib
-        self._full_at = float("-inf")
+    def default_was_set(self, mib: int, printed: str) -> None:
+        """The daemon was just given a limit, which reads back so."""
+        self._limits[self.daemon or 0] = mib
+        self._default = printed
+
+    def server_was_set(self, pid: int, mib: int, printed: str) -> None:
+        """A server was."""
+        self._limits[pid] = mib
+        limit = self._confirmed(pid, printed)
+        self.servers = tuple(
+            replace(server, ready=bool(printed), limit=limit) if server.pid == pid else server
+            for server in self.servers
+        )
 
     def _processes(self) -> Observed:
         pipe = self.root.pipe(self.gpu)
@@ -91,14 +100,16 @@ class Observer:
         )
 
     async def _ask(self, seen: Observed, *, full: bool) -> Observed:
-        full = full or monotonic() - self._full_at > FULL_SECONDS
-        pids = await self.control.servers()
-        if full or pids != tuple(server.pid for server in self.servers):
+        before = self.servers[0] if len(self.servers) == 1 else None
+        pids, status = await self._servers(before)
+        same = before is not None and pids == (before.pid,)
+        if full or not same or monotonic() - self._full_at > FULL_SECONDS:
             self._default = await self.control.default_limit()
-            self.servers = tuple([await self._server(pid) for pid in pids])
+            told = {before.pid: status} if before else {}
+            self.servers = tuple([await self._server(pid, told.get(pid)) for pid in pids])
             self._full_at = monotonic()
-        else:
-            self.servers = tuple([await self._again(server) for server in self.servers])
+        elif before is not None and not self._is_as_before(before, status):
+            self.servers = (await self._server(before.pid, status),)
         self._hung.seconds(now_so=False)
         fault = any(server.status is ServerStatus.FAULT for server in self.servers)
         starting = any(not (server.ready or fault) for server in self.servers)
@@ -110,8 +121,19 @@ class Observer:
             starting_seconds=self._starting.seconds(now_so=starting),
         )
 
-    async def _server(self, pid: int) -> Server:
-        status = await self.control.status(pid)
+    async def _servers(self, before: Server | None) -> tuple[tuple[int, ...], ServerStatus]:
+        """All servers, and the status of the one that there was."""
+        if before is None:
+            return await self.control.servers(), ServerStatus.UNKNOWN
+        return await self.control.servers_and_status(before.pid)
+
+    def _is_as_before(self, server: Server, status: ServerStatus) -> bool:
+        """Whether nothing about a server can be news, if it has the status that it had."""
+        settled = server.ready and server.uid == self.user
+        return settled and status is server.status is not ServerStatus.FAULT
+
+    async def _server(self, pid: int, status: ServerStatus | None = None) -> Server:
+        status = await self.control.status(pid) if status is None else status
         uid = await asyncio.to_thread(uid_of, pid)
         printed = ""
         if status not in (ServerStatus.INITIALIZING, ServerStatus.FAULT):
@@ -124,12 +146,6 @@ class Observer:
             limit=self._confirmed(pid, printed),
             clients=await self._clients(pid, uid, status),
         )
-
-    async def _again(self, server: Server) -> Server:
-        if not server.ready or server.uid != self.user or server.status is ServerStatus.FAULT:
-            return await self._server(server.pid)
-        status = await self.control.status(server.pid)
-        return server if status is server.status else await self._server(server.pid)
 
     async def _clients(self, pid: int, uid: int | None, status: ServerStatus) -> tuple[int, ...]:
         if status is ServerStatus.FAULT or uid not in (self.user, None):

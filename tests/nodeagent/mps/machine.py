@@ -42,7 +42,16 @@ STRANGER = 1001
 
 DEFAULT, EXCLUSIVE = 0, 3  # nvmlComputeMode_t
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
+_HERE = Path(__file__).resolve().parent
+_CHECKOUT = _HERE.parents[2]
+
+
+def build_stand_ins(folder: Path) -> None:
+    """Compiles what stands in for the driver's server and for CUDA programs into a folder."""
+    for source, program in (("server.c", SERVER_PROGRAM), ("client.c", "client")):
+        flags = ["-Wall", "-Wextra", "-Werror", "-O1"]
+        command = ["cc", *flags, "-o", str(folder / program), str(_HERE / source)]
+        subprocess.run(command, check=True, timeout=60)
 
 
 class MpsMachine:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,8 @@ import pytest
 from hack.cluster import mps
 from hack.cluster.errors import Unavailable
 from tests.cluster.plugin import do_without
-from tests.nodeagent.mps.machine import MpsMachine
+from tests.nodeagent.mps.machine import MpsMachine, build_stand_ins
 from tests.nodeagent.nvml.driver import FakeDriver
-
-_HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +22,7 @@ def mps_stand_ins() -> Iterator[Path]:
         do_without("mps", "MPS daemons and their servers of other users need root")
     folder = Path(tempfile.mkdtemp(prefix="mps-"))
     folder.chmod(0o755)
-    for source, program in (("server.c", "nvidia-cuda-mps-server"), ("client.c", "client")):
-        flags = ["-Wall", "-Wextra", "-Werror", "-O1"]
-        command = ["cc", *flags, "-o", str(folder / program), str(_HERE / source)]
-        subprocess.run(command, check=True, timeout=60)
+    build_stand_ins(folder)
     yield folder
     shutil.rmtree(folder)
 
