@@ -9,7 +9,7 @@ from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
 from planner.packing.shapes import Shape
 
-_LOOK: Final = 8  # how many GPUs are compared
+_LOOK: Final = 4  # how many GPUs are compared
 _STRANDED_WEIGHT: Final = 4
 
 Choose = Callable[[Iterator[GpuBook], Shape], GpuBook | None]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpslice.slices import SliceSize
 from planner.feasibility import asks_for_names, label_keys, names_listed, node_refusal
@@ -13,8 +13,7 @@ from planner.packing.shapes import Shape, ShapeTable
 from planner.relations import RelationBook
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seating:
+class Seating(NamedTuple):
     """A pod on a node; `gpus` by seat. `Ledger.unseat` takes it back, in any order."""
 
     pod: Pod
