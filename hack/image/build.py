@@ -132,8 +132,7 @@ def _part(base: bytes, part: Path, say: Say) -> bytes:
     what = "dependencies" if part == install.DEPENDENCIES else "project"
     with step(say, f"layer of the {what}"), tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base))) as archive:
-            archive.extractall(root, filter="fully_trusted")
+        unpack(base, root)
         try:
             if part == install.DEPENDENCIES:
                 install.install_dependencies(root, uv)
@@ -143,6 +142,14 @@ def _part(base: bytes, part: Path, say: Say) -> bytes:
             raise ClusterError(f"the {what} could not be installed: {error}") from error
         _run(["chroot", str(root), *install.compile_command(part)], 300)
         return gzip.compress(_tar(root, made), 6, mtime=0)
+
+
+def unpack(layer: bytes, root: Path) -> None:
+    """A gzipped layer of ours into a folder, as it is: with links out of it, and as root."""
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(layer))) as archive:
+        # Debian 12's Python has no argument for it yet.
+        archive.extraction_filter = lambda member, _path: member
+        archive.extractall(root)
 
 
 def _tar(root: Path, folders: Iterable[Path]) -> bytes:

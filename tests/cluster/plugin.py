@@ -34,7 +34,8 @@ _IMAGE_NAME = "localhost/mpslice:test"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the markers that tests get by the fixtures they use."""
-    config.addinivalue_line("markers", "cluster: uses a control plane (set by the fixtures)")
+    text = "cluster: uses a part of the test cluster, or the image (set by the fixtures)"
+    config.addinivalue_line("markers", text)
     config.addinivalue_line("markers", "node: uses the machine's one node (set by the fixtures)")
 
 
@@ -43,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """One node a machine: tests that start their own come first, and all share a worker."""
     items.sort(key=lambda item: _OWN_NODE not in _fixtures_of(item))
     for item in items:
-        if _FIXTURES.intersection(_fixtures_of(item)):
+        if (_FIXTURES | {_IMAGE}).intersection(_fixtures_of(item)):
             item.add_marker(pytest.mark.cluster)
         if _ONE_NODE.intersection(_fixtures_of(item)):
             item.add_marker(pytest.mark.node)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import nodeagent.main
+import nodeagent.mps.main
 import planner.main
 import webhook.main
 from hack.cluster.parts import Parts
@@ -24,6 +25,7 @@ PROGRAMS = {
     "webhook": webhook.main.flags,
     "planner": planner.main.flags,
     "nodeagent": nodeagent.main.parser,
+    "mps": nodeagent.mps.main.parser,
 }
 NEVER_SET = {
     "--help": "a person's",
@@ -33,10 +35,11 @@ NEVER_SET = {
     "--leader-elect": "there are two planners",
     "--node-name": "MPSLICE_NODE_NAME, from the pod's own spec",
 }
+SIMULATED = "--set=simulatedGPUs[0].uuid=GPU-1,simulatedGPUs[0].memoryMiB=81920"
 OTHER_MODES = (
-    "--set=tls.mode=secret",
+    "--set=tls.mode=secret,driverRoot=/run/nvidia/driver",
+    "--set=mps.hostIPC=false,mps.shmSize=8Gi,mps.computeMode=keep,mps.onFault=report",
     "--set=admission.allowedSizes={10gb},nodeAgent.ignoredXids={63,64}",
-    "--set=simulatedGPUs[0].uuid=GPU-1,simulatedGPUs[0].memoryMiB=81920",
 )
 
 
@@ -128,15 +131,63 @@ def test_bad_value_is_refused_by_its_name(cluster_parts: Parts, value: str, mess
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_flag_of_a_program_is_set_by_the_chart(cluster_parts: Parts, program: str) -> None:
-    documents = [render(cluster_parts.helm), render(cluster_parts.helm, *OTHER_MODES)]
+    modes = [(), OTHER_MODES] + ([(SIMULATED,)] if program == "nodeagent" else [])
     given = {
         argument.partition("=")[0]
-        for each in documents
-        for argument in container(each, program)["args"]
+        for mode in modes
+        for argument in container(render(cluster_parts.helm, *mode), program)["args"]
     }
     known = flags_of(PROGRAMS[program]())
     assert given <= known
     assert known - given - set(NEVER_SET) == set()
+
+
+def test_simulated_gpus_need_no_mps_daemons(cluster_parts: Parts) -> None:
+    documents = render(cluster_parts.helm, SIMULATED)
+    assert "mpslice-mps" not in {document["metadata"]["name"] for document in documents}
+    agent = container(documents, "nodeagent")
+    assert "--simulated-gpus=/etc/mpslice/gpus/gpus.yaml" in agent["args"]
+
+
+def daemon_set(documents: list[Json], name: str) -> Json:
+    (found,) = [
+        document["spec"]
+        for document in documents
+        if (document["kind"], document["metadata"]["name"]) == ("DaemonSet", name)
+    ]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "runtime", "mounted"),
+    [
+        ("runtimeClassName=", None, False),
+        ("runtimeClassName=nvidia", "nvidia", False),
+        ("driverRoot=/run/nvidia/driver", None, True),
+    ],
+)
+def test_agents_and_daemons_get_the_driver(
+    cluster_parts: Parts, value: str, runtime: str | None, mounted: bool
+) -> None:
+    documents = render(cluster_parts.helm, f"--set={value}")
+    for name in ("nodeagent", "mps"):
+        pod = daemon_set(documents, f"mpslice-{name}")["template"]["spec"]
+        (main,) = pod["containers"]
+        assert pod.get("runtimeClassName") == runtime
+        assert bool(main["securityContext"].get("privileged")) == (mounted or name == "mps")
+        variables = {each["name"]: each.get("value") for each in main.get("env", [])}
+        assert variables.get("NVIDIA_VISIBLE_DEVICES") == (None if mounted else "all")
+        assert ("driver-root" in {each["name"] for each in main["volumeMounts"]}) == mounted
+
+
+def test_an_upgrade_never_ends_an_mps_daemon(cluster_parts: Parts) -> None:
+    daemons = daemon_set(render(cluster_parts.helm), "mpslice-mps")
+    assert daemons["updateStrategy"] == {"type": "OnDelete"}
+    pod = daemons["template"]["spec"]
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    (main,) = pod["containers"]
+    assert "limits" not in main["resources"]
+    assert not {"livenessProbe", "readinessProbe", "startupProbe"} & set(main)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -164,9 +215,9 @@ def test_values_reach_the_programs(cluster_parts: Parts) -> None:
         "--set=nodeLabel.key=example.org/gpu,nodeLabel.value=shared,logLevel=debug",
         "--set=planner.logLevel=error,webhook.extraArgs={--shutdown-delay=1s}",
     )
-    webhook_, planner_, agent = (parsed(documents, name) for name in PROGRAMS)
-    assert (webhook_.mps_user, agent.mps_user) == (2000, 2000)
-    assert (webhook_.host_ipc, agent.host_ipc) == (False, False)
+    webhook_, planner_, agent, mps = (parsed(documents, name) for name in PROGRAMS)
+    assert (webhook_.mps_user, agent.mps_user, mps.mps_user) == (2000, 2000, 2000)
+    assert (webhook_.host_ipc, agent.host_ipc, mps.host_ipc) == (False, False, False)
     assert (webhook_.compute, agent.compute) == ("proportional", "proportional")
     assert (webhook_.gate, planner_.gate) == (False, False)
     assert (webhook_.enforcement, webhook_.dev_shm, webhook_.too_large) == ("warn", "strip", "deny")

@@ -1,8 +1,6 @@
 """The container image: small, without a compiler, not root's, and the same by both ways."""
 
 import configparser
-import gzip
-import io
 import json
 import re
 import subprocess
@@ -49,9 +47,7 @@ def root(
     folder = tmp_path_factory.mktemp("image")
     with tarfile.open(mpslice_image.archive) as archive:
         for layer in manifest["layers"]:
-            content = gzip.decompress(_blob(archive, layer["digest"]))
-            with tarfile.open(fileobj=io.BytesIO(content)) as files:
-                files.extractall(folder, filter="fully_trusted")
+            build.unpack(_blob(archive, layer["digest"]), folder)
     return folder
 
 

@@ -82,6 +82,31 @@ podAntiAffinity:
 {{- toYaml (mergeOverwrite $ours .securityContext) }}
 {{- end }}
 
+{{/* Root with every device, for who opens GPUs that no runtime hands to it; call with values. */}}
+{{- define "mpslice.privilegedContainer" -}}
+{{- toYaml (mergeOverwrite (dict "privileged" true "readOnlyRootFilesystem" true) .securityContext) }}
+{{- end }}
+
+{{/* How a container gets the driver: from NVIDIA's runtime by variables, or from the host. */}}
+{{- define "mpslice.driverEnvironment" -}}
+{{- if not .Values.driverRoot -}}
+- {name: NVIDIA_VISIBLE_DEVICES, value: all}
+- {name: NVIDIA_DRIVER_CAPABILITIES, value: "compute,utility"}
+{{- end -}}
+{{- end }}
+{{- define "mpslice.driverMount" -}}
+{{- if .Values.driverRoot -}}
+# A driver container mounts its root there later, and anew.
+- {name: driver-root, mountPath: /driver-root, readOnly: true, mountPropagation: HostToContainer}
+{{- end -}}
+{{- end }}
+{{- define "mpslice.driverVolume" -}}
+{{- if .Values.driverRoot -}}
+- name: driver-root
+  hostPath: {path: {{ .Values.driverRoot }}, type: Directory}
+{{- end -}}
+{{- end }}
+
 {{/* What every container has; call with (list $ $values). */}}
 {{- define "mpslice.container" -}}
 {{- $root := index . 0 }}{{ $values := index . 1 -}}
