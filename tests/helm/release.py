@@ -73,10 +73,16 @@ class Release:
         return time.monotonic() - started
 
     def trouble(self) -> str:
-        """What the release's pods say, for who reads a failed test."""
-        pods = self.plane.kubectl("get", "pods", "-A", "-o", "wide", check=False).stdout
-        events = self.plane.kubectl("get", "events", f"-n={NAMESPACE}", check=False).stdout
-        return f"\n{pods}\n{events[-3000:]}"
+        """What the cluster says, for who reads a failed test."""
+        told = (
+            ("get", "pods", "-A", "-o=wide"),
+            ("get", "events", "-A", "--field-selector=type=Warning"),
+            ("get", "nodelayouts", "-o=yaml"),
+            ("logs", f"-n={NAMESPACE}", "-l=app.kubernetes.io/component=planner", "--tail=20"),
+            ("logs", f"-n={NAMESPACE}", "-l=app.kubernetes.io/component=nodeagent", "--tail=20"),
+        )
+        answers = (self.plane.kubectl(*words, check=False).stdout[-4000:] for words in told)
+        return "\n" + "\n".join(answers)
 
     def hand_over(self) -> None:
         """Labels the node; returns when its GPUs are there."""

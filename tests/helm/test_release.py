@@ -10,15 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.cluster import controlplane, lifecycle
-from hack.cluster import node as nodes
 from hack.cluster.images import BUSYBOX_IMAGE
-from hack.cluster.parts import Parts
 from hack.cluster.programs import NODE_LABEL
 from hack.cluster.progress import Say
-from hack.image.build import Built
 from tests.chart import CHART
-from tests.cluster import plugin
 from tests.e2e.cluster import SHOW_AND_STAY, slice_pod, until
 from tests.helm.release import NAMESPACE, RELEASE, Json, Release
 
@@ -26,24 +21,6 @@ from tests.helm.release import NAMESPACE, RELEASE, Json, Release
 pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
 
 README = CHART.parent.parent / "README.md"
-
-
-@pytest.fixture(scope="module")
-def place(
-    cluster_parts: Parts,
-    mpslice_image: Built,
-    cluster_say: Say,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Release]:
-    """A cluster of this module's own; its node has the image, and nothing is installed yet."""
-    with lifecycle.owned(cluster_say) as cluster:
-        plane = plugin._get(
-            "cluster", lambda: controlplane.start(cluster, cluster_parts, cluster_say)
-        )
-        node = plugin._get("node", lambda: nodes.start(plane, cluster_say))
-        node.import_image(mpslice_image.archive)
-        yield Release(plane, node, mpslice_image, tmp_path_factory.mktemp("helm"))
-    plugin._stop((*node.programs, *plane.programs))
 
 
 @pytest.fixture
