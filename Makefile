@@ -1,6 +1,6 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cluster cluster-down image bench optima lock clean
+.PHONY: help demo test lint format cluster cluster-down image docs bench optima lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +46,10 @@ cluster-down: $(TESTING) ## stop it
 image: $(TESTING) ## the container image as an OCI archive, and its SBOM, in dist/; needs no engine
 	@$(RUN) -m hack.image --output dist/mpslice.oci.tar
 	@$(VENV)/bin/cyclonedx-py requirements --output-reproducible --output-file dist/mpslice.cdx.json requirements.lock
+
+docs: $(TESTING) ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo 'open site/index.html'
 
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks

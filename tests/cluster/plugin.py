@@ -1,8 +1,8 @@
 """Gives tests a real cluster: fixtures for a control plane, a node, and mpslice on it.
 
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
-unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `gpu`, by commas) names it.
-unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `mps`, by commas) names it.
+unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `mps`, `cc`, by commas)
+names it.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ def exported() -> set[str]:
     agent = AgentMetrics("node")
     agent.watch(lambda: (), lambda: 0)
     agent.watch_memory(lambda: ())
+    agent.watch_mps(dict, dict)
     registries: list[CollectorRegistry] = [
         WebhookMetrics().registry,
         PlannerMetrics().registry,

@@ -96,6 +96,7 @@ def everybodys(plane: ControlPlane) -> Rights:
         ("mpslice-planner", PLANNER),
         ("mpslice-nodeagent", NODE_AGENT),
         ("mpslice-uninstall", UNINSTALL),
+        ("mpslice-mps", set()),
         ("default", set()),
     ],
 )

@@ -29,6 +29,7 @@ from nodeagent.mps.records import (
     write_record,
 )
 from nodeagent.mps.supervisor import supervise
+from tests.compiling import compile_c
 from tests.nodeagent.nvml.driver import FakeDriver
 
 T = TypeVar("T")
@@ -49,9 +50,7 @@ _CHECKOUT = _HERE.parents[2]
 def build_stand_ins(folder: Path) -> None:
     """Compiles what stands in for the driver's server and for CUDA programs into a folder."""
     for source, program in (("server.c", SERVER_PROGRAM), ("client.c", "client")):
-        flags = ["-Wall", "-Wextra", "-Werror", "-O1"]
-        command = ["cc", *flags, "-o", str(folder / program), str(_HERE / source)]
-        subprocess.run(command, check=True, timeout=60)
+        compile_c(_HERE / source, folder / program)
 
 
 class MpsMachine:

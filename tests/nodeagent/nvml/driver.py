@@ -1,9 +1,10 @@
 """The GPU driver as a test wants it: writes the file that the C library answers from."""
 
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.compiling import compile_c
 
 SONAME = "libnvidia-ml.so.1"
 SOURCE = Path(__file__).with_name("libnvidia-ml.c")
@@ -18,9 +19,8 @@ def build(folder: Path, without: Sequence[str] = ()) -> Path:
     """Compiles the library into a folder of its own, less some functions; its path."""
     library = folder / SONAME
     lacks = [f"-DWITHOUT_{function}" for function in without]
-    flags = ["-Wall", "-Wextra", "-Werror", "-O1", "-fPIC", "-shared", f"-Wl,-soname,{SONAME}"]
-    command = ["cc", *flags, *lacks, "-o", os.fspath(library), os.fspath(SOURCE), "-lpthread"]
-    subprocess.run(command, check=True, timeout=60)
+    flags = ["-fPIC", "-shared", f"-Wl,-soname,{SONAME}", *lacks, "-lpthread"]
+    compile_c(SOURCE, library, flags)
     return library
 
 
