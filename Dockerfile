@@ -13,7 +13,7 @@ WORKDIR /src
 COPY hack/uv.lock hack/
 RUN python3 -m venv /uv && /uv/bin/pip install --quiet --require-hashes -r hack/uv.lock
 # The dependencies first: they change less often than the project.
-COPY requirements.lock ./
+COPY requirements-image.lock ./
 COPY hack/image hack/image
 RUN python3 hack/image/install.py dependencies --uv /uv/bin/uv
 COPY . .

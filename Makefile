@@ -45,7 +45,7 @@ cluster-down: $(TESTING) ## stop it
 
 image: $(TESTING) ## the container image as an OCI archive, and its SBOM, in dist/; needs no engine
 	@$(RUN) -m hack.image --output dist/mpslice.oci.tar
-	@$(VENV)/bin/cyclonedx-py requirements --output-reproducible --output-file dist/mpslice.cdx.json requirements.lock
+	@$(VENV)/bin/cyclonedx-py requirements --output-reproducible --output-file dist/mpslice.cdx.json requirements-image.lock
 
 docs: $(TESTING) ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
@@ -63,6 +63,9 @@ lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 		--output-file requirements-test.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --constraint requirements-test.lock --output-file requirements.lock
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--quiet setup.cfg --extra solver --constraint requirements-test.lock \
+		--output-file requirements-image.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --extra bench --constraint requirements-test.lock \
 		--output-file requirements-bench.lock

@@ -18,7 +18,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LOCK = CHECKOUT / "requirements.lock"
+LOCK = CHECKOUT / "requirements-image.lock"
 PREFIX = Path("opt/mpslice")
 DEPENDENCIES = PREFIX / "dependencies"
 PROJECT = PREFIX / "project"
