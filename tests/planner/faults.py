@@ -12,6 +12,9 @@ import yaml
 from mpslice.kube.api import EVENTS, Json, Kube, PatchType, Query, Resource
 
 
+Send = Callable[[], Awaitable[Json]]
+
+
 class Tampered:
     """The real API server, but for what `tamper` does before or after a write; Events pass."""
 
@@ -19,15 +22,15 @@ class Tampered:
         self.writes = 0
         self._kube = kube
 
-    async def tamper(self, send: Callable[[], Awaitable[Json]], resource: Resource) -> Json:
+    async def tamper(self, send: Send, resource: Resource, body: object) -> Json:
         """Sends the write, or not."""
         return await send()
 
-    async def _write(self, resource: Resource, send: Callable[[], Awaitable[Json]]) -> Json:
+    async def _write(self, resource: Resource, body: object, send: Send) -> Json:
         if resource is EVENTS:
             return await send()
         self.writes += 1
-        return await self.tamper(send, resource)
+        return await self.tamper(send, resource, body)
 
     async def read(self, resource: Resource, name: str, *, namespace: str | None = None) -> Json:
         return await self._kube.read(resource, name, namespace=namespace)
@@ -44,14 +47,14 @@ class Tampered:
 
     async def create(self, resource: Resource, body: Json, *, namespace: str | None = None) -> Json:
         return await self._write(
-            resource, lambda: self._kube.create(resource, body, namespace=namespace)
+            resource, body, lambda: self._kube.create(resource, body, namespace=namespace)
         )
 
     async def replace(
         self, resource: Resource, name: str, body: Json, *, namespace: str | None = None
     ) -> Json:
         return await self._write(
-            resource, lambda: self._kube.replace(resource, name, body, namespace=namespace)
+            resource, body, lambda: self._kube.replace(resource, name, body, namespace=namespace)
         )
 
     async def patch(
@@ -69,14 +72,14 @@ class Tampered:
                 resource, name, body, type=type, namespace=namespace, subresource=subresource
             )
 
-        return await self._write(resource, send)
+        return await self._write(resource, body, send)
 
     async def delete(self, resource: Resource, name: str, **options: Any) -> None:
         async def send() -> Json:
             await self._kube.delete(resource, name, **options)
             return {}
 
-        await self._write(resource, send)
+        await self._write(resource, None, send)
 
 
 class Crash(Tampered):
@@ -87,7 +90,7 @@ class Crash(Tampered):
         self.ended = asyncio.Event()
         self._number = number
 
-    async def tamper(self, send: Callable[[], Awaitable[Json]], resource: Resource) -> Json:
+    async def tamper(self, send: Send, resource: Resource, body: object) -> Json:
         if self.writes == self._number:
             await send()
         if self.writes >= self._number:

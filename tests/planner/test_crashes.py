@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
 from tests.planner.agents import add_node
 from tests.planner.conftest import agents_at_work, planner_at_work, served
-from tests.planner.faults import Crash, Line, Tampered
+from tests.planner.faults import Crash, Line, Send, Tampered
 from tests.planner.pods import bound, is_gated, make, member, slice_pod
 from tests.waiting import eventually
 
@@ -79,8 +79,8 @@ class SlowLayout(Tampered):
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def tamper(self, send: Callable[[], Awaitable[Json]], resource: Resource) -> Json:
-        if resource is NODE_LAYOUTS and self.writes > 4 and not self.begun.is_set():
+    async def tamper(self, send: Send, resource: Resource, body: object) -> Json:
+        if resource is NODE_LAYOUTS and "20gb" in str(body) and not self.begun.is_set():
             self.begun.set()
             await self.go_on.wait()
         return await send()
