@@ -11,7 +11,6 @@ import yaml
 
 from mpslice.kube.api import EVENTS, Json, Kube, PatchType, Query, Resource
 
-
 Send = Callable[[], Awaitable[Json]]
 
 
