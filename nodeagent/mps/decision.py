@@ -10,9 +10,6 @@ from typing import Final
 
 from nodeagent.mps.records import MpsState, Wanted
 
-QUIT_SECONDS: Final = 5
-"""How long clients that are left have to end once their GPU is handed back; there are none."""
-
 _SOON: Final = 0.2  # seconds between two looks at a server that is starting or on its way out
 
 
@@ -21,7 +18,8 @@ class Policy:
     """What the supervisor was told. `user` is the uid that the servers serve.
 
     A daemon is asked how it is every `poll_seconds`. A server in FAULT, a hung daemon and a server
-    that is starting are left to themselves for `grace_seconds`.
+    that is starting are left to themselves for `grace_seconds`. Clients that are left when a GPU
+    is handed back, though no slice is, have `quit_seconds`.
     """
 
     user: int
@@ -29,6 +27,7 @@ class Policy:
     recover: bool = True
     poll_seconds: float = 10.0
     grace_seconds: float = 30.0
+    quit_seconds: int = 5
 
 
 class Daemon(Enum):

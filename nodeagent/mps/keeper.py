@@ -17,7 +17,7 @@ from nodeagent.errors import AgentError
 from nodeagent.hardware import ComputeModes
 from nodeagent.mps import decision
 from nodeagent.mps.control import CALL_SECONDS, ControlProgram
-from nodeagent.mps.decision import QUIT_SECONDS, Policy, Rest, Step, decide
+from nodeagent.mps.decision import Policy, Rest, Step, decide
 from nodeagent.mps.errors import NoDaemon, Refused
 from nodeagent.mps.exits import Exits, signal_process
 from nodeagent.mps.logs import bound_logs, last_complaint
@@ -32,6 +32,7 @@ from nodeagent.mps.records import (
     seconds_since_boot,
     write_record,
 )
+from nodeagent.mps.selinux import label_for_containers
 from nodeagent.pulse import Pulse
 
 _FIRST_RETRY: Final = 0.2  # seconds
@@ -210,7 +211,7 @@ class Keeper:
     async def _quit(self) -> None:
         daemon = self._observer.daemon
         try:
-            await self._control.quit(QUIT_SECONDS)
+            await self._control.quit(self._tools.policy.quit_seconds)
         except NoDaemon:
             return
         if daemon is not None:
@@ -244,6 +245,7 @@ def _make_directories(pipe: Path, log_directory: Path) -> None:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.chmod(0o755)
         path.parent.chmod(0o755)
+    label_for_containers(pipe)
     (pipe / LOCK).unlink(missing_ok=True)
 
 

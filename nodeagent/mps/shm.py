@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.mps.errors import BadMpsSettings
+from nodeagent.mps.selinux import mount_option
 
 SWEEP_SECONDS: Final = 600.0
 """A file that nobody has open or mapped at two sweeps in a row is deleted."""
@@ -40,9 +41,10 @@ def provide(directory: Path, size_mib: int | None, dev_shm: Path = _DEV_SHM) -> 
     """
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     size = "" if size_mib is None else f",size={size_mib}m"
+    options = f"mode=1777{size}{mount_option()}"
     try:
         if not os.path.ismount(directory):
-            _mount("mpslice", directory, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"mode=1777{size}")
+            _mount("mpslice", directory, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
         if identity(dev_shm) != identity(directory):
             _mount(str(directory), dev_shm, "", _BIND, "")
     except OSError as error:

@@ -20,6 +20,7 @@ from nodeagent.mps.records import (
     remove_record,
     write_record,
 )
+from nodeagent.mps.selinux import label_for_containers, mount_option
 from nodeagent.mps.shm import Sweeper
 
 GPU = GpuUuid("GPU-1")
@@ -135,3 +136,15 @@ def test_sweep_keeps_what_is_mapped(tmp_path: Path) -> None:
     mapped.close()
     sweeper.sweep()
     assert sweeper.sweep() == 1
+
+
+def test_selinux_gets_its_label_where_there_is_selinux(tmp_path: Path) -> None:
+    selinux = tmp_path / "selinux"
+    assert mount_option(selinux) == ""
+    label_for_containers(tmp_path, selinux)
+    selinux.mkdir()
+    assert mount_option(selinux) == ',context="system_u:object_r:container_file_t:s0"'
+    if os.geteuid() == 0:
+        label_for_containers(tmp_path, selinux)
+        label = os.getxattr(tmp_path, "security.selinux")
+        assert label == b"system_u:object_r:container_file_t:s0"
