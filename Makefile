@@ -1,6 +1,6 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cluster cluster-down image docs bench optima lock clean
+.PHONY: help demo test lint format cluster cluster-down image docs bench optima protos lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,7 @@ INSTALL := $(VENV)/bin/uv pip install --quiet --python $(RUN)
 RUNTIME := $(VENV)/.runtime-installed
 TESTING := $(VENV)/.testing-installed
 PROVING := $(VENV)/.proving-installed
+PROTOC := $(VENV)/protoc
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
@@ -21,7 +22,7 @@ demo: $(RUNTIME) ## plan the examples offline and show the result; needs nothing
 	echo; echo 'Status 1 of the command says that a pod was refused or not placed, as meant here.'
 
 # A machine can have one kubelet: what needs it comes last and in one process.
-test: $(TESTING) ## the whole suite; the first run obtains a real cluster's parts (minutes, cached)
+test: $(TESTING) $(PROTOC)/.installed ## the whole suite; the first run obtains a real cluster's parts (minutes, cached)
 	-@$(RUN) -m hack.cluster parts
 	-@$(RUN) -m hack.image >/dev/null
 	@$(RUN) -m pytest -m 'not node' --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
@@ -57,6 +58,11 @@ bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
 	@$(RUN) -m benchmarks.packing_optima
 
+protos: $(PROTOC)/.installed ## generate the kubelet's gRPC code anew from its .proto files
+	@PATH="$(CURDIR)/$(PROTOC)/bin:$$PATH" $(PROTOC)/bin/python -m grpc_tools.protoc -I. \
+		--python_out=. --mypy_out=quiet:. --grpc_python_out=. --mypy_grpc_out=quiet:. \
+		nodeagent/kubelet_api/*.proto
+
 lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet --upgrade setup.cfg --extra test --extra docs --extra solver \
@@ -69,6 +75,8 @@ lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --extra bench --constraint requirements-test.lock \
 		--output-file requirements-bench.lock
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--quiet --upgrade hack/protoc.in --output-file hack/protoc.lock
 
 clean: ## remove what was made here; the cluster's parts stay in their cache
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -88,6 +96,13 @@ $(RUNTIME): requirements.lock setup.cfg pyproject.toml | $(VENV)/bin/uv
 $(TESTING): requirements-test.lock $(RUNTIME)
 	@echo 'installing what the tests need ...'
 	@$(INSTALL) --require-hashes -r requirements-test.lock
+	@touch $@
+
+# Apart from the rest, which needs a newer protobuf: code from an old generator loads on all runtimes.
+$(PROTOC)/.installed: hack/protoc.lock $(TESTING)
+	@echo 'installing the generator of the kubelet API ...'
+	@$(VENV)/bin/uv venv --quiet --clear --python $(RUN) $(PROTOC)
+	@$(VENV)/bin/uv pip install --quiet --python $(PROTOC)/bin/python --require-hashes -r hack/protoc.lock
 	@touch $@
 
 $(PROVING): requirements-bench.lock $(TESTING)

@@ -1,5 +1,6 @@
 """The committed gRPC code is what its .proto files say, and the two do not collide."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2, podresources_v1_pb2
 
 FOLDER = Path(kubelet_api.__file__).parent
 ROOT = FOLDER.parent.parent
+PROTOC = Path(sys.prefix) / "protoc" / "bin" / "python"
 FILES = {
     "deviceplugin_v1beta1": deviceplugin_v1beta1_pb2.DESCRIPTOR,
     "podresources_v1": podresources_v1_pb2.DESCRIPTOR,
@@ -42,14 +44,21 @@ def test_code_has_the_messages_fields_and_numbers_of_its_proto(name: str) -> Non
     assert methods == services
 
 
+@pytest.mark.skipif(not PROTOC.exists(), reason=f"no {PROTOC}; `make test` installs it")
 def test_generator_makes_the_same_code(tmp_path: Path) -> None:
-    pytest.importorskip("grpc_tools", reason="needs grpcio-tools==1.66.2 and mypy-protobuf==3.6.0")
-    protos = [str(path.relative_to(ROOT)) for path in sorted(FOLDER.glob("*.proto"))]
-    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, *protos]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
-    for made in tmp_path.rglob("*.py"):
-        assert made.read_text() == (ROOT / made.relative_to(tmp_path)).read_text(), made.name
+    protos = sorted(str(path.relative_to(ROOT)) for path in FOLDER.glob("*.proto"))
+    kinds = ("python", "grpc_python", "mypy", "mypy_grpc")
+    outputs = [f"--{kind}_out={tmp_path}" for kind in kinds]
+    command = [str(PROTOC), "-m", "grpc_tools.protoc", "-I.", *outputs, *protos]
+    environment = {**os.environ, "PATH": f"{PROTOC.parent}:{os.environ['PATH']}"}
+    subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, timeout=60, stderr=subprocess.DEVNULL
+    )
+    made = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*.py*")}
+    committed = {path.relative_to(ROOT) for path in FOLDER.glob("*_pb2*.py*")}
+    assert made.keys() == committed
+    for name, path in made.items():
+        assert path.read_text() == (ROOT / name).read_text(), name
 
 
 def test_paths_differ_because_two_files_of_one_name_collide() -> None:
