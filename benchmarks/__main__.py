@@ -9,6 +9,7 @@ BENCHMARKS = {
     "admission": "the webhook beside a handler that only parses and answers",
     "packing": "the plan beside four other packers, the LP bound and the optimum",
     "mps": "what MPS adds to a container's start, beside one call of NVIDIA's program (needs root)",
+    "agent": "a NodeLayout → bindable on a real kubelet beside a bare device plugin (needs root)",
     "latency": "created → bound on a real cluster beside the stock scheduler alone (needs root)",
 }
 

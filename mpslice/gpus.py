@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, NewType
 
 from mpslice.errors import InvalidDeviceId
@@ -42,12 +43,17 @@ class DeviceId:
     @classmethod
     def parse(cls, text: str) -> "DeviceId":
         """Reads `<GPU UUID>::<N>::<k>`; raises InvalidDeviceId."""
-        gpu, _, rest = text.partition("::")
-        size, separator, ordinal = rest.partition("::")
-        parsed = parse_size_label(f"{size}gb")
-        if not gpu or not separator or parsed is None or not _is_ordinal(ordinal):
-            raise InvalidDeviceId(f"device id {text!r:.80} is not <GPU UUID>::<gb>::<number>")
-        return cls(GpuUuid(gpu), parsed, int(ordinal))
+        return _parse_device_id(text)
+
+
+@lru_cache(maxsize=4096)  # the kubelet names the same few hundred again and again
+def _parse_device_id(text: str) -> DeviceId:
+    gpu, _, rest = text.partition("::")
+    size, separator, ordinal = rest.partition("::")
+    parsed = parse_size_label(f"{size}gb")
+    if not gpu or not separator or parsed is None or not _is_ordinal(ordinal):
+        raise InvalidDeviceId(f"device id {text!r:.80} is not <GPU UUID>::<gb>::<number>")
+    return DeviceId(GpuUuid(gpu), parsed, int(ordinal))
 
 
 def excluded_gpus(node: Mapping[str, Any]) -> frozenset[str]:

@@ -5,12 +5,12 @@ Three watches with field selectors; what arrives is projected at once and handed
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector
-from mpslice.nodelayout import NodeLayout, parse_node_layout
+from mpslice.nodelayout import LayoutStatus, NodeLayout, parse_node_layout
 from nodeagent.holders import Pods
 from nodeagent.pods import PodFacts, project_pod
 from nodeagent.report import NodeFacts, project_node
@@ -18,24 +18,39 @@ from nodeagent.report import NodeFacts, project_node
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The NodeLayout as it was read; `problem` says why its spec cannot be."""
+    """The NodeLayout's spec as it was read; `problem` says why it cannot be.
+
+    `status` is what was last reported, unparsed and no part of what makes two of them differ: the
+    echo of our own reports, hundreds of slices long, is neither read nor news.
+    """
 
     layout: NodeLayout
     problem: str = ""
+    status: Json = field(default_factory=dict, compare=False, repr=False)
 
 
 def project_layout(obj: Json) -> Observed:
-    """A NodeLayout object. A status that cannot be read is ours to overwrite, so it counts as none;
-    of a spec that cannot be read only the object's identity is kept."""
+    """A NodeLayout object; of a spec that cannot be read only the object's identity is kept."""
+    status = dict(obj.get("status") or {})
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
     try:
-        return Observed(parse_node_layout(obj))
+        layout = parse_node_layout({"metadata": metadata, "spec": obj.get("spec")})
     except InvalidNodeLayout as error:
-        problem = str(error)
-    without_status = {"metadata": obj["metadata"], "spec": obj.get("spec")}
+        return Observed(parse_node_layout({"metadata": metadata}), str(error), status)
+    return Observed(layout, status=status)
+
+
+def reported_status(observed: Observed | None) -> LayoutStatus:
+    """What was last reported; a status that cannot be read is ours to replace, and none."""
+    if observed is None:
+        return LayoutStatus()
     try:
-        return Observed(parse_node_layout(without_status))
+        parsed = parse_node_layout(
+            {"metadata": {"name": observed.layout.name}, "status": observed.status}
+        )
     except InvalidNodeLayout:
-        return Observed(parse_node_layout({"metadata": obj["metadata"]}), problem)
+        return LayoutStatus()
+    return parsed.status or LayoutStatus()
 
 
 class ClusterView:
@@ -81,6 +96,10 @@ class ClusterView:
     def observed(self) -> Observed | None:
         """The NodeLayout as it is now; None while there is none."""
         return self._layouts.objects.get(self._node_name)
+
+    def reported(self) -> LayoutStatus:
+        """What the NodeLayout's status says now, whoever wrote it."""
+        return reported_status(self.observed())
 
     def wanted(self) -> NodeLayout | None:
         """The NodeLayout to apply; raises InvalidNodeLayout for a spec that cannot be read."""

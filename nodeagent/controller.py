@@ -64,7 +64,13 @@ class Controller:
             on_pod=self._pod_changed,
         )
         local.pods = self._cluster.pods
-        self._publisher = Publisher(kube, local.settings, local.inventory, local.ledger.holders)
+        self._publisher = Publisher(
+            kube,
+            local.settings,
+            local.inventory,
+            local.ledger.holders,
+            self._cluster.reported,
+        )
         knowledge = KubeletKnowledge(local.pod_resources)
         self._executor = Executor(
             settings=local.settings,
@@ -148,9 +154,7 @@ class Controller:
                 f"the cluster has no node {self._settings.node_name}; give --node-name the name "
                 "that `kubectl get nodes` prints"
             )
-        observed = self._cluster.observed()
-        status = observed.layout.status if observed else None
-        reported = [entry for gpu in status.gpus for entry in gpu.slices] if status else []
+        reported = [entry for gpu in self._cluster.reported().gpus for entry in gpu.slices]
         used = {
             entry.id: Holder(entry.pod or "", entry.container or "")
             for entry in reported

@@ -11,12 +11,11 @@ from mpslice.errors import MpsliceError
 from mpslice.kube.api import NODE_LAYOUTS, Kube, PatchType
 from mpslice.nodelayout import (
     ConditionType,
-    LayoutStatus,
     condition_to_json,
     merge_conditions,
 )
 from nodeagent.agent import Connect
-from nodeagent.cluster import project_layout
+from nodeagent.cluster import project_layout, reported_status
 from nodeagent.errors import AgentError
 from nodeagent.report import ready
 
@@ -48,8 +47,7 @@ async def report_failure(connect: Connect, node_name: str, error: AgentError) ->
 
 
 async def _write(kube: Kube, node_name: str, error: AgentError) -> None:
-    layout = project_layout(await kube.read(NODE_LAYOUTS, node_name)).layout
-    before = (layout.status or LayoutStatus()).conditions
+    before = reported_status(project_layout(await kube.read(NODE_LAYOUTS, node_name))).conditions
     others = [condition for condition in before if condition.type is not ConditionType.READY]
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = merge_conditions(before, [ready(error.condition, str(error)), *others], now=now)

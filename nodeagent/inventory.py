@@ -6,6 +6,8 @@ between awaits, so whoever reads it sees a whole layout.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 
 from mpslice.gpus import DeviceId, GpuUuid
@@ -37,6 +39,7 @@ class Inventory:
         self._retired: set[DeviceId] = set()
         self._sizes: set[SliceSize] = set()
         self._ordered: tuple[DeviceId, ...] | None = ()
+        self._by_gpu: dict[GpuUuid, tuple[DeviceId, ...]] = {}
         self.changed = Pulse()
         self.gpus: Mapping[GpuUuid, Gpu] = MappingProxyType(self._gpus)
 
@@ -97,6 +100,8 @@ class Inventory:
         """All that stand, by GPU index, size and ordinal."""
         if self._ordered is None:  # hundreds of slices, asked for several times a change
             self._ordered = tuple(sorted(self._bindable, key=self._order))
+            by_gpu = groupby(self._ordered, key=attrgetter("gpu"))
+            self._by_gpu = {uuid: tuple(devices) for uuid, devices in by_gpu}
         return self._ordered
 
     @property
@@ -119,7 +124,7 @@ class Inventory:
         return self.is_bindable(device) and self.is_offered(device) and device not in self._closed
 
     def on_gpu(self, uuid: GpuUuid) -> tuple[DeviceId, ...]:
-        return tuple(device for device in self.slices if device.gpu == uuid)
+        return self._by_gpu.get(uuid, ()) if self.slices else ()
 
     def devices(self, size: SliceSize) -> tuple[Listed, ...]:
         """The list of one size as the kubelet gets it."""

@@ -5,7 +5,7 @@ the agent says about the node goes into one patch.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -47,11 +47,13 @@ class Publisher:
         settings: Settings,
         inventory: Inventory,
         holders: Mapping[DeviceId, Holder],
+        reported: Callable[[], LayoutStatus],
     ) -> None:
         self._kube = kube
         self._settings = settings
         self._inventory = inventory
         self._holders = holders
+        self._reported = reported
         self._node = NodeFacts()
         self._written: Json | None = None
         self._written_to = ""
@@ -110,7 +112,7 @@ class Publisher:
 
     def _begin_with(self, layout: NodeLayout) -> None:
         if self._written_to != layout.uid:  # another object of the name, or our first
-            status = layout.status or LayoutStatus()
+            status = self._reported()
             self._written, self._written_to = None, layout.uid
             self._conditions, self._observed = status.conditions, status.observed_generation
 

@@ -135,26 +135,32 @@ def gpu_statuses(
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
             healthy=gpu.healthy,
             reason=gpu.objection,
-            slices=tuple(
-                _slice_status(gpu, device, holders.get(device), settings)
-                for device in inventory.on_gpu(gpu.uuid)
-                if inventory.is_bindable(device)
-            ),
+            slices=_slice_statuses(gpu, inventory, holders, settings),
         )
         for gpu in _by_index(inventory)
     )
+
+
+def _slice_statuses(
+    gpu: Gpu, inventory: Inventory, holders: Holders, settings: Settings
+) -> tuple[SliceStatus, ...]:
+    limits: dict[SliceSize, int] = {}  # a GPU has many slices of few sizes
+    statuses = []
+    for device in filter(inventory.is_bindable, inventory.on_gpu(gpu.uuid)):
+        if device.size not in limits:
+            limits[device.size] = slice_limit_mib(gpu, device, settings)
+        statuses.append(_slice_status(device, limits[device.size], holders.get(device)))
+    return tuple(statuses)
 
 
 def _by_index(inventory: Inventory) -> list[Gpu]:
     return sorted(inventory.gpus.values(), key=lambda gpu: gpu.index)
 
 
-def _slice_status(
-    gpu: Gpu, device: DeviceId, holder: Holder | None, settings: Settings
-) -> SliceStatus:
+def _slice_status(device: DeviceId, limit_mib: int, holder: Holder | None) -> SliceStatus:
     return SliceStatus(
         id=device,
-        limit_mib=slice_limit_mib(gpu, device, settings),
+        limit_mib=limit_mib,
         state=SliceState.FREE if holder is None else SliceState.USED,
         pod=(holder.pod or None) if holder else None,
         container=(holder.container or None) if holder else None,
