@@ -194,9 +194,9 @@ FLOOR_OF: Final = {
     "existing size: acknowledged": "floor: one more device",
     "new size: bindable": "floor: new resource",
     "new size: acknowledged": "floor: new resource",
-    "384 slices at once: bindable": "floor: new resource",
-    "384 slices withdrawn": "floor: one more device",
-    "one more beside 383: bindable": "floor: one more device",
+    "384 slices at once: bindable": "floor: 384 devices at once",
+    "384 slices withdrawn": "floor: 384 devices at once",
+    "one more beside 383: bindable": "floor: one more beside 383",
 }
 
 
@@ -218,7 +218,7 @@ async def measure(bench: Bench, floor: Floor, rounds: int) -> Figures:
     return figures
 
 
-async def measure_full(bench: Bench, figures: Figures, rounds: int) -> None:
+async def measure_full(bench: Bench, floor: Floor, figures: Figures, rounds: int) -> None:
     """Eight GPUs with 48 slices each: all at once, one more beside the others, and none again."""
     empty: Layout = [{} for _ in range(GPUS)]
     full: Layout = [dict(FULL) for _ in range(GPUS)]
@@ -229,6 +229,10 @@ async def measure_full(bench: Bench, figures: Figures, rounds: int) -> None:
         await bench.lay_out(but_one)
         figures.add("one more beside 383: bindable", (await bench.lay_out(full))[0])
         figures.add("384 slices withdrawn", (await bench.lay_out(empty))[0])
+        name = f"full-{number}"
+        at_once = floor.new_resource(name, GPUS * MOST - 1)
+        figures.add("floor: 384 devices at once", await _timed(at_once))
+        figures.add("floor: one more beside 383", await _timed(floor.one_more(name)))
         _progress(number + 1, rounds)
     await bench.lay_out(full)
 
@@ -308,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     async def run() -> dict[str, Any]:
         async with running_agent() as (bench, floor):
             figures = await measure(bench, floor, options.rounds)
-            await measure_full(bench, figures, max(3, options.rounds // 5))
+            await measure_full(bench, floor, figures, max(3, options.rounds // 5))
             load = os.getloadavg()[0]
             return {
                 "latency": summary(figures),

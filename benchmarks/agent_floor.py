@@ -48,9 +48,9 @@ class Floor(AsyncExitStack):
         self.push_async_callback(channel.close, None)
         return channel
 
-    async def new_resource(self, name: str) -> None:
-        """A resource with one device, in a plugin of its own."""
-        plugin = self._plugins[name] = _Plugin(DOMAIN + name)
+    async def new_resource(self, name: str, count: int = 1) -> None:
+        """A resource with so many devices, in a plugin of its own."""
+        plugin = self._plugins[name] = _Plugin(DOMAIN + name, count)
         socket = self._node.device_plugin_dir / f"floor-{name}.sock"
         server = grpc.aio.server()
         add_DevicePluginServicer_to_server(plugin, server)
@@ -93,9 +93,9 @@ class Floor(AsyncExitStack):
 class _Plugin(DevicePluginServicer):
     """One resource; nobody asks for it, so it never has to allocate."""
 
-    def __init__(self, resource: str) -> None:
+    def __init__(self, resource: str, count: int) -> None:
         self.resource = resource
-        self.count = 1
+        self.count = count
         self.changed = asyncio.Event()
 
     async def GetDevicePluginOptions(self, request: Any, context: Any) -> Any:

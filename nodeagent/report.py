@@ -4,6 +4,7 @@ Pure, from the inventory and the holders, so that the same state is always repor
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -172,14 +173,11 @@ def node_resources(inventory: Inventory) -> dict[SliceSize, Amount]:
 
     Slices that it does not know yet are left out: a pod bound to one would run without a device.
     """
-    amounts = {}
-    for size in inventory.sizes:
-        ids = [device.id for device in inventory.devices(size)]
-        amounts[size] = Amount(
-            capacity=sum(1 for device in ids if inventory.is_bindable(device)),
-            allocatable=sum(1 for device in ids if inventory.is_open(device)),
-        )
-    return amounts
+    known, counted = Counter[SliceSize](), Counter[SliceSize]()
+    for device in filter(inventory.is_bindable, inventory.slices):
+        known[device.size] += 1
+        counted[device.size] += inventory.is_open(device)
+    return {size: Amount(known[size], counted[size]) for size in inventory.sizes}
 
 
 def used_resources(inventory: Inventory, holders: Holders) -> dict[SliceSize, Amount]:
