@@ -55,7 +55,7 @@ async def test_raised_backstop_is_waited_for(mps_machine: MpsMachine) -> None:
     async with agent(mps_machine) as mps, mps_machine.supervised():
         for limit, printed in ((9533, "9G"), (19067, "18G")):
             await mps.hold({ONE: Backstop(limit)})
-            assert await mps.lagging([ONE], 10) == frozenset()
+            assert await mps.lagging([ONE], 40) == frozenset()
             assert mps_machine.ask("get_default_device_pinned_mem_limit 0") == printed
 
 
