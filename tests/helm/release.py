@@ -78,8 +78,10 @@ class Release:
             ("get", "pods", "-A", "-o=wide"),
             ("get", "events", "-A", "--field-selector=type=Warning"),
             ("get", "nodelayouts", "-o=yaml"),
-            ("logs", f"-n={NAMESPACE}", "-l=app.kubernetes.io/component=planner", "--tail=20"),
-            ("logs", f"-n={NAMESPACE}", "-l=app.kubernetes.io/component=nodeagent", "--tail=20"),
+            *(
+                ("logs", f"-n={NAMESPACE}", f"-l=app.kubernetes.io/component={name}", "--tail=20")
+                for name in ("planner", "nodeagent", "mps")
+            ),
         )
         answers = (self.plane.kubectl(*words, check=False).stdout[-4000:] for words in told)
         return "\n" + "\n".join(answers)
