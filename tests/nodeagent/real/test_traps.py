@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("machine_without_node")
 TURNS = 20
 RACERS = 10  # pods in each turn
 SPREAD = 0.3  # seconds over which a turn begins
+LOST = 10  # the turn in which the pods come too late, however slow the machine is
 
 
 async def test_withdrawals_racing_allocates_lose_no_pod_and_no_kubelet(cluster: Cluster) -> None:
@@ -40,6 +41,9 @@ async def test_withdrawals_racing_allocates_lose_no_pod_and_no_kubelet(cluster: 
             await cluster.create(name, 5, stuck=True, bind=bind)
 
         delays = [dice.uniform(0, SPREAD) for _ in names]
+        if turn == LOST:
+            generation = await cluster.lay_out({"40gb": 2}, {"40gb": 2})
+            await cluster.acknowledged(generation)
         async with asyncio.TaskGroup() as racing:
             for name, delay in zip(names, delays, strict=True):
                 racing.create_task(race(name, bind, delay))
