@@ -16,6 +16,7 @@ from mpslice.slices import SliceSize, parse_resource
 IN_HAND_SECONDS: Final = 60.0
 """How long an ungated pod without a verdict is taken to be in a scheduler's hands."""
 
+_REFUSALS: Final = ("UnexpectedAdmissionError", "TopologyAffinityError")
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _NOS_CONTAINER: Final = "nvidia-mps-server"  # by nos's chart, where its MPS daemon runs
 _NOS_IMAGE = re.compile(r"(?:^|/)nebuly-ai/k8s-device-plugin(?:[:@]|$)", re.ASCII)
@@ -144,9 +145,9 @@ def _scheduled_condition(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _refusal(status: Mapping[str, Any]) -> str:
-    # kubelet/lifecycle/predicate.go: UnexpectedAdmissionError, or OutOf and the resource's name.
+    # kubelet/lifecycle/predicate.go: OutOf and the resource's name; cm/topologymanager has its own.
     reason = str(status.get("reason") or "")
-    refused = reason == "UnexpectedAdmissionError" or reason.startswith("OutOf")
+    refused = reason in _REFUSALS or reason.startswith("OutOf")
     return reason if refused and status.get("phase") == "Failed" else ""
 
 

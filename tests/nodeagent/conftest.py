@@ -15,6 +15,7 @@ from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
+from nodeagent.errors import DriverHangs
 from nodeagent.hardware import ComputeCapability, GpuProcess, Gpus, MpsControl
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
@@ -68,6 +69,7 @@ class Machine:
         self.kube = FakeKube()
         self.file = folder / "gpus.yaml"
         self.processes: list[GpuProcess] = []
+        self.driver_tells = True
         self.settings = Settings(
             node_name=NODE,
             device_plugin_dir=kubelet.directory,
@@ -245,6 +247,8 @@ class MachineGpus(SimulatedGpus):
         return True
 
     async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        if not self._machine.driver_tells:
+            raise DriverHangs("the driver does not answer")
         known = any(entry.uuid == gpu for entry in self.read())
         return self._machine.processes if known else []
 

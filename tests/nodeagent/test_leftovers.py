@@ -135,6 +135,20 @@ async def test_slice_of_a_force_deleted_pod_is_used_until_its_process_is_gone(
         await machine.until(lambda: machine.slices() == {device(1, 80, 0): "Free"}, "carved")
 
 
+async def test_slice_stays_used_while_the_driver_does_not_tell(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        key = await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+        machine.driver_tells = False
+        await force_delete(machine, key)
+        await machine.applied({"80gb": 1})
+        assert machine.holders() == {device(1, 10, 0): (key, "main")}
+        machine.processes = []
+        machine.driver_tells = True
+        await machine.until(lambda: machine.slices() == {device(1, 80, 0): "Free"}, "carved")
+
+
 async def test_next_pod_on_such_a_slice_starts_when_the_process_is_gone(machine: Machine) -> None:
     async with machine.agent():
         await machine.applied({"10gb": 1})

@@ -48,6 +48,7 @@ def test_mirror_pod_has_the_uid_that_the_kubelet_knows() -> None:
     ("status", "refusal"),
     [
         ({"phase": "Failed", "reason": "UnexpectedAdmissionError"}, "UnexpectedAdmissionError"),
+        ({"phase": "Failed", "reason": "TopologyAffinityError"}, "TopologyAffinityError"),
         ({"phase": "Failed", "reason": "OutOfnvidia.com/gpu-10gb"}, "OutOfnvidia.com/gpu-10gb"),
         ({"phase": "Failed", "reason": "Evicted"}, ""),
         ({"phase": "Running"}, ""),
