@@ -1,81 +1,146 @@
 """How fast `/mutate` answers, beside a bare aiohttp handler that parses and answers the same bytes.
 
-Both are processes of their own on loopback TLS; rounds alternate, so that both see the same
-neighbours. `python -m benchmarks.admission --help` lists the parts.
+Both are processes of their own on loopback TLS. They are asked in turns, for a moment each and
+either of them first as often, so that a busy machine hurts both alike; ratios are medians over the
+turns. `python -m benchmarks.admission --help` lists the parts.
 """
 
 import argparse
 import asyncio
 import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
-from benchmarks.admission_client import Sample, closed_loop, for_seconds, steady, times
+from benchmarks.admission_client import Connection, Sample, closed_loop, connected, steady
 from benchmarks.admission_reviews import generated
-from benchmarks.admission_servers import both, ours, review
+from benchmarks.admission_servers import Server, both, ours, review
 
 PARTS = ("compare", "steady", "memory", "reviews")
+
+Load = Callable[[list[Connection], bytes], Awaitable[Sample]]
+
+
+@dataclass(slots=True)
+class Turns:
+    """What one server did under a load, turn by turn; `cpu` in seconds."""
+
+    server: Server
+    connections: list[Connection]
+    samples: list[Sample] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    async def take(self, load: Load) -> None:
+        before = self.server.cpu_seconds()
+        self.samples.append(await load(self.connections, self.server.target.request))
+        self.cpu.append(self.server.cpu_seconds() - before)
+
+    def quantile(self, share: float) -> float:
+        """In milliseconds, of all requests."""
+        return Sample([one for sample in self.samples for one in sample.latencies]).quantile(share)
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(sample.rate for sample in self.samples)
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one core."""
+        return sum(self.cpu) / sum(sample.seconds for sample in self.samples)
+
+    @property
+    def cpu_each(self) -> float:
+        """Microseconds a request."""
+        return sum(self.cpu) / sum(len(sample.latencies) for sample in self.samples) * 1e6
+
+
+@asynccontextmanager
+async def opened(servers: tuple[Server, Server], connections: int) -> AsyncIterator[list[Turns]]:
+    """Connections to both, which have been used."""
+    async with AsyncExitStack() as stack:
+        turns = []
+        for server in servers:
+            pool = await stack.enter_async_context(connected(server.target, connections))
+            await closed_loop(pool, server.target.request, requests=500)
+            turns.append(Turns(server, pool))
+        yield turns
+
+
+async def in_turns(turns: list[Turns], rounds: int, load: Load) -> None:
+    """Each of the two as often first."""
+    for index in range(rounds):
+        for one in turns if index % 2 else reversed(turns):
+            await one.take(load)
 
 
 async def compare(rounds: int, seconds: float) -> None:
     """Ours against bare: requests a second and p99, at 16 connections and at 1."""
+
+    def load(connections: list[Connection], request: bytes) -> Awaitable[Sample]:
+        return closed_loop(connections, request, seconds=seconds)
+
+    print(f"a review of {len(review())} bytes; {rounds} turns of {seconds:g} s each")
     async with both() as servers:
-        print(f"a review of {len(review())} bytes; {rounds} rounds of {seconds:g} s each")
         for connections in (16, 1):
-            taken: dict[str, list[Sample]] = {server.name: [] for server in servers}
-            spent = {server.name: -server.cpu_seconds() for server in servers}
-            for _ in range(rounds):
-                for server in servers:
-                    sample = await closed_loop(server.target, connections, for_seconds(seconds))
-                    taken[server.name].append(sample)
-            for server in servers:
-                spent[server.name] += server.cpu_seconds()
-                _tell(server.name, connections, taken[server.name], spent[server.name])
-            pairs = list(zip(taken["ours"], taken["bare"], strict=True))
-            rate = statistics.median(a.rate / b.rate for a, b in pairs)
-            tail = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
-            print(f"     rate {rate:.2f} of bare's (at least 0.75), p99 {tail:.2f} (at most 1.5)")
+            async with opened(servers, connections) as turns:
+                await in_turns(turns, rounds, load)
+                for one in turns:
+                    print(
+                        f"  {connections:>2} connections, {one.server.name}: {one.rate:7.0f}/s, "
+                        f"p99 {one.quantile(0.99):6.2f} ms, {one.cpu_each:4.0f} µs of CPU each"
+                    )
+                _tell_ratios(*turns)
 
 
-def _tell(name: str, connections: int, samples: list[Sample], cpu_seconds: float) -> None:
-    rate = statistics.median(sample.rate for sample in samples)
-    tail = statistics.median(sample.quantile(0.99) for sample in samples)
-    each = cpu_seconds / sum(len(sample.latencies) for sample in samples) * 1e6
+def _tell_ratios(mine: Turns, bare: Turns) -> None:
+    pairs = list(zip(mine.samples, bare.samples, strict=True))
+    rates = sorted(a.rate / b.rate for a, b in pairs)
+    tail = statistics.median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs)
+    low, high = rates[len(rates) // 4], rates[len(rates) * 3 // 4]
     print(
-        f"  {connections:>2} connections, {name}: {rate:7.0f}/s, p99 {tail:6.2f} ms, "
-        f"{each:4.0f} µs of CPU each"
+        f"     rate {statistics.median(rates):.2f} of bare's (at least 0.75; half of the turns "
+        f"{low:.2f} to {high:.2f}), p99 {tail:.2f} (at most 1.5), "
+        f"CPU {mine.cpu_each / bare.cpu_each:.2f}"
     )
 
 
-async def at_500(seconds: float) -> None:
+async def at_500(rounds: int, seconds: float) -> None:
     """Steady 500 reviews a second: p99 and the share of a core, again beside the bare handler."""
-    async with both() as servers:
-        for server in servers:
-            await closed_loop(server.target, 4, times(2000))
-            before = server.cpu_seconds()
-            sample = await steady(server.target, 500, seconds)
-            share = (server.cpu_seconds() - before) / sample.seconds
+
+    def load(connections: list[Connection], request: bytes) -> Awaitable[Sample]:
+        return steady(connections, request, rate=500, seconds=seconds)
+
+    async with both() as servers, opened(servers, 16) as turns:
+        await in_turns(turns, rounds, load)
+        for one in turns:
             print(
-                f"  steady {sample.rate:.0f}/s for {sample.seconds:.0f} s, {server.name}: "
-                f"p50 {sample.quantile(0.5):.2f} ms, p99 {sample.quantile(0.99):.2f} ms (aim 5), "
-                f"{share:.3f} of a core (aim 0.1)"
+                f"  steady {one.rate:.0f}/s, {rounds} turns of {seconds:g} s, {one.server.name}: "
+                f"p50 {one.quantile(0.5):.2f} ms, p99 {one.quantile(0.99):.2f} ms (aim 5), "
+                f"{one.cpu_share:.3f} of a core (aim 0.1)"
             )
+        mine, bare = turns
+        print(
+            f"     p99 {mine.quantile(0.99) / bare.quantile(0.99):.2f} of bare's, "
+            f"CPU {mine.cpu_share / bare.cpu_share:.2f}"
+        )
 
 
 async def memory(requests: int) -> None:
     """Resident memory over many requests."""
     steps = 10
-    async with ours() as server:
+    async with ours() as server, connected(server.target, 16) as pool:
         for step in range(steps + 1):
             print(f"  {step * requests // steps:>9,} requests: {server.resident_mib():6.1f} MiB")
             if step < steps:
-                await closed_loop(server.target, 16, times(requests // steps))
+                await closed_loop(pool, server.target.request, requests=requests // steps)
 
 
 def main() -> None:
     """Runs the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.admission", description=__doc__)
     parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="of compare (default 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a round (default 4)")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each (default 40)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a turn (default 0.5)")
     parser.add_argument("--requests", type=int, default=500_000, help="of memory (default 500000)")
     parser.add_argument("--reviews", type=int, default=200_000, help="generated (default 200000)")
     options = parser.parse_args()
@@ -86,7 +151,7 @@ def main() -> None:
     if "compare" in chosen:
         asyncio.run(compare(options.rounds, options.seconds))
     if "steady" in chosen:
-        asyncio.run(at_500(options.seconds * 5))
+        asyncio.run(at_500(options.rounds, options.seconds))
     if "memory" in chosen:
         asyncio.run(memory(options.requests))
     if "reviews" in chosen:

@@ -5,9 +5,12 @@ Apart from the servers, and without an HTTP library, so that it costs less than 
 
 import asyncio
 import ssl
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,59 +88,59 @@ class Sample:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
 
-async def closed_loop(target: Target, connections: int, until: Callable[[int], bool]) -> Sample:
-    """Every connection sends as fast as it is answered, until `until(requests so far)`."""
-    sample, request, done = Sample(), target.request, 0
+@asynccontextmanager
+async def connected(target: Target, connections: int) -> AsyncIterator[list[Connection]]:
+    """So many connections; shaking hands is not what is measured."""
+    opened = [await Connection.open(target) for _ in range(connections)]
+    try:
+        yield opened
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+async def closed_loop(
+    connections: list[Connection],
+    request: bytes,
+    *,
+    seconds: float = inf,
+    requests: int = sys.maxsize,
+) -> Sample:
+    """Every connection sends as fast as it is answered, for so long or so often in all."""
+    sample, started, sent = Sample(), time.perf_counter(), 0
 
     async def client(connection: Connection) -> None:
-        nonlocal done
-        while not until(done):
-            done += 1
-            started = time.perf_counter()
+        nonlocal sent
+        while sent < requests and (due := time.perf_counter()) < started + seconds:
+            sent += 1
             await connection.post(request)
-            sample.latencies.append(time.perf_counter() - started)
+            sample.latencies.append(time.perf_counter() - due)
 
-    opened = [await Connection.open(target) for _ in range(connections)]
-    started = time.perf_counter()
-    await asyncio.gather(*(client(connection) for connection in opened))
+    await asyncio.gather(*map(client, connections))
     sample.seconds = time.perf_counter() - started
-    for connection in opened:
-        connection.close()
     return sample
 
 
-async def steady(target: Target, rate: float, seconds: float) -> Sample:
+async def steady(
+    connections: list[Connection], request: bytes, *, rate: float, seconds: float
+) -> Sample:
     """A request each 1/rate seconds whatever happens; latency counts from when it was due."""
-    sample, request = Sample(), target.request
-    free = [await Connection.open(target) for _ in range(32)]
-    loop, pending = asyncio.get_running_loop(), set()
+    sample, loop = Sample(), asyncio.get_running_loop()
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for connection in connections:
+        free.put_nowait(connection)
 
     async def one(due: float) -> None:
-        connection = free.pop() if free else await Connection.open(target)
+        connection = await free.get()
         await connection.post(request)
         sample.latencies.append(loop.time() - due)
-        free.append(connection)
+        free.put_nowait(connection)
 
     started = loop.time()
-    for index in range(int(rate * seconds)):
-        due = started + index / rate
-        await asyncio.sleep(due - loop.time())
-        task = asyncio.create_task(one(due))
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-    await asyncio.gather(*pending)
+    async with asyncio.TaskGroup() as tasks:
+        for index in range(int(rate * seconds)):
+            due = started + index / rate
+            await asyncio.sleep(due - loop.time())
+            tasks.create_task(one(due))
     sample.seconds = loop.time() - started
-    for connection in free:
-        connection.close()
     return sample
-
-
-def for_seconds(seconds: float) -> Callable[[int], bool]:
-    """Ends a closed loop after so long."""
-    end = time.perf_counter() + seconds
-    return lambda _: time.perf_counter() > end
-
-
-def times(requests: int) -> Callable[[int], bool]:
-    """Ends a closed loop after so many requests."""
-    return lambda done: done >= requests

@@ -5,19 +5,32 @@ the handshake, the first request, the rest of a head, and the reading of our ans
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mpslice.flags import Address
 from mpslice.ops import CannotListen
 from webhook.admission import LONGEST_BODY
 
+_http_log: Final = logging.getLogger(f"{__name__}.http")
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """aiohttp shows a traceback when a client sends what is no HTTP; the 400 says enough."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+_http_log.addFilter(_is_ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,7 @@ async def listening(
         watch.note(handler),
         request_factory=_request,
         access_log=None,
+        logger=_http_log,
         keepalive_timeout=limits.idle,
         lingering_time=1.0,
         auto_decompress=False,
@@ -98,24 +112,28 @@ class _Watch:
     _unread_since: dict[object, float] = field(default_factory=dict)
 
     def note(self, handler: Handler) -> Handler:
-        """The handler, with which connection has asked and how many are being answered noted."""
+        """The handler, with which connection has asked, and how many wait for a body, noted."""
 
-        async def noted(request: web.BaseRequest) -> web.StreamResponse:
+        def noted(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             self._asked.add(request.protocol)
-            self._busy += 1
-            try:
-                return await handler(request)
-            finally:
-                self._busy -= 1
-                if self._busy == 0:
-                    self._quiet.set()
+            waits = not request.content.is_eof()
+            return self._counted(handler, request) if waits else handler(request)
 
         return noted
 
-    async def finished(self) -> None:
-        """Returns when no request is in progress, after `limits.drain` at the latest.
+    async def _counted(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        self._busy += 1
+        try:
+            return await handler(request)
+        finally:
+            self._busy -= 1
+            if self._busy == 0:
+                self._quiet.set()
 
-        aiohttp by itself drops the rest of a body that is still on its way when it shuts down.
+    async def finished(self) -> None:
+        """Returns when no body is on its way any more, after `limits.drain` at the latest.
+
+        aiohttp waits for its handlers when it shuts down, but drops what they still have to read.
         """
         await asyncio.sleep(0)  # what has been accepted gets to its handler
         try:

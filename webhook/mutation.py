@@ -4,36 +4,58 @@ Only what is missing is added, so applying the patch leaves nothing to add; the 
 of mounts over /dev/shm, where the administrator wants it (`devShm: strip`).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from webhook.pods import Container, Mount, Pod, mapping
 from webhook.rules import DEV_SHM, is_below
 from webhook.settings import GATE, DevShm, Settings
-from webhook.verdicts import Operation, Place, Remark
+from webhook.verdicts import EMPTY, Operation, Remark
 
 _ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 
 
-def operations(pod: Pod, settings: Settings) -> list[Operation]:
+@lru_cache(maxsize=1024)
+def _add(path: str, value: str) -> Operation:
+    """`value` is JSON."""
+    return Operation(path, f'{{"op":"add","path":{_json(path)},"value":{value}}}')
+
+
+def _remove(path: str) -> Operation:
+    return Operation(path, f'{{"op":"remove","path":{_json(path)}}}')
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+_HOST_IPC: Final = _add("/spec/hostIPC", "true")
+_ONLY_GATE: Final = _add("/spec/schedulingGates", _json([{"name": GATE}]))
+_ANOTHER_GATE: Final = _add("/spec/schedulingGates/-", _json({"name": GATE}))
+
+
+def operations(pod: Pod, settings: Settings) -> tuple[Operation, ...]:
     """The JSON patch that completes a slice pod; nothing for other pods."""
-    patch: list[Operation] = []
     if not pod.slice_containers:
-        return patch
+        return ()
+    patch: list[Operation] = []
+    strips = settings.dev_shm is DevShm.STRIP
     if needs_host_ipc(pod, settings):
-        patch.append(_add("/spec/hostIPC", True))
+        patch.append(_HOST_IPC)
     for container in pod.slice_containers:
-        pointer = _pointer(container.place)
+        pointer = container.pointer
         if pod.user_of(container) is None:
             patch.append(_user(container, pointer, settings.mps_user))
-        patch += _limits_and_requests(container, pointer)
-        for mount in reversed(stripped(container, settings)):  # so that each index still holds
-            patch.append({"op": "remove", "path": f"{pointer}/volumeMounts/{mount.index}"})
-    if settings.gate and not pod.bound and not pod.has_gate(GATE):
-        patch.append(_gate(pod.spec))
-    return patch
+        if container.limits.keys() != container.requests.keys():
+            patch += _limits_and_requests(container, pointer)
+        # From the last to the first, so that each index still holds.
+        for mount in reversed(stripped(container, settings)) if strips else ():
+            patch.append(_remove(f"{pointer}/volumeMounts/{mount.index}"))
+    if settings.gate and not pod.bound:
+        patch += _gate(pod.spec.get("schedulingGates"))
+    return tuple(patch)
 
 
 def needs_host_ipc(pod: Pod, settings: Settings) -> bool:
@@ -42,21 +64,30 @@ def needs_host_ipc(pod: Pod, settings: Settings) -> bool:
 
 
 def _user(container: Container, pointer: str, user: int) -> Operation:
-    if isinstance(container.raw.get("securityContext"), dict):
-        return _add(f"{pointer}/securityContext/runAsUser", user)
-    return _add(f"{pointer}/securityContext", {"runAsUser": user})
+    if container.security is EMPTY:
+        return _add(f"{pointer}/securityContext", f'{{"runAsUser":{user}}}')
+    return _add(f"{pointer}/securityContext/runAsUser", str(user))
 
 
 def _limits_and_requests(container: Container, pointer: str) -> Iterator[Operation]:
-    resources = mapping(container.raw.get("resources"))
-    limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
+    limits, requests = container.limits, container.requests
     for side, present, other in (("requests", requests, limits), ("limits", limits, requests)):
-        missing = {ask.name: other[ask.name] for ask in container.slices if ask.name not in present}
-        if missing and not isinstance(resources.get(side), dict):
-            yield _add(f"{pointer}/resources/{side}", missing)
+        missing = [ask.name for ask in container.slices if ask.name not in present]
+        if not missing:
             continue
-        for name, value in missing.items():
-            yield _add(f"{pointer}/resources/{side}/{name.translate(_ESCAPES)}", value)
+        if present is EMPTY:
+            yield _add(f"{pointer}/resources/{side}", _json({n: other[n] for n in missing}))
+            continue
+        for name in missing:
+            field = name.translate(_ESCAPES)
+            yield _add(f"{pointer}/resources/{side}/{field}", _json(other[name]))
+
+
+def _gate(gates: object) -> tuple[Operation, ...]:
+    if not isinstance(gates, list):
+        return (_ONLY_GATE,)
+    ours = any(mapping(gate).get("name") == GATE for gate in gates)
+    return () if ours else (_ANOTHER_GATE,)
 
 
 def stripped(container: Container, settings: Settings) -> tuple[Mount, ...]:
@@ -66,32 +97,20 @@ def stripped(container: Container, settings: Settings) -> tuple[Mount, ...]:
     return tuple(mount for mount in container.mounts if is_below(mount.path, DEV_SHM))
 
 
-def strip_remarks(pod: Pod, settings: Settings) -> Iterator[Remark]:
+def strip_remarks(pod: Pod, settings: Settings) -> tuple[Remark, ...]:
     """A warning for each mount that is taken away."""
-    for container in pod.containers:
-        for mount in stripped(container, settings):
-            yield Remark(
-                "DevShmStripped",
-                container.place,
-                f"volumeMounts[{mount.index}] at {DEV_SHM} is taken away, because it would cut the "
-                "container off from its MPS server; remove it from the manifest",
-            )
-
-
-def _gate(spec: Mapping[str, Any]) -> Operation:
-    if isinstance(spec.get("schedulingGates"), list):
-        return _add("/spec/schedulingGates/-", {"name": GATE})
-    return _add("/spec/schedulingGates", [{"name": GATE}])
-
-
-@lru_cache(maxsize=1024)
-def _pointer(place: Place) -> str:
-    """`/spec/containers/0` for `spec.containers[0]`."""
-    return "/" + place.path.replace(".", "/").replace("[", "/").replace("]", "")
-
-
-def _add(path: str, value: object) -> Operation:
-    return {"op": "add", "path": path, "value": value}
+    if settings.dev_shm is not DevShm.STRIP:
+        return ()
+    return tuple(
+        Remark(
+            "DevShmStripped",
+            container.place,
+            f"volumeMounts[{mount.index}] at {DEV_SHM} is taken away, because it would cut the "
+            "container off from its MPS server; remove it from the manifest",
+        )
+        for container in pod.containers
+        for mount in stripped(container, settings)
+    )
 
 
 def completed(pod: Pod, settings: Settings) -> Pod:
@@ -99,8 +118,7 @@ def completed(pod: Pod, settings: Settings) -> Pod:
     if not pod.slice_containers:
         return pod
     containers = tuple(_completed(pod, container, settings) for container in pod.containers)
-    return replace(
-        pod,
+    return pod._replace(
         containers=containers,
         slice_containers=tuple(container for container in containers if container.slices),
         host_ipc=pod.host_ipc or needs_host_ipc(pod, settings),
@@ -112,4 +130,4 @@ def _completed(pod: Pod, container: Container, settings: Settings) -> Container:
         return container
     gone = frozenset(mount.index for mount in stripped(container, settings))
     added = {"runAsUser": settings.mps_user} if pod.user_of(container) is None else {}
-    return replace(container, security={**container.security, **added}, stripped=gone)
+    return container._replace(security={**container.security, **added}, stripped=gone)

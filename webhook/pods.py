@@ -4,12 +4,10 @@ Whatever is of the wrong type counts as absent: the API server refuses such a po
 says so better.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from mpslice.errors import InvalidQuantity
 from mpslice.quantities import milli
@@ -20,28 +18,20 @@ from mpslice.slices import (
     looks_like_slice,
     parse_resource,
 )
-from webhook.verdicts import Place, shorten
-
-EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+from webhook.verdicts import EMPTY, Place, shorten
 
 MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 """On the API's copy of a static pod, which the kubelet runs whatever we answer."""
 
 _SHARED_GPU: Final = "nvidia.com/gpu.shared"  # NVIDIA's plugin's name for a time-sliced whole GPU
+_USUAL_LENGTH: Final = 64
+_MOST_REMEMBERED: Final = 1024
 
+ContainerKind = Literal["initContainers", "containers", "ephemeralContainers"]
+"""The three lists of a pod's spec, by their field."""
 
-class ContainerKind(StrEnum):
-    """The three lists of a pod's spec, by their field."""
-
-    INIT = "initContainers"
-    APP = "containers"
-    EPHEMERAL = "ephemeralContainers"
-
-
-_FIELDS: Final = tuple((kind.value, kind) for kind in ContainerKind)
-
-
-_EPHEMERAL: Final = ContainerKind.EPHEMERAL
+_ASKING: Final[tuple[ContainerKind, ...]] = ("initContainers", "containers")
+_EPHEMERAL: Final = "ephemeralContainers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +60,49 @@ class Mount:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """What the rules need of one container.
 
     `slices` are those of `asks` that it really requests, `security` is its securityContext. What
     only one rule looks at is read from `raw` when that rule comes to it; `stripped` are the indexes
-    of mounts that are taken away.
+    of mounts that are taken away. A field that it does not have is EMPTY.
     """
 
+    prefix: str
     kind: ContainerKind
-    place: Place
+    position: int
     raw: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    requests: Mapping[str, Any]
+    security: Mapping[str, Any]
     asks: tuple[Ask, ...]
     slices: tuple[Ask, ...]
-    security: Mapping[str, Any]
     stripped: frozenset[int] = frozenset()
+
+    @property
+    def place(self) -> Place:
+        """How a message names it."""
+        path = f"{self.prefix}spec.{self.kind}[{self.position}]"
+        return Place(text(self.raw.get("name")), path)
+
+    @property
+    def pointer(self) -> str:
+        """Where it stands in a pod, for a patch (RFC 6901)."""
+        return f"/spec/{self.kind}/{self.position}"
 
     @property
     def ends(self) -> bool:
         """Whether it is an init container that is no sidecar."""
-        return self.kind is ContainerKind.INIT and self.raw.get("restartPolicy") != "Always"
+        return self.kind == "initContainers" and self.raw.get("restartPolicy") != "Always"
 
     @property
     def whole_gpus(self) -> tuple[str, ...]:
         """What it requests of whole GPUs, MIG devices and time-sliced GPUs, by name."""
-        limits, requests = _resources(self.raw)
         return tuple(
             name
-            for name in _names(limits, requests)
+            for name, value in {**self.requests, **self.limits}.items()
             if (name in (WHOLE_GPU, _SHARED_GPU) or name.startswith(MIG_PREFIX))
-            and whole_count(_value(name, limits, requests)[1]) != 0
+            and whole_count(value) != 0
         )
 
     @property
@@ -117,8 +119,7 @@ class Container:
                 yield Mount(index, path)
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(NamedTuple):
     """What the rules need of a pod.
 
     `containers` are those that mention a slice and the ephemeral ones, in the order of the rules;
@@ -146,16 +147,11 @@ class Pod:
     @property
     def mentions_slices(self) -> bool:
         """Whether anything in it is, or looks like, a request for a slice."""
-        return any(container.asks for container in self.containers)
+        return bool(self.slice_containers) or any(c.asks for c in self.containers)
 
     def joins_slices(self, container: Container) -> bool:
         """Whether it debugs a slice pod; it asks for nothing itself, and sees what the pod sees."""
-        return container.kind is _EPHEMERAL and bool(self.slice_containers)
-
-    def has_gate(self, name: str) -> bool:
-        """Whether this scheduling gate is on it."""
-        gates = sequence(self.spec.get("schedulingGates"))
-        return any(mapping(gate).get("name") == name for gate in gates)
+        return container.kind == _EPHEMERAL and bool(self.slice_containers)
 
     def user_of(self, container: Container) -> object:
         """The runAsUser in effect: the container's own, else the pod's, else None."""
@@ -187,55 +183,43 @@ def read_pod(pod: object, prefix: str = "") -> Pod:
 
 def _containers(spec: Mapping[str, Any], prefix: str) -> Iterator[Container]:
     """Most containers mention no slice: nothing more of them is ever looked at."""
-    for field, kind in _FIELDS:
-        for index, raw in enumerate(sequence(spec.get(field))):
-            if kind is _EPHEMERAL:  # cannot ask for resources (validateEphemeralContainers)
-                yield _container(kind, prefix, index, mapping(raw), ())
-            elif isinstance(raw, dict) and (asks := tuple(_asks(*_resources(raw)))):
-                yield _container(kind, prefix, index, raw, asks)
+    for kind in _ASKING:
+        for position, raw in enumerate(sequence(spec.get(kind))):
+            resources = raw.get("resources") if isinstance(raw, dict) else None
+            if not isinstance(resources, dict):
+                continue
+            limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
+            names = tuple(filter(_lookalikes.__getitem__, {**limits, **requests}))
+            if names:
+                asks = _asks(names, limits, requests)
+                slices = tuple([ask for ask in asks if ask.size is not None and ask.count])
+                security = mapping(raw.get("securityContext"))
+                yield Container(
+                    prefix, kind, position, raw, limits, requests, security, asks, slices
+                )
+    # An ephemeral container cannot ask for resources (validateEphemeralContainers).
+    for position, item in enumerate(sequence(spec.get(_EPHEMERAL))):
+        raw = mapping(item)
+        security = mapping(raw.get("securityContext"))
+        yield Container(prefix, _EPHEMERAL, position, raw, EMPTY, EMPTY, security, (), ())
 
 
-def _container(
-    kind: ContainerKind, prefix: str, index: int, raw: Mapping[str, Any], asks: tuple[Ask, ...]
-) -> Container:
-    return Container(
-        kind,
-        _place(text(raw.get("name")), f"{prefix}spec.{kind.value}[{index}]"),
-        raw,
-        asks,
-        tuple([ask for ask in asks if ask.size is not None and ask.count]),
-        mapping(raw.get("securityContext")),
-    )
-
-
-def _resources(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Limits and requests."""
-    resources = mapping(raw.get("resources"))
-    return mapping(resources.get("limits")), mapping(resources.get("requests"))
-
-
-def _asks(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[Ask]:
-    for name in _names(limits, requests):
-        if _looks_like_slice(name):
-            field, value = _value(name, limits, requests)
-            read = _usual_ask if isinstance(value, str) else _ask
-            ask = read(name, field, value)
-            if ask.count != 0:
-                yield ask
+def _asks(
+    names: tuple[str, ...], limits: Mapping[str, Any], requests: Mapping[str, Any]
+) -> tuple[Ask, ...]:
+    """What is asked for by these names; where one is in both, the limit counts."""
+    asks = []
+    for name in names:
+        field, value = ("limits", limits[name]) if name in limits else ("requests", requests[name])
+        usual = isinstance(value, str) and len(value) + len(name) <= _USUAL_LENGTH
+        ask = _usual_ask(name, field, value) if usual else _ask(name, field, value)
+        if ask.count != 0:
+            asks.append(ask)
+    return tuple(asks)
 
 
 def _ask(name: str, field: str, value: object) -> Ask:
     return Ask(name, f"resources.{field}", show(value), parse_resource(name), whole_count(value))
-
-
-def _names(limits: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterable[str]:
-    if not requests or limits.keys() == requests.keys():
-        return limits
-    return {**limits, **requests}
-
-
-def _value(name: str, limits: Mapping[str, Any], requests: Mapping[str, Any]) -> tuple[str, object]:
-    return ("limits", limits[name]) if name in limits else ("requests", requests[name])
 
 
 def whole_count(value: object) -> int | None:
@@ -264,10 +248,20 @@ def show(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-# A cluster's pods use few names and amounts: looking up is cheaper than reading again.
-_looks_like_slice = lru_cache(maxsize=1024)(looks_like_slice)
-_usual_ask = lru_cache(maxsize=1024)(_ask)
-_place = lru_cache(maxsize=1024)(Place)
+class _Lookalikes(dict[str, bool]):
+    """Which resource names look like a slice's, remembered."""
+
+    def __missing__(self, name: str) -> bool:
+        found = looks_like_slice(name)
+        if len(name) <= _USUAL_LENGTH and len(self) < _MOST_REMEMBERED:
+            self[name] = found
+        return found
+
+
+# A cluster's pods use few names and amounts: looking up is cheaper than reading again. Only short
+# ones are remembered, since a client may send any length.
+_lookalikes: Final = _Lookalikes()
+_usual_ask = lru_cache(maxsize=_MOST_REMEMBERED)(_ask)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -4,17 +4,19 @@ Pure and total: any JSON at all gets a verdict, nothing is looked up, nothing is
 """
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from webhook.mutation import completed, operations, strip_remarks
 from webhook.pods import Pod, read_pod
-from webhook.rules import EARLY_RULES, Facts, is_advice, remarks, violations
+from webhook.rules import Facts, early_violations, is_advice, remarks, violations
 from webhook.settings import Enforcement, Settings
 from webhook.verdicts import ALLOWED, Remark, Verdict, Violation
 from webhook.workloads import read_template
 
 _MOST_WARNINGS: Final = 12  # the API server passes on 4096 bytes in all
 _LONGEST_AUDIT: Final = 1024
+_PATH: Final = attrgetter("path")
 
 
 def mutate(pod: object, settings: Settings) -> Verdict:
@@ -26,18 +28,18 @@ def mutate(pod: object, settings: Settings) -> Verdict:
     if view.mirror or not view.mentions_slices:
         return ALLOWED
     facts = Facts(settings)
-    early = tuple(violations(view, facts, EARLY_RULES))
+    early = early_violations(view, facts)
     if early and settings.enforcement is Enforcement.DENY:
         # Refused now or later, the reason is the first in the order of the contract.
         return _refused(next(violations(completed(view, settings), facts)))
     patch = operations(view, settings)
     found = (*early, *strip_remarks(view, settings))
-    verdict = _warned(found, early[0] if early else None) if found else ALLOWED
+    verdict = _warned(found, early[0] if early else None)
     if not patch:
         return verdict
-    injected = ", ".join([operation["path"] for operation in patch])[:_LONGEST_AUDIT]
+    injected = ", ".join(map(_PATH, patch))[:_LONGEST_AUDIT]
     audit = {**verdict.audit, "injected": injected}
-    return Verdict(True, verdict.reason, "", verdict.warnings, audit, tuple(patch))
+    return Verdict(True, verdict.reason, "", verdict.warnings, audit, patch)
 
 
 def validate(

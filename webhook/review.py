@@ -3,42 +3,41 @@
 Format: k8s.io/api/admission/v1/types.go. A patch travels as base64 of its JSON.
 """
 
-import base64
 import json
+from binascii import b2a_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from webhook.errors import BadReview
 from webhook.pods import mapping, text
 from webhook.policy import advise, mutate, validate
 from webhook.settings import Settings
-from webhook.verdicts import ALLOWED, Verdict
+from webhook.verdicts import ALLOWED, Operation, Verdict, json_patch
 from webhook.workloads import TEMPLATES
 
 API_VERSION: Final = "admission.k8s.io/v1"
 
 _ENVELOPE: Final = f'{{"apiVersion":"{API_VERSION}","kind":"AdmissionReview","response":'
+_POD: Final = {"group": "", "version": "v1", "kind": "Pod"}
+_USUAL_LENGTH: Final = 8  # of a patch, in operations
 _JUDGED: Final = ("CREATE", "UPDATE")
-_FORBIDDEN: Final = 403
 
 
 def _no_constant(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON")
 
 
-# Made once: json.loads and json.dumps would make one for each call with these options.
+# Made once: json.loads would make one for each call with this option.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _quote: Final = json.encoder.encode_basestring_ascii
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(NamedTuple):
     """One request of the API server; objects as it sent them, whatever they are."""
 
     uid: str
-    operation: str
+    operation: object
     kind: str
     request: Mapping[str, Any]
 
@@ -63,7 +62,7 @@ class Review:
 def read_review(body: bytes) -> Review:
     """The review in a request's body; raises BadReview when it is none."""
     try:
-        review = mapping(_DECODER.decode(body.decode()))
+        review = mapping(_decode(body))
     except (ValueError, RecursionError) as error:
         raise BadReview(f"the body is no JSON that can be read: {error}") from error
     if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
@@ -72,12 +71,23 @@ def read_review(body: bytes) -> Review:
     uid = text(request.get("uid"))
     if not uid:
         raise BadReview("the AdmissionReview has no request with a uid; send one")
-    return Review(uid, text(request.get("operation")), _kind(request), request)
+    return Review(uid, request.get("operation"), _kind(request.get("kind")), request)
 
 
-def _kind(request: Mapping[str, Any]) -> str:
+def _decode(body: bytes) -> object:
+    # As JSONDecoder.decode does it, but that looks for white space with regular expressions.
+    text = body.decode().strip(" \t\n\r")
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"there is more after it, at character {end}")
+    return value
+
+
+def _kind(value: object) -> str:
     """`Pod`, a workload's kind, or "" for what other groups may call by the same names."""
-    kind = mapping(request.get("kind"))
+    if value == _POD:  # as it nearly always is
+        return "Pod"
+    kind = mapping(value)
     name, group = text(kind.get("kind")), text(kind.get("group"))
     if name == "Pod":
         return name if group == "" else ""
@@ -104,16 +114,25 @@ def judge_validation(review: Review, settings: Settings, largest: int | None) ->
 def answer(review: Review, verdict: Verdict) -> bytes:
     """The body of the response, put together by hand: the encoder costs more than the policy."""
     allowed = "true" if verdict.allowed else "false"
-    fields = [f'"uid":{_quote(review.uid)},"allowed":{allowed}']
+    response = f'"uid":{_quote(review.uid)},"allowed":{allowed}'
     if not verdict.allowed:
-        status = f'"code":{_FORBIDDEN},"reason":"Forbidden","message":{_quote(verdict.message)}'
-        fields.append(f'"status":{{{status}}}')
+        message = _quote(verdict.message)
+        response += f',"status":{{"code":403,"reason":"Forbidden","message":{message}}}'
     if verdict.patch:
-        patch = base64.b64encode(_encode(verdict.patch).encode()).decode()
-        fields.append(f'"patchType":"JSONPatch","patch":"{patch}"')
+        usual = len(verdict.patch) <= _USUAL_LENGTH
+        patch = _usual_base64(verdict.patch) if usual else _base64(verdict.patch)
+        response += f',"patchType":"JSONPatch","patch":"{patch}"'
     if verdict.warnings:
-        fields.append(f'"warnings":[{",".join(map(_quote, verdict.warnings))}]')
+        response += f',"warnings":[{",".join(map(_quote, verdict.warnings))}]'
     if verdict.audit:
         pairs = [f"{_quote(key)}:{_quote(value)}" for key, value in verdict.audit.items()]
-        fields.append(f'"auditAnnotations":{{{",".join(pairs)}}}')
-    return f"{_ENVELOPE}{{{','.join(fields)}}}}}".encode()
+        response += f',"auditAnnotations":{{{",".join(pairs)}}}'
+    return f"{_ENVELOPE}{{{response}}}}}".encode()
+
+
+def _base64(patch: tuple[Operation, ...]) -> str:
+    return b2a_base64(json_patch(patch).encode(), newline=False).decode()
+
+
+# Most pods need one of a few patches. Long ones are not remembered: a client may send any length.
+_usual_base64 = lru_cache(maxsize=1024)(_base64)

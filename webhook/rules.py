@@ -6,8 +6,7 @@ first; it knows nothing of requests, patches or enforcement.
 
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mpslice.errors import InvalidQuantity
 from mpslice.quantities import milli
@@ -26,8 +25,7 @@ _RESERVED_IF_PROPORTIONAL: Final = _RESERVED | {"CUDA_MPS_ACTIVE_THREAD_PERCENTA
 _LARGEST_SIZE: Final = 10**7 - 1  # gb; what a slice's name has digits for
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What a rule may know besides the pod; `largest` in gb, None while no GPU is known."""
 
     settings: Settings
@@ -277,13 +275,15 @@ RULES: Final[tuple[Rule, ...]] = (
     fits_a_gpu,
 )
 
-EARLY_RULES: Final[tuple[Rule, ...]] = (api_would_refuse, no_user_namespace)
-"""What /mutate refuses, because the API server would answer it next and less clearly."""
+
+def early_violations(pod: Pod, facts: Facts) -> tuple[Violation, ...]:
+    """What /mutate refuses, because the API server would answer it next and less clearly."""
+    return (*api_would_refuse(pod, facts), *no_user_namespace(pod, facts))
 
 
-def violations(pod: Pod, facts: Facts, rules: tuple[Rule, ...] = RULES) -> Iterator[Violation]:
+def violations(pod: Pod, facts: Facts) -> Iterator[Violation]:
     """Every violation, in the order of the contract."""
-    for rule in rules:
+    for rule in RULES:
         yield from rule(pod, facts)
 
 

@@ -55,8 +55,8 @@ class _State:
 
 async def serve(settings: ServiceSettings) -> None:
     """Runs until cancelled, then stops in order. Raises an MpsliceError when it cannot go on."""
-    metrics, largest, state, hot_swap = Metrics(), LargestGpu(), _State(), HotSwap()
-    metrics.watch_expiry(lambda: hot_swap.expires)
+    largest, state, hot_swap = LargestGpu(), _State(), HotSwap()
+    metrics = Metrics(lambda: hot_swap.expires)
     admission = Admission(settings.policy, metrics, largest.get)
     async with AsyncExitStack() as stack:
         kube = await _session(stack, settings)

@@ -1,12 +1,14 @@
 """What a slice pod is completed with, and that nothing else is touched."""
 
+import json
+
 import pytest
 
 from tests.webhook.cases import NOS, SCRATCH, SLICE, Manifest, container, mount, pod, user
 from webhook.offline import apply
 from webhook.policy import mutate
 from webhook.settings import DevShm, Enforcement, Settings
-from webhook.verdicts import Reason
+from webhook.verdicts import Reason, json_patch
 
 DEFAULT = Settings()
 STRIP = Settings(dev_shm=DevShm.STRIP)
@@ -115,7 +117,7 @@ def test_bound_pod_and_a_webhook_without_gates_get_no_gate() -> None:
 
 def test_only_add_operations_are_used() -> None:
     everything = pod(container(requests={SLICE: 1}), init=(container(name="i"),))
-    patch = mutate(everything, DEFAULT).patch
+    patch = json.loads(json_patch(mutate(everything, DEFAULT).patch))
     assert {operation["op"] for operation in patch} == {"add"}
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from mpslice.flags import Address
 from mpslice.ops import CannotListen
+from tests.waiting import eventually
 from tests.webhook import tls
 from tests.webhook.cases import SLICE, container, pod
 from tests.webhook.test_review import review
@@ -143,6 +144,42 @@ async def test_body_of_the_largest_size_is_read(server: Running) -> None:
     padded = body[:-1] + b" " * (LONGEST_BODY - len(body)) + b"}"
     status, _, _ = await server.ask(post("/mutate", padded))
     assert (len(padded), status) == (LONGEST_BODY, 200)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+        b"POST http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    ],
+    ids=["junk", "length", "chunk", "address", "head"],
+)
+async def test_what_is_no_http_is_400_and_no_error_of_ours(
+    server: Running, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await server.connect()
+    writer.write(raw)
+    assert (await _end_of(reader)).split()[1] == b"400"
+    writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_client_that_goes_away_with_half_a_body_is_no_error_of_ours(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await server.connect()
+    writer.write(post("/mutate", b'{"half', 1000))
+    await server.begun.wait()
+    writer.transport.abort()
+
+    async def counted() -> bool:
+        return server.counted("malformed") == 1
+
+    await eventually(counted, "it is counted", every=0.01)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_other_paths_and_methods_say_what_there_is(server: Running) -> None:
