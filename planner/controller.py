@@ -15,6 +15,7 @@ from mpslice.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
+from planner.absence import Absences
 from planner.actions import Action, Nominate, Ungate, WriteSpec
 from planner.ageing import seconds_to_change
 from planner.batch import Batch
@@ -83,6 +84,7 @@ class Controller:
         self._storyteller = Storyteller(recorder, settings.label)
         self._batch = Batch(settings.batch_idle, settings.batch_max)
         self._tries = tries or Tries()
+        self._absences = Absences()
         self._clock = clock
         self._wake = asyncio.Event()
         self._changed = False  # something that a decision looks at
@@ -167,7 +169,7 @@ class Controller:
             self._batch.release()
         wall = self._clock()
         started = time.perf_counter()
-        view = self._view(wall, writer)
+        view = self._view(wall, now, writer)
         decision = decide(view)
         for _ in range(_ROUNDS):
             news = self._tries.watch(decision.standing, now)
@@ -180,23 +182,25 @@ class Controller:
         self._metrics.decided(decision, seconds=seconds)
         pending = (pod for pod in view.pods if pod.is_pending)
         ageing = seconds_to_change(pending, wall)
-        alarms = [self._tries.due(), None if ageing is None else now + ageing]
+        alarms = [self._tries.due(), self._absences.due(), None if ageing is None else now + ageing]
         self._alarm = min((alarm for alarm in alarms if alarm is not None), default=None)
         return decision
 
-    def _view(self, now: datetime, writer: Writer) -> View:
+    def _view(self, wall: datetime, now: float, writer: Writer) -> View:
+        nodes, layouts = self._cluster.nodes, self._layouts(writer)
         return View(
-            nodes=self._cluster.nodes,
-            layouts=self._layouts(writer),
+            nodes=nodes,
+            layouts=layouts,
             pods=self._pods(writer),
             label=self._settings.label,
             waiting=self._batch.held,
+            away=self._absences.watch(nodes, layouts, now),
             unreadable=self._cluster.unreadable,
             gate=self._settings.gate,
             nominate=self._may_nominate,
             max_slices_per_gpu=self._settings.max_slices_per_gpu,
             minimums=self._cluster.minimums,
-            now=now,
+            now=wall,
             namespaces=self._cluster.namespaces,
             solver=self._settings.solver,
         )

@@ -27,10 +27,10 @@ from planner.standing import holders, spec_was_refused
 class View:
     """The cluster as the reflectors show it.
 
-    `waiting` pods belong to a burst that is not complete yet. `unreadable` are nodes whose
-    NodeLayout says something that is none, and what: nothing is done to them. Without `gate` nobody
-    is to wait for one; without `nominate` no pod can be nominated. `solver` is plan's, the rest
-    build_snapshot's.
+    `waiting` pods belong to a burst that is not complete yet. `away` are nodes that lost their
+    agents. `unreadable` are nodes whose NodeLayout says something that is none, and what: nothing
+    is done to them. Without `gate` nobody is to wait for one; without `nominate` no pod can be
+    nominated. `solver` is plan's, the rest build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -38,6 +38,7 @@ class View:
     pods: tuple[Pod, ...]
     label: tuple[str, str]
     waiting: frozenset[str] = frozenset()
+    away: frozenset[str] = frozenset()
     unreadable: Mapping[str, str] = field(default_factory=dict)
     gate: bool = True
     nominate: bool = True
@@ -119,8 +120,7 @@ def _sites(view: View) -> _Sites:
     for node in labelled:
         if node.name in layouts and outlived(layouts[node.name], node):
             del layouts[node.name]
-    away = [n.name for n in labelled if n.name in layouts and _agent_is_away(n, layouts[n.name])]
-    here = {name: layout for name, layout in layouts.items() if name not in away}
+    here = {name: layout for name, layout in layouts.items() if name not in view.away}
     return _Sites(labelled, layouts, here)
 
 
@@ -142,19 +142,12 @@ def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayou
     )
 
 
-def _agent_is_away(node: Node, layout: NodeLayout) -> bool:
-    """Whether the node's status has lost every slice that the layout lists.
-
-    The kubelet shows 0 once its plugin is gone. A pod that fits elsewhere goes there meanwhile;
-    one that fits only here waits with its gate, since the slices come back with the agent.
-    """
-    status = layout.status or LayoutStatus()
-    sizes = {s.id.size for gpu in status.gpus for s in gpu.slices}
-    return bool(sizes) and not any(node.slices.get(size) for size in sizes)
-
-
 def _patient(view: View, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
-    """Places for refused pods on nodes whose agents are away."""
+    """Places for refused pods on nodes whose agents are away.
+
+    A pod that fits elsewhere goes there meanwhile; one that fits only here waits with its gate,
+    since the slices come back with the agent.
+    """
     if not sites.asleep or not made.refusals:
         return ()
     asleep = _snapshot(view, sites.asleep, sites.layouts)

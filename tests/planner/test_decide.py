@@ -93,10 +93,12 @@ def decided(
     layouts: Iterable[NodeLayout],
     pods: Iterable[Pod] = (),
     unreadable: Iterable[str] = (),
+    away: frozenset[str] = frozenset(),
 ) -> Decision:
     by_name = {layout.name: layout for layout in layouts}
     named = dict.fromkeys(unreadable, "NodeLayout n1: spec is no spec")
-    return decide(View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=named))
+    view = View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=named, away=away)
+    return decide(view)
 
 
 def ungated(decision: Decision) -> list[str]:
@@ -165,12 +167,21 @@ def test_spec_that_was_refused_and_is_still_wanted_is_left_to_the_agent() -> Non
 
 def test_pod_goes_elsewhere_while_an_agent_is_away() -> None:
     layouts = [a_layout("n1", free={10: 1}), a_layout("n2")]
-    decision = decided([a_node("n1"), a_node("n2")], layouts, [a_pod("p", 10)])
+    nodes = [a_node("n1"), a_node("n2")]
+    decision = decided(nodes, layouts, [a_pod("p", 10)], away=frozenset({"n1"}))
     assert [placement.node for placement in decision.plan.placements] == ["n2"]
 
 
+def test_slice_that_the_node_does_not_show_yet_is_waited_for() -> None:
+    layouts = [a_layout("n1", spec={10: 1}, free={10: 1}), a_layout("n2")]
+    decision = decided([a_node("n1"), a_node("n2")], layouts, [a_pod("p", 10)])
+    assert decision.actions == ()
+    assert [placement.node for placement in decision.carving] == ["n1"]
+
+
 def test_pod_that_fits_only_where_the_agent_is_away_keeps_its_gate() -> None:
-    decision = decided([a_node()], [a_layout(free={10: 1})], [a_pod("p", 10)])
+    layouts, away = [a_layout(free={10: 1})], frozenset({"n1"})
+    decision = decided([a_node()], layouts, [a_pod("p", 10)], away=away)
     assert decision.actions == ()
     assert decision.refused == ()
     assert [placement.pod.name for placement in decision.carving] == ["p"]
