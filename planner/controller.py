@@ -108,6 +108,7 @@ class Controller:
         await self._cluster.synced()
         self._batch.release()
         self._may_nominate = True
+        self._absences = Absences()  # what was seen in an earlier term is no start of this one
         self._changed = True
         bucket = TokenBucket(self._settings.qps, self._settings.burst)
         async with asyncio.TaskGroup() as tasks:

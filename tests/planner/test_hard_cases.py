@@ -13,6 +13,7 @@ from mpslice.nodelayout import (
     parse_node_layout,
     status_to_json,
 )
+from mpslice.slices import SliceSize, resource_name
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import planning
 from tests.planner.pods import bound, delete_pod, slice_pod
@@ -110,6 +111,19 @@ async def test_pod_that_is_bound_and_then_runs_is_placed_once(kube: Session) -> 
         both = [await slices(kube, name) for name in ("n1", "n2")]
         assert sorted(size for each in both for size in each) == ["10gb", "20gb"]
         assert (await slices(kube, node))["10gb"] == 1
+
+
+async def test_node_that_has_lost_its_agent_is_left_for_another(kube: Session) -> None:
+    for name in ("n1", "n2"):
+        await add_node(kube, name)
+    async with planning(kube, {"n1": [80], "n2": [40]}) as agents:
+        await leave_free_slice(kube, "n1", 50)
+        agents.slow.add("n1")
+        nothing = {resource_name(SliceSize(50)): "0"}
+        gone = {"status": {"capacity": nothing, "allocatable": nothing}}
+        await kube.patch(NODES, "n1", gone, type=PatchType.MERGE, subresource="status")
+        await create(kube, slice_pod("p", 30))
+        assert await bound(kube, "p") == "n2"
 
 
 async def test_deleted_node_is_not_planned_on(kube: Session) -> None:
