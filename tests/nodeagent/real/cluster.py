@@ -1,5 +1,6 @@
 """What a test does to the node and sees of it: layouts, pods, and the kubelet's own word."""
 
+import asyncio
 import json
 import os
 import signal
@@ -120,8 +121,8 @@ class Cluster:
         target = f"unix:{self.node.pod_resources_socket}"
         async with grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) as channel:
             stub: Any = PodResourcesListerStub(channel)
-            known = await stub.GetAllocatableResources(api.AllocatableResourcesRequest(), timeout=5)
-            pods = await stub.List(api.ListPodResourcesRequest(), timeout=5)
+            known = await _asked(stub.GetAllocatableResources, api.AllocatableResourcesRequest())
+            pods = await _asked(stub.List, api.ListPodResourcesRequest())
         listed = {
             id_: pod.name
             for pod in pods.pod_resources
@@ -281,6 +282,17 @@ def container_of(pod: Json, name: str = "slice") -> Json:
     """The status of a container: the same containerID is the same process."""
     statuses = pod["status"].get("containerStatuses") or []
     return dict(next(entry for entry in statuses if entry["name"] == name))
+
+
+async def _asked(method: Any, request: Any) -> Any:
+    """The kubelet's answer; agent and tests together ask more often than it answers."""
+    while True:
+        try:
+            return await method(request, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            await asyncio.sleep(0.01)
 
 
 def _ids(devices: Iterable[Any]) -> list[str]:
