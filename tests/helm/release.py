@@ -96,6 +96,11 @@ class Release:
         path = f"/api/v1/nodes/{self.node.name}"
         self.plane.api.request("PATCH", path, body, "application/merge-patch+json")
 
+    def node_is_ready(self) -> bool:
+        node = self.plane.api.find(f"/api/v1/nodes/{self.node.name}") or {"status": {}}
+        conditions = node["status"].get("conditions") or []
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
     def layout(self) -> Json | None:
         found: Json | None = self.plane.api.find(
             f"/apis/mpslice.io/v1alpha1/nodelayouts/{self.node.name}"
@@ -106,6 +111,11 @@ class Release:
         layout = self.layout() or {}
         found: Json = layout.get("status", {}).get("summary", {})
         return found
+
+    def ready_message(self) -> str:
+        """What the NodeLayout's condition Ready says; "" without one."""
+        conditions = ((self.layout() or {}).get("status") or {}).get("conditions") or []
+        return next((str(c["message"]) for c in conditions if c["type"] == "Ready"), "")
 
     def holders(self) -> set[str]:
         """The pods that the NodeLayout names, as `namespace/name`."""
