@@ -35,7 +35,8 @@ from nodeagent.pulse import Pulse
 from nodeagent.report import NodeFacts, gpu_statuses, readiness
 from nodeagent.withdrawal import Withdrawal
 
-COMPONENT: Final = "nodeagent"
+COMPONENT: Final = "mpslice-nodeagent"
+"""The source of its Events; the chart's policy lets an agent write none in another's name."""
 
 _FAREWELL_SECONDS: Final = 3.0
 _TROUBLE_SECONDS: Final = 10.0

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from hack.cluster import pki
 from hack.cluster.controlplane import ControlPlane
 from tests.chart import render
 
@@ -51,6 +52,11 @@ class Account:
         }
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token"
         self._token: str = plane.api.request("POST", path, request)["status"]["token"]
+
+    def kubeconfig(self, path: Path) -> Path:
+        """For a program that is to act as it."""
+        authority = self._plane.pki.authority.pair.certificate
+        return pki.write_kubeconfig(path, self._plane.url, authority, {"token": self._token})
 
     def refusal(
         self, method: str, path: str, body: Json, content_type: str = "application/json"

@@ -1,12 +1,18 @@
 """An agent writes its own node's slices and nothing else, by the node's name in its token."""
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from mpslice.kube.events import EventRecorder, EventType, ObjectRef
+from mpslice.kube.session import Session
+from nodeagent.controller import COMPONENT
 from tests.e2e.cluster import until
 from tests.helm.accounts import NAMESPACE, Account, Json, apply, install_accounts
+from tests.waiting import eventually
 
 OWN, OTHER = "policy-own", "policy-other"
 LAYOUTS = "/apis/mpslice.io/v1alpha1/nodelayouts"
@@ -164,6 +170,25 @@ def test_a_layouts_labels_are_not_its_own(agent: Account) -> None:
 @pytest.mark.parametrize(("kind", "about"), [("Node", OWN), ("NodeLayout", OWN), ("Pod", "any")])
 def test_it_writes_events_in_its_own_name(agent: Account, kind: str, about: str) -> None:
     assert write_event(agent, host=OWN, kind=kind, about=about) == ""
+
+
+async def test_events_are_accepted_as_the_agent_itself_records_them(
+    plane: ControlPlane, agent: Account, tmp_path: Path
+) -> None:
+    config = str(agent.kubeconfig(tmp_path / "config"))
+    async with await Session.connect("test", config) as mine, asyncio.TaskGroup() as tasks:
+        recorder = EventRecorder(mine, COMPONENT, host=OWN)
+        writing = tasks.create_task(recorder.run())
+        about = ObjectRef("v1", "Node", OWN, uid=OWN)
+        for _ in range(2):  # the second raises the count of the first
+            recorder.record(about, EventType.WARNING, "GPUUnhealthy", "A test.")
+
+        async def counted() -> bool:
+            found = await asyncio.to_thread(plane.api.get, EVENTS)
+            return [e["count"] for e in found["items"] if e["reason"] == "GPUUnhealthy"] == [2]
+
+        await eventually(counted, "the Event is there, and counted twice", seconds=10)
+        writing.cancel()
 
 
 def test_it_writes_no_events_in_anothers_name(agent: Account) -> None:
