@@ -21,6 +21,15 @@ _CLOCK_SKEW: Final = timedelta(hours=1)
 
 _SHORTEST_LIFE: Final = timedelta(seconds=2)  # X.509 counts in whole seconds
 _CRITICAL: Final = True
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises where a certificate is damaged or stranger than it knows."""
+
 _NO_USAGE: Final = {
     "content_commitment": False,
     "key_encipherment": False,
@@ -77,17 +86,20 @@ def issue_authority(*, now: datetime, life: timedelta) -> Pair:
 def issue_leaf(authority: Pair, names: Sequence[str], *, now: datetime, life: timedelta) -> Pair:
     """A serving certificate for DNS names, signed by the CA; it never outlives the CA.
 
-    Raises UnusableCertificate for a CA that cannot be read or is about to end.
+    Raises UnusableCertificate for a CA that cannot be read, is about to end or is not valid yet.
     """
     ca, ca_key = load_certificate(authority.certificate), _load_key(authority.key)
     life = min(life, ca.not_valid_after_utc - now)
+    begins = max(_a_little_before(now, life), ca.not_valid_before_utc)
     if life < _SHORTEST_LIFE:
         raise UnusableCertificate("the CA ends too soon to sign anything")
+    if begins >= now + life:
+        raise UnusableCertificate("the CA is not valid yet")
     key = ec.generate_private_key(ec.SECP256R1())
     usage = x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **_NO_USAGE)
     certificate = (
         _builder(now, life, x509.random_serial_number(), key)
-        .not_valid_before(max(_a_little_before(now, life), ca.not_valid_before_utc))
+        .not_valid_before(begins)
         .subject_name(x509.Name([]))
         .issuer_name(ca.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), _CRITICAL)
@@ -134,25 +146,30 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
 
 
 def load_certificate(pem: bytes) -> x509.Certificate:
-    """The first certificate in PEM; raises UnusableCertificate."""
+    """The first certificate in PEM, readable to its last field; raises UnusableCertificate."""
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+        certificate = x509.load_pem_x509_certificate(pem)
+        # They are decoded only when asked for; a flaw in one would show long after this.
+        certificate.public_key()
+        for field in ("subject", "issuer", "extensions"):
+            getattr(certificate, field)
+    except _UNREADABLE as error:
         raise UnusableCertificate("no certificate in PEM form can be read") from error
+    return certificate
 
 
 def load_bundle(pem: bytes) -> frozenset[x509.Certificate]:
     """The certificates of a caBundle; one that cannot be read counts as empty."""
     try:
         return frozenset(x509.load_pem_x509_certificates(pem))
-    except ValueError:
+    except _UNREADABLE:
         return frozenset()
 
 
 def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (*_UNREADABLE, TypeError) as error:
         raise UnusableCertificate("no private key in PEM form can be read") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UnusableCertificate("the private key is not of the kind that mpslice issues")
@@ -183,18 +200,18 @@ def check_any_pair(pair: Pair) -> None:
         key = serialization.load_pem_private_key(pair.key, password=None)
     except TypeError as error:  # what an encrypted key raises
         raise UnusableCertificate("the private key is encrypted") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise UnusableCertificate("no private key in PEM form can be read") from error
     if key.public_key() != certificate.public_key():
         raise UnusableCertificate("the private key does not belong to the certificate")
 
 
 def is_authority(pem: bytes) -> bool:
-    """Whether a readable certificate may sign others."""
-    extensions = load_certificate(pem).extensions
+    """Whether a certificate can be read and may sign others."""
     try:
+        extensions = load_certificate(pem).extensions
         return extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, UnusableCertificate):
         return False
 
 
@@ -202,6 +219,6 @@ def is_issued_by(leaf: bytes, authority: x509.Certificate) -> bool:
     """Whether the CA has signed the leaf."""
     try:
         load_certificate(leaf).verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnusableCertificate):
+    except (*_UNREADABLE, TypeError, InvalidSignature, UnusableCertificate):
         return False
     return True

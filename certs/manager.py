@@ -19,6 +19,7 @@ from certs.rotation import Step, Terms, next_date, next_step, take
 from certs.serving import HotSwap
 from certs.state import KEYS, State, decode, encode
 from certs.watching import watches
+from mpslice.errors import MpsliceError
 from mpslice.flags import Address
 from mpslice.kube.api import SECRETS, Json, Kube, PatchType
 from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound, Unreachable
@@ -134,7 +135,7 @@ class CertificateManager:
         while True:
             try:
                 await self._advance()
-            except (KubeError, ForeignSecret) as error:
+            except (KubeError, ForeignSecret, UnusableCertificate) as error:
                 if _is_passing(error) and loop.time() < deadline:
                     await asyncio.sleep(backoff.delay())
                     continue
@@ -298,15 +299,17 @@ def _secret(name: str, data: Json) -> Json:
     }
 
 
-def _is_passing(error: KubeError | ForeignSecret) -> bool:
+def _is_passing(error: MpsliceError) -> bool:
     """Whether the same request may succeed in a moment."""
     passing = isinstance(error, ApiError) and (error.status == 429 or error.status >= 500)
     return passing or isinstance(error, Unreachable)
 
 
-def _remedy(error: KubeError | ForeignSecret) -> str:
+def _remedy(error: MpsliceError) -> str:
     if isinstance(error, ForeignSecret):
         return ""
+    if isinstance(error, UnusableCertificate):
+        return "; set this machine's clock, or delete the Secret: it is made anew"
     if isinstance(error, ApiError) and error.status == 422:
         return "; delete the Secret if it is immutable, it is made anew"
     if isinstance(error, ApiError) and error.status in (401, 403):

@@ -111,12 +111,12 @@ def _decode_retired(data: Mapping[str, Any]) -> tuple[Retired, ...]:
         if not isinstance(items, list):
             raise BrokenSecret(f"{_RETIRED} holds no list")
         return tuple(_retired(item) for item in items)
-    except (ValueError, TypeError, KeyError, UnusableCertificate) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, UnusableCertificate) as error:
         raise BrokenSecret(f"{_RETIRED} cannot be read") from error
 
 
-def _retired(item: Mapping[str, str]) -> Retired:
-    certificate = item["certificate"].encode()
+def _retired(item: Mapping[str, Any]) -> Retired:
+    certificate = str(item["certificate"]).encode()
     load_certificate(certificate)
     until = datetime.fromisoformat(item["until"])
     if until.tzinfo is None:

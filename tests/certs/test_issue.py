@@ -68,6 +68,15 @@ def test_a_leaf_never_outlives_its_ca(authority: Pair) -> None:
     assert facts(leaf.certificate).not_after == facts(authority.certificate).not_after
 
 
+@pytest.mark.parametrize(
+    ("made", "why"), [(365, "is not valid yet"), (-1825, "ends too soon to sign")]
+)
+def test_a_ca_from_another_time_signs_nothing_and_says_why(made: int, why: str) -> None:
+    authority = issue_authority(now=NOW + timedelta(days=made), life=timedelta(days=1825))
+    with pytest.raises(UnusableCertificate, match=why):
+        issue_leaf(authority, NAMES, now=NOW, life=timedelta(days=90))
+
+
 @pytest.mark.parametrize("life", [timedelta(seconds=6), timedelta(days=90)])
 def test_a_fresh_leaf_is_valid_for_a_clock_that_is_behind_and_is_not_due_yet(
     authority: Pair, life: timedelta

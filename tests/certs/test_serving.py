@@ -58,16 +58,19 @@ def bad_pairs(authority: Pair) -> dict[str, Pair]:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"secret"),
     )
+    # The first byte of the public key says in which form the point is.
+    damaged = ssl.DER_cert_to_PEM_cert(der(leaf).replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\x07"))
     return {
         "does not belong": Pair(leaf.certificate, other.key),
         "is encrypted": Pair(leaf.certificate, encrypted),
         "no private key": Pair(leaf.certificate, b"-----BEGIN"),
         "no certificate": Pair(b"", leaf.key),
+        "can be read": Pair(damaged.encode(), leaf.key),
     }
 
 
 @pytest.mark.parametrize(
-    "wrong", ["does not belong", "is encrypted", "no private key", "no certificate"]
+    "wrong", ["does not belong", "is encrypted", "no private key", "no certificate", "can be read"]
 )
 def test_a_pair_that_cannot_be_served_leaves_the_last_good_one_in_service(
     authority: Pair, wrong: str

@@ -4,9 +4,12 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from certs.errors import BrokenSecret
 from certs.issue import issue_authority, issue_leaf
+from certs.rotation import Terms, next_date, next_step, take
 from certs.state import KEYS, Retired, State, decode, encode
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -42,10 +45,60 @@ def test_without_a_ca_there_is_no_state(state: State, key: str, garbage: object)
         decode({**encode(state), key: garbage})
 
 
-@pytest.mark.parametrize("garbage", ["!!!!", "eA==", "W3t9XQ==", "e30="])
-def test_what_is_trusted_besides_is_never_forgotten_by_mistake(state: State, garbage: str) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"x",
+        b"{}",
+        b"[{}]",
+        b"[[]]",
+        b"[" * 100_000,
+        b'[{"certificate": 7, "until": 7}]',
+        b'[{"certificate": "\\ud800", "until": "2030-01-01T00:00:00+00:00"}]',
+    ],
+    ids=lambda garbage: garbage[:20].decode(),
+)
+def test_what_is_trusted_besides_is_never_forgotten_by_mistake(
+    state: State, garbage: bytes
+) -> None:
     with pytest.raises(BrokenSecret):
-        decode({**encode(state), "retired-ca.json": garbage})
+        decode({**encode(state), "retired-ca.json": base64.b64encode(garbage).decode()})
+
+
+def test_what_is_trusted_besides_has_to_be_base64(state: State) -> None:
+    with pytest.raises(BrokenSecret):
+        decode({**encode(state), "retired-ca.json": "!!!!"})
+
+
+def flipped(value: str, place: int, bits: int) -> str:
+    """A value of the Secret whose PEM block has other bits in one byte."""
+    head, *lines, tail = base64.b64decode(value).decode().splitlines()
+    content = bytearray(base64.b64decode("".join(lines)))
+    content[place % len(content)] ^= bits
+    pem = [head, base64.b64encode(content).decode(), tail, ""]
+    return base64.b64encode("\n".join(pem).encode()).decode()
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_with_a_damaged_byte_anywhere_the_secret_is_broken_or_can_be_worked_with(
+    state: State, data: st.DataObject
+) -> None:
+    """DESIGN.md, section 5, and the issue: a broken Secret is repaired."""
+    key = data.draw(st.sampled_from([key for key in KEYS if not key.endswith("json")]))
+    place, bits = data.draw(st.integers(0, 2000)), data.draw(st.integers(1, 255))
+    whole = encode(state)
+    try:
+        read = decode({**whole, key: flipped(whole[key], place, bits)})
+    except BrokenSecret:
+        assert key.startswith("ca.")
+        return
+    terms = Terms(("a.b.svc",))
+    for spread in (True, False):
+        step = next_step(read, NOW, terms, spread=spread)
+        after = take(step, read, NOW, terms) if step else read
+        assert decode(encode(after)) == after
+        assert next_date(after)
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
