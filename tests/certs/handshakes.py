@@ -26,6 +26,7 @@ class Connection:
 def shake_hands(server: ssl.SSLContext, bundle: bytes, name: str | None) -> Connection:
     """Raises ssl.SSLError as a client would see it; without a name none is checked or sent."""
     context = trusting(bundle)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.check_hostname = name is not None
     client_in, client_out, server_in, server_out = (ssl.MemoryBIO() for _ in range(4))
     client = context.wrap_bio(client_in, client_out, server_hostname=name)
