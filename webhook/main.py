@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mpslice.errors import MpsliceError
 from mpslice.flags import FlagParser, address, boolean, choice, duration, user_id
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from webhook.certificate import Source
     from webhook.service import ServiceSettings
     from webhook.settings import Settings
+
+_SHORTEST_LIFE: Final = 5.0  # seconds
+_LONGEST_LIFE: Final = 876_000 * 3600.0
 
 
 def flags() -> FlagParser:
@@ -55,8 +58,8 @@ def _certificate_flags(parser: FlagParser) -> None:
     parser.flag("--tls-cert-file", str, "", "a chain that others renew; reloaded on change", "FILE")
     parser.flag("--tls-private-key-file", str, "", "its key", "FILE")
     parser.flag("--tls-secret", str, "mpslice-webhook-tls", "the Secret of our own certificates")
-    parser.flag("--tls-ca-lifetime", duration, "43800h", "how long our CA lives")
-    parser.flag("--tls-cert-lifetime", duration, "2160h", "how long our certificate lives")
+    parser.flag("--tls-ca-lifetime", _lifetime, "43800h", "how long our CA lives")
+    parser.flag("--tls-cert-lifetime", _lifetime, "2160h", "how long our certificate lives")
     text = "a new CA signs once every API server has had it for so long"
     parser.flag("--tls-propagation", duration, "30s", text)
     parser.flag("--namespace", str, "mpslice-system", "where Service and Secret are")
@@ -71,6 +74,14 @@ def _certificate_flags(parser: FlagParser) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _lifetime(text: str) -> timedelta:
+    """Whole seconds are all that X.509 counts, and its years have four digits."""
+    seconds = duration(text)
+    if not _SHORTEST_LIFE <= seconds <= _LONGEST_LIFE:
+        raise ValueError("is no lifetime of 5s to 876000h (100 years)")
+    return timedelta(seconds=seconds)
 
 
 def _sizes(text: str) -> frozenset[SliceSize]:
@@ -145,8 +156,8 @@ def _certificate(options: Namespace) -> Source:
     return Managed(
         secret_name=options.tls_secret,
         names=names,
-        authority_life=timedelta(seconds=options.tls_ca_lifetime),
-        leaf_life=timedelta(seconds=options.tls_cert_lifetime),
+        authority_life=options.tls_ca_lifetime,
+        leaf_life=options.tls_cert_lifetime,
         propagation=options.tls_propagation,
     )
 

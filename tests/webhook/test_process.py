@@ -50,6 +50,8 @@ async def test_unknown_flag_is_named() -> None:
         "--host-ipc=perhaps",
         "--allowed-sizes=10gb,ten",
         "--shutdown-delay=10",
+        "--tls-cert-lifetime=0s",
+        "--tls-ca-lifetime=99999999h",
     ],
 )
 async def test_unusable_value_is_named_with_its_flag(flag: str) -> None:
