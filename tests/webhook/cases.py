@@ -68,6 +68,14 @@ def mount(path: str, **fields: Any) -> Manifest:
 SCRATCH = [{"name": "scratch", "emptyDir": {}}]
 
 
+ONE = {SLICE: "1"}
+NULLS = dict.fromkeys(("securityContext", "env", "volumeMounts", "command", "restartPolicy"))
+NULL_SPEC = dict.fromkeys(
+    ("hostIPC", "hostUsers", "initContainers", "nodeName", "schedulingGates", "securityContext")
+)
+"""What generators of manifests write for what is not set."""
+
+
 def env(*names: str) -> list[Manifest]:
     return [{"name": name, "value": "x"} for name in names]
 
@@ -104,7 +112,7 @@ class Case:
     """A manifest and what becomes of it: refused for `reason`, or let through.
 
     `warns` are the topics of the warnings. `api` is part of the API server's own answer, for what
-    never gets as far as our validation there.
+    it refuses by itself and we say nothing of.
     """
 
     name: str
@@ -161,6 +169,24 @@ PODS = (
     Case("mount elsewhere", pod(mount("/data"), volumes=SCRATCH)),
     Case("mount with a similar name", pod(mount("/dev/shmem"), volumes=SCRATCH)),
     Case("mount above", pod(mount("/run"), volumes=SCRATCH)),
+    Case("mount above shm", pod(mount("/dev"), volumes=SCRATCH)),
+    Case("absent fields as null", pod(container({SLICE: 1}, **NULLS), **NULL_SPEC)),
+    Case("null in place of limits", pod(container(resources={"limits": None, "requests": ONE}))),
+    Case("pod-level resources", pod(resources={"limits": {"cpu": "2", "memory": "1Gi"}})),
+    Case("for Linux", pod(os={"name": "linux"})),
+    Case("for Windows, no slices", pod(container({}), os={"name": "windows"})),
+    Case("400 containers", pod(container(), *(container({}, name=f"c{i}") for i in range(399)))),
+    # What the API server answers well enough by itself.
+    Case(
+        "pod-level slice",
+        pod(container({}), resources={"limits": {SLICE: 1}}),
+        api=f'spec.resources.limits[{SLICE}]: Unsupported value: "{SLICE}"',
+    ),
+    Case(
+        "request unlike its limit",
+        pod(container({SLICE: 1}, requests={SLICE: 2})),
+        api=f'spec.containers[0].resources.requests: Invalid value: "2": must be equal to {SLICE}',
+    ),
     # MultipleSlices
     Case("two of a size", pod(container({SLICE: 2})), Reason.MULTIPLE_SLICES),
     Case("two of a size as text", pod(container({SLICE: "2000m"})), Reason.MULTIPLE_SLICES),
@@ -180,6 +206,12 @@ PODS = (
         Reason.MULTIPLE_SLICES,
     ),
     Case("two in requests", pod(container(requests={SLICE: 2})), Reason.MULTIPLE_SLICES),
+    Case("more than a number holds", pod(container({SLICE: "1e19"})), Reason.MULTIPLE_SLICES),
+    Case(
+        "two in the last of 100 containers",
+        pod(*(container({}, name=f"c{i}") for i in range(99)), container({SLICE: 2})),
+        Reason.MULTIPLE_SLICES,
+    ),
     Case("very many", pod(container({SLICE: 10**8})), Reason.MULTIPLE_SLICES),
     Case("two sizes, one of them none", pod(container({SLICE: 1, "nvidia.com/gpu-20gb": 0}))),
     # InvalidSlice
