@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-from webhook.pods import Container, Mount, Pod, mapping
+from webhook.pods import Container, Mount, Pod, mapping, show
 from webhook.rules import DEV_SHM, is_below
 from webhook.settings import GATE, DevShm, Settings
 from webhook.verdicts import EMPTY, Operation, Remark
@@ -105,8 +105,8 @@ def strip_remarks(pod: Pod, settings: Settings) -> tuple[Remark, ...]:
         Remark(
             "DevShmStripped",
             container.place,
-            f"volumeMounts[{mount.index}] at {DEV_SHM} is taken away, because it would cut the "
-            "container off from its MPS server; remove it from the manifest",
+            f"volumeMounts[{mount.index}] at {show(mount.path)} is taken away, because it would "
+            "cut the container off from its MPS server; remove it from the manifest",
         )
         for container in pod.containers
         for mount in stripped(container, settings)
