@@ -59,7 +59,7 @@ def bad_pairs(authority: Pair) -> dict[str, Pair]:
         serialization.BestAvailableEncryption(b"secret"),
     )
     # The first byte of the public key says in which form the point is.
-    damaged = ssl.DER_cert_to_PEM_cert(der(leaf).replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\x07"))
+    damaged = ssl.DER_cert_to_PEM_cert(der(leaf).replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\xff"))
     return {
         "does not belong": Pair(leaf.certificate, other.key),
         "is encrypted": Pair(leaf.certificate, encrypted),

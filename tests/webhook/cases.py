@@ -69,8 +69,8 @@ SCRATCH = [{"name": "scratch", "emptyDir": {}}]
 
 
 ONE = {SLICE: "1"}
-NULLS = dict.fromkeys(("securityContext", "env", "volumeMounts", "command", "restartPolicy"))
-NULL_SPEC = dict.fromkeys(
+NULLS: Manifest = dict.fromkeys(("securityContext", "env", "volumeMounts", "command", "restartPolicy"))
+NULL_SPEC: Manifest = dict.fromkeys(
     ("hostIPC", "hostUsers", "initContainers", "nodeName", "schedulingGates", "securityContext")
 )
 """What generators of manifests write for what is not set."""
