@@ -69,7 +69,9 @@ SCRATCH = [{"name": "scratch", "emptyDir": {}}]
 
 
 ONE = {SLICE: "1"}
-NULLS: Manifest = dict.fromkeys(("securityContext", "env", "volumeMounts", "command", "restartPolicy"))
+NULLS: Manifest = dict.fromkeys(
+    ("securityContext", "env", "volumeMounts", "command", "restartPolicy")
+)
 NULL_SPEC: Manifest = dict.fromkeys(
     ("hostIPC", "hostUsers", "initContainers", "nodeName", "schedulingGates", "securityContext")
 )
