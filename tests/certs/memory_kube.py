@@ -1,6 +1,6 @@
 """An API server in memory: named objects, resource versions with conflicts, watches, and faults.
 
-It stands at the `Kube` seam; the same manager runs against a real one in test_real_apiserver.py.
+It stands at the `Kube` seam; the same manager runs against a real one in test_real_*.py.
 """
 
 import asyncio
