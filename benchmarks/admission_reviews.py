@@ -24,6 +24,10 @@ _NAMES: Final = (
 )
 _COUNTS: Final = (*["1"] * 20, 1, "1e0", 0, 2, "500m", "-1", "x", None)
 _KINDS: Final = (("", "Pod"), ("", "Pod"), ("apps", "Deployment"), ("batch", "CronJob"))
+_JUNK: Final = (
+    *("null", "true", "1e308", "NaN", "-1", '""', r'"\ud800"', "[]", "{}", "[[{}]]"),
+    "[" * 300 + "]" * 300,
+)
 _WORDS: Final = ("NVIDIA_VISIBLE_DEVICES", "/dev/shm", "/run/mpslice", "HOME", "\ud800", "")
 
 
@@ -115,7 +119,7 @@ def _spoiled(chance: random.Random) -> Any:
 
 def _with_junk(chance: random.Random, value: Any) -> Any:
     if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
-        return chance.choice((None, True, 1e308, float("nan"), -1, "", "\ud800", [], {}, [[{}]]))
+        return json.loads(chance.choice(_JUNK))
     keys = list(value) if isinstance(value, dict) else range(len(value))
     key = chance.choice(keys)
     value[key] = _with_junk(chance, value[key])

@@ -1,14 +1,16 @@
 """What holds for every pod and every body, found out by generating them."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.webhook.cases import Manifest
+from tests.webhook.cases import Manifest, container, env, pod
 from tests.webhook.strategies import json_values, pods, reviews
+from tests.webhook.test_review import review
 from webhook.errors import BadReview
 from webhook.offline import apply
 from webhook.pods import read_pod
@@ -136,6 +138,44 @@ def check(reply: bytes) -> None:
 
 def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is no JSON")
+
+
+@pytest.mark.parametrize("depth", [30, 900, 100_000])
+@pytest.mark.parametrize("brackets", ["[]", '{"a":}'], ids=["lists", "objects"])
+def test_nesting_of_any_depth_in_any_place_is_answered_or_told_to_be_no_review(
+    depth: int, brackets: str
+) -> None:
+    left, right = brackets[:-1], brackets[-1]
+    inner = "1" if right == "}" else ""
+    nested = left * depth + inner + right * depth
+    answered = 0
+    for spoiled in _with_everywhere("NESTED", json.loads(review(pod(container(env=env("A")))))):
+        data = json.dumps(spoiled).replace('"NESTED"', nested).encode()
+        for path in ("/mutate", "/validate"):
+            try:
+                check(respond(path, data, Settings()))
+            except BadReview:
+                continue  # a 400
+            answered += 1
+    # Python's decoder follows some hundred levels; deeper is no JSON to it, and a 400.
+    assert answered > 0 or depth > 500
+
+
+def _with_everywhere(put: str, value: Any) -> Iterator[Any]:
+    """The value once for each place in its tree, with `put` there."""
+    yield put
+    if isinstance(value, dict):
+        yield from (
+            {**value, key: spoiled}
+            for key, inner in value.items()
+            for spoiled in _with_everywhere(put, inner)
+        )
+    elif isinstance(value, list):
+        yield from (
+            [*value[:index], spoiled, *value[index + 1 :]]
+            for index, inner in enumerate(value)
+            for spoiled in _with_everywhere(put, inner)
+        )
 
 
 @examples(500)

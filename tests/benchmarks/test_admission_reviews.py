@@ -1,0 +1,18 @@
+"""The generated reviews of the benchmark, a few thousand of them: none raises."""
+
+import re
+
+import pytest
+
+from benchmarks.admission_reviews import generated
+
+
+def test_thousands_of_generated_reviews_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    generated(5000)
+    told = capsys.readouterr().out.replace(",", "")
+    counted = {
+        word: int(count) for count, word in re.findall(r"(\d+) (\w+)", told.replace(",", ""))
+    }
+    assert counted["generated"] == 5000
+    assert min(counted[word] for word in ("patched", "refused", "malformed")) > 100
+    assert "p99.9 " in told
