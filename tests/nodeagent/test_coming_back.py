@@ -1,0 +1,117 @@
+"""The agent, the kubelet and the API server each go away and come back."""
+
+from mpslice.kube.api import NODE_LAYOUTS, NODES
+from tests.nodeagent.conftest import NODE, Machine, device, resource
+
+
+async def test_restarted_agent_finds_every_slice(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 2, "20gb": 1})
+        key = await machine.run_pod(10)
+        init = await machine.run_pod(20, init=True)
+        await machine.until(lambda: len(machine.holders()) == 2, "holders")
+    before = machine.slices()
+    machine.kube.writes.clear()
+    async with machine.agent():
+        await machine.until(lambda: len(machine.kubelet.healthy(resource(10))) == 2, "10gb")
+        await machine.applied({"10gb": 3, "20gb": 1})
+        assert machine.slices() == {**before, device(1, 10, 2): "Free"}
+        assert machine.holders() == {
+            device(1, 10, 0): (key, "main"),
+            device(1, 20, 0): (init, "main"),
+        }
+
+
+async def test_holders_survive_a_restart_without_the_checkpoint(machine: Machine) -> None:
+    """The NodeLayout's status remembers an init container that PodResources does not list."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        key = await machine.run_pod(10, init=True)
+        await machine.until(machine.holders, "holder")
+    machine.kubelet.write_checkpoints = False
+    (machine.kubelet.directory / "kubelet_internal_checkpoint").write_text("no checkpoint")
+    async with machine.agent():
+        await machine.applied({"20gb": 1})
+        assert machine.holders() == {device(1, 10, 0): (key, "main")}
+        machine.end_pod(key)
+        await machine.until(lambda: machine.slices() == {device(1, 20, 0): "Free"}, "carved")
+
+
+async def test_new_kubelet_hears_of_every_size_again(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1, "20gb": 1}, {"40gb": 1})
+        key = await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+        machine.kube.writes.clear()
+        await machine.kubelet.restart()
+        await machine.until(
+            lambda: sum(map(len, machine.kubelet.devices.values())) == 3, "registered again"
+        )
+        await machine.applied({"10gb": 2, "20gb": 1}, {"40gb": 1})
+        assert machine.holders() == {device(1, 10, 0): (key, "main")}
+        assert len(machine.slices()) == 4
+        told = [body for plural, body in machine.kube.writes if plural == "nodelayouts"]
+    assert machine.kubelet.overlaps == 0
+    assert [body["status"]["summary"]["usedGB"] for body in told][-1] == 10
+    assert all(c["status"] == "True" for body in told for c in body["status"]["conditions"])
+
+
+async def test_node_status_that_the_kubelet_overwrote_is_written_again(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 2})
+        machine.kube.change(
+            NODES,
+            NODE,
+            {"status": {"capacity": {resource(10): "0"}, "allocatable": {resource(10): "0"}}},
+        )
+        await machine.until(lambda: machine.allocatable() == {resource(10): "2"}, "corrected")
+
+
+async def test_kubelet_away_is_told_and_waited_for(machine: Machine) -> None:
+    async with machine.agent() as agent:
+        await machine.applied({"10gb": 1})
+        await machine.kubelet.stop()
+        machine.lay_out({"10gb": 2})
+        await machine.until(
+            lambda: machine.condition("Ready").get("reason") == "KubeletUnavailable", "told", 15
+        )
+        assert set(machine.slices()) == {device(1, 10, 0)}
+        await machine.kubelet.restart()
+        await machine.acknowledged(2)
+        assert machine.condition("Ready")["status"] == "True"
+        assert not agent.done()
+
+
+async def test_api_server_away_is_waited_for(machine: Machine) -> None:
+    machine.kube.away = True
+    async with machine.agent() as agent:
+        machine.lay_out({"10gb": 1})
+        machine.kube.away = False
+        await machine.acknowledged(1)
+        machine.kube.away = True
+        machine.kube.cut_watches()
+        machine.lay_out({"10gb": 2})
+        machine.kube.away = False
+        await machine.acknowledged(2)
+        assert not agent.done()
+    assert machine.allocatable() == {resource(10): "2"}
+
+
+async def test_layout_that_is_made_anew_gets_its_status(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.kube.remove(NODE_LAYOUTS, NODE)
+        await machine.applied({"10gb": 1})
+        assert machine.slices() == {device(1, 10, 0): "Free"}
+
+
+async def test_stopped_agent_leaves_nothing_to_be_bound(machine: Machine) -> None:
+    async with machine.agent(farewell=True):
+        await machine.applied({"10gb": 3})
+        await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+    assert machine.allocatable() == {resource(10): "1"}
+    assert machine.condition("Ready")["reason"] == "Stopping"
+    assert machine.condition("Applied")["status"] == "True"
+    assert list(machine.kubelet.directory.glob("mpslice-*")) == []
+    assert machine.kube.closed

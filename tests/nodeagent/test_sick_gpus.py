@@ -1,0 +1,48 @@
+"""GPUs that are lost, unhealthy or gone after a boot, as everybody hears of them."""
+
+from tests.nodeagent.conftest import Machine, device, gpu, resource
+
+
+async def test_lost_gpu_is_told_to_all_and_comes_back(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+        machine.write_gpus({})
+        await machine.until(lambda: machine.allocatable() == {resource(10): "1"}, "lowered")
+        await machine.until(lambda: machine.status()["gpus"][1]["healthy"] is False, "told")
+        assert machine.status()["gpus"][1]["reason"] == "Lost"
+        assert machine.kubelet.devices[resource(10)] == {
+            device(1, 10, 0): True,
+            device(2, 10, 0): False,
+        }
+        machine.write_gpus({}, {})
+        await machine.until(lambda: machine.allocatable() == {resource(10): "2"}, "back")
+        await machine.until(lambda: machine.status()["gpus"][1]["healthy"], "told again")
+
+
+async def test_kubelet_is_told_the_numa_node_of_each_slice(machine: Machine) -> None:
+    machine.write_gpus({"numaNode": 1}, {})
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+        assert machine.kubelet.numa_nodes == {device(1, 10, 0): [1], device(2, 10, 0): []}
+
+
+async def test_nothing_is_carved_on_an_unhealthy_gpu(machine: Machine) -> None:
+    machine.write_gpus({}, {"healthy": False})
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+        assert machine.condition("Applied")["reason"] == "GpuUnhealthy"
+        assert set(machine.slices()) == {device(1, 10, 0)}
+        machine.write_gpus({}, {})
+        await machine.until(lambda: len(machine.slices()) == 2, "carved once it is healthy")
+
+
+async def test_slices_of_a_gpu_that_is_gone_are_dropped_with_an_event(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+    machine.write_gpus({})
+    machine.kubelet.devices.clear()  # the node was booted
+    machine.kubelet.checkpoint()
+    async with machine.agent():
+        await machine.until(lambda: set(machine.slices()) == {device(1, 10, 0)}, "dropped")
+        await machine.until(lambda: machine.events("GPUGone"), "the Event")
+    assert gpu(2) in machine.events("GPUGone")[0]

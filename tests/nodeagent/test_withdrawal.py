@@ -1,0 +1,156 @@
+"""Free slices go in an order that neither a pod nor the kubelet is hurt by."""
+
+import asyncio
+
+import pytest
+
+from mpslice.kube.api import PODS, Json
+from tests.nodeagent.conftest import Machine, device, pod_manifest, resource
+from tests.nodeagent.fake_kubelet import AdmissionError
+
+
+async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
+    """Node status down, Unhealthy, pods read, and only then a list without the id."""
+    log: list[str] = []
+    kubelet, kube = machine.kubelet, machine.kube
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        start = len(kubelet.lists)
+
+        def wrote(plural: str, body: Json) -> None:
+            amounts = body.get("status", {}).get("allocatable")
+            log.append(f"{plural} {amounts}" if amounts else plural)
+
+        def listed(name: str) -> None:
+            log.append(f"list {name} {kubelet.lists[-1][1]}")
+
+        kube.on_write, kubelet.on_list = wrote, listed
+        await machine.applied({"80gb": 1})
+    small, large = resource(10), resource(80)
+    assert log == [
+        f"nodes {{'{small}': '0'}}",
+        f"list {small} {{'{device(1, 10, 0)}': False}}",
+        f"list {small} {{}}",
+        f"list {large} {{'{device(1, 80, 0)}': True}}",
+        f"nodes {{'{small}': '0', '{large}': '1'}}",
+        "nodelayouts",
+    ]
+    assert len(kubelet.lists) == start + 3
+
+
+async def test_size_without_slices_keeps_an_empty_list(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        await machine.applied({})
+        await machine.until(lambda: machine.kubelet.devices == {resource(10): {}}, "empty list")
+        await machine.applied({"10gb": 1})
+        assert machine.kubelet.registrations == [resource(10)]
+
+
+async def test_pod_on_its_way_gets_the_slice_and_the_reason_is_told(machine: Machine) -> None:
+    """It was bound before the node's status went down; with its slice Unhealthy it would fail."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        key = machine.bind(10)
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        await machine.admit(key, 10)
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+        assert machine.slices()[device(1, 10, 0)] == "Used"
+        assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
+        assert machine.allocatable()[resource(10)] == "1"
+        lists = [listed for name, listed in machine.kubelet.lists if name == resource(10)]
+    assert lists == [{device(1, 10, 0): True}]
+
+
+async def test_slice_that_the_kubelet_had_chosen_before_it_was_unhealthy_stays(
+    machine: Machine,
+) -> None:
+    """Trap A: leaving it out now would crash the kubelet when its Allocate returns."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        bound: list[str] = []
+
+        def unhealthy(name: str) -> None:
+            if not bound and machine.kubelet.lists[-1][1] == {device(1, 10, 0): False}:
+                bound.append(machine.bind(10))
+
+        machine.kubelet.on_list = unhealthy
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: bound, "Unhealthy, and bound by an earlier decision")
+        await machine.admit(bound[0], 10, choice=device(1, 10, 0))
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+        assert machine.slices()[device(1, 10, 0)] == "Used"
+        assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
+    assert machine.kubelet.panics == []
+
+
+async def test_pod_that_does_not_arrive_is_waited_for_and_tried_again_in_peace(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.bind(10)
+        await machine.acknowledged(machine.lay_out({"20gb": 1}))
+        assert machine.condition("Applied")["reason"] == "PodsPending"
+        assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
+        machine.end_pod("default/pod-1", "Failed")
+        await machine.until(lambda: machine.slices() == {device(1, 20, 0): "Free"}, "carved")
+
+
+async def test_newer_layout_ends_the_wait(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.bind(10)
+        machine.lay_out({"20gb": 1})
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        started = asyncio.get_running_loop().time()
+        await machine.applied({"10gb": 1, "20gb": 1})
+        assert asyncio.get_running_loop().time() - started < 1.0
+        assert machine.condition("Applied")["status"] == "True"
+
+
+async def test_gated_and_unschedulable_pods_are_not_waited_for(machine: Machine) -> None:
+    gated = pod_manifest("gated", 10)
+    gated["spec"]["schedulingGates"] = [{"name": "mpslice.io/carve"}]
+    refused = pod_manifest("refused", 10)
+    refused["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    ]
+    machine.kube.put(PODS, gated)
+    machine.kube.put(PODS, refused)
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        await machine.applied({"20gb": 1})
+    assert set(machine.slices()) == {device(1, 20, 0)}
+
+
+async def test_allocate_of_a_withdrawn_slice_is_an_error(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        await machine.applied({})
+        with pytest.raises(AdmissionError, match="was withdrawn"):
+            await machine.kubelet.allocate_again(resource(10), device(1, 10, 0))
+
+
+async def test_withdrawal_racing_allocates_never_brings_the_kubelet_down(machine: Machine) -> None:
+    async with machine.agent():
+        for turn in range(30):
+            await machine.applied({"10gb": 2})
+            key = machine.bind(10)
+            admission = asyncio.create_task(machine.admit(key, 10))
+            for _ in range(turn % 7):
+                await asyncio.sleep(0)
+            generation = machine.lay_out({"20gb": 4})
+            failed = (await asyncio.gather(admission, return_exceptions=True))[0]
+            if isinstance(failed, AdmissionError):
+                machine.end_pod(key, "Failed")
+            await machine.acknowledged(generation)
+            held = [id_ for entry in machine.kubelet.admitted for id_ in entry.ids]
+            assert set(held) <= set(machine.slices()), turn
+            if not isinstance(failed, AdmissionError):
+                machine.end_pod(key)
+            await machine.until(lambda: len(machine.slices()) == 4, "all 20gb")
+    assert machine.kubelet.panics == []
