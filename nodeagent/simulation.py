@@ -31,7 +31,9 @@ from nodeagent.pulse import Pulse
 LOST: Final = "Lost"
 UNHEALTHY: Final = "Unhealthy"
 
-_UUID = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)  # a device id ends at 63 characters
+# A device id ends at 63 characters, and a GPU's name is a directory's too.
+_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
+_LARGEST_MIB: Final = 2**31 - 1  # what a NodeLayout can tell
 _CAPABILITY = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _FIELDS: Final = {
     "uuid", "product", "memoryMiB", "reservedMiB", "computeCapability", "healthy", "numaNode",
@@ -63,7 +65,9 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
         raise BadSimulation(f"{where}.{unknown[0]}: is no field; known are {_listed(_FIELDS)}")
     uuid = entry.get("uuid")
     if not isinstance(uuid, str) or _UUID.fullmatch(uuid) is None:
-        raise BadSimulation(f"{where}.uuid: {uuid!r:.60} is not GPU- and up to 36 characters")
+        raise BadSimulation(
+            f"{where}.uuid: {uuid!r:.60} is no name like GPU-1, of up to 40 letters and digits"
+        )
     memory = _whole(entry, "memoryMiB", where, least=1)
     reserved = _whole(entry, "reservedMiB", where, least=0)
     if reserved >= memory:
@@ -85,7 +89,8 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
 
 def _whole(entry: Mapping[str, Any], field: str, where: str, *, least: int) -> int:
     value = entry.get(field, 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    known = isinstance(value, int) and not isinstance(value, bool)
+    if not known or not least <= value <= _LARGEST_MIB:
         raise BadSimulation(f"{where}.{field}: {value!r:.60} is no whole number from {least} up")
     return value
 
@@ -108,7 +113,8 @@ def read_simulation(file: Path) -> tuple[Gpu, ...]:
         document = yaml.safe_load(file.read_bytes())
     except OSError as error:
         raise BadSimulation(f"simulated GPUs: {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError is no YAMLError: a date of month 99, or what is no UTF-8.
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise BadSimulation(f"simulated GPUs: {file}{line}: is no YAML") from error

@@ -40,6 +40,8 @@ def test_example_is_read(tmp_path: Path) -> None:
         ([{"memoryMiB": 1}], "gpus[0].uuid: None"),
         ([{"uuid": "a/b", "memoryMiB": 1}], "gpus[0].uuid: 'a/b'"),
         ([{"uuid": "x" * 41, "memoryMiB": 1}], "gpus[0].uuid:"),
+        ([{"uuid": "..", "memoryMiB": 1}], "gpus[0].uuid: '..' is no name"),
+        ([{"uuid": "a", "memoryMiB": 2**31}], "gpus[0].memoryMiB: 2147483648"),
         ([{"uuid": "a"}], "gpus[0].memoryMiB: 0"),
         ([{"uuid": "a", "memoryMiB": "80G"}], "gpus[0].memoryMiB: '80G'"),
         ([{"uuid": "a", "memoryMiB": True}], "gpus[0].memoryMiB: True"),
@@ -60,7 +62,13 @@ def test_unusable_entry_is_named(gpus: object, field: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("gpus: [}", "line 1: is no YAML"), ("gpus: 3", "gpus: is not"), ("\xff\x00", "is no YAML")],
+    [
+        ("gpus: [}", "line 1: is no YAML"),
+        ("gpus: 3", "gpus: is not"),
+        ("\xff\x00", "is no YAML"),
+        ("gpus: [{uuid: 2001-99-99}]", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
+    ],
 )
 def test_unusable_file_is_named(tmp_path: Path, text: str, what: str) -> None:
     file = tmp_path / "gpus.yaml"
