@@ -125,12 +125,15 @@ class Nvml:
         return str(_call(pynvml.nvmlSystemGetDriverVersion))
 
     def enumerate(self) -> Enumeration:
-        """Every GPU that the driver counts."""
+        """Every GPU that the driver counts; raises DriverTooOld."""
         gpus, silent = [], []
         for index in range(_call(pynvml.nvmlDeviceGetCount)):
             try:
                 gpus.append(self._gpu(index, _call(pynvml.nvmlDeviceGetHandleByIndex, index)))
-            except (GpuLost, GpuNeedsReset, NotSupported, NvmlNotPermitted) as error:
+            except DriverTooOld:
+                raise  # it lacks the same for all
+            except NvmlError as error:
+                # Of any kind: some drivers say Unknown Error of one that fell off the bus.
                 silent.append(Silent(index, error))
         return Enumeration(tuple(gpus), tuple(silent))
 

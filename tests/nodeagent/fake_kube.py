@@ -1,6 +1,6 @@
 """An API server in memory behind the `Kube` seam: versions, watches, selectors, merge patches.
 
-What is tested against it runs against the real one too (`test_real_node.py`); this one can be away,
+What is tested against it runs against the real one too (`real/test_node.py`); this one can be away,
 and tells what was written when.
 """
 

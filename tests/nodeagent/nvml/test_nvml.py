@@ -16,7 +16,7 @@ from nodeagent.errors import (
 )
 from nodeagent.hardware import VOLTA, ComputeCapability, Gpu
 from nodeagent.nvml import ComputeMode, Nvml
-from tests.nodeagent.nvml.driver import NO_PERMISSION, UNKNOWN, FakeDriver, build
+from tests.nodeagent.nvml.driver import GPU_IS_LOST, NO_PERMISSION, UNKNOWN, FakeDriver, build
 from tests.nodeagent.nvml.plugin import load
 
 ONE, TWO = GpuUuid("GPU-1"), GpuUuid("GPU-2")
@@ -65,16 +65,22 @@ def test_gpu_that_the_kernel_puts_on_no_numa_node_has_none(
         assert nvml.enumerate().gpus[0].numa_node is None
 
 
-def test_gpu_that_does_not_answer_does_not_hide_the_others(driver: FakeDriver) -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(GPU_IS_LOST, GpuLost), (NO_PERMISSION, NvmlNotPermitted), (UNKNOWN, NvmlError)],
+)
+def test_gpu_that_does_not_answer_does_not_hide_the_others(
+    driver: FakeDriver, code: int, kind: type[NvmlError]
+) -> None:
     driver.gpu(ONE)
     driver.gpu(TWO)
-    driver.lose(ONE)
+    driver.fail("nvmlDeviceGetMemoryInfo_v2", code, ONE)
     with Nvml() as nvml:
         found = nvml.enumerate()
     assert [(gpu.uuid, gpu.index) for gpu in found.gpus] == [(TWO, 1)]
     (silent,) = found.silent
     assert silent.index == 0
-    assert isinstance(silent.error, GpuLost)
+    assert type(silent.error) is kind
 
 
 def test_compute_mode_is_read_and_set(driver: FakeDriver) -> None:
