@@ -1,8 +1,11 @@
 """Notice of a process's end the moment it ends, of processes that are no children of ours."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
 
 
 class Exits:
@@ -13,15 +16,21 @@ class Exits:
         self._watched: dict[int, int] = {}
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Watches exactly these from now on; one that has ended already counts as ending now."""
+        """Watches exactly these from now on; one that has ended already counts as ending now.
+
+        One that cannot be watched is passed over: whoever asks looks every few seconds as well.
+        """
         wanted = set(pids)
         for pid in self._watched.keys() - wanted:
             self._drop(pid)
         for pid in wanted - self._watched.keys():
             try:
                 handle = os.pidfd_open(pid)
-            except OSError:
+            except ProcessLookupError:
                 asyncio.get_running_loop().call_soon(self._on_exit)
+                continue
+            except OSError as error:  # a kernel before 5.3, or no descriptor left
+                log.debug("its end will be seen late", extra={"pid": pid, "error": str(error)})
                 continue
             self._watched[pid] = handle
             asyncio.get_running_loop().add_reader(handle, self._exited, pid)
