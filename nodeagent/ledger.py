@@ -68,6 +68,9 @@ class Ledger:
         self._allocated: dict[DeviceId, float] = {}
         self._stale = Pulse()
         self._reading = asyncio.Lock()  # an older reading must not replace a newer one
+        self._begun = 0  # readings
+        self._ended = 0  # the last of them that ended
+        self._failure = ""  # and why it told nothing
         self.changed = Pulse()
         self.known = Pulse()  # beats when all evidence has been read
         self.holders: Mapping[DeviceId, Holder] = MappingProxyType(self._holders)
@@ -138,9 +141,27 @@ class Ledger:
             self.changed.beat()
 
     async def refresh(self) -> None:
-        """Reads all evidence and judges it; raises KubeletUnavailable."""
+        """Reads all evidence and judges it; raises KubeletUnavailable.
+
+        Whoever asks while it is being read shares the next reading with all who do, and so its
+        outcome: the kubelet answers so many calls and no more, and dozens of containers may start
+        at once.
+        """
+        asked = self._begun
         async with self._reading:
+            if self._ended <= asked:
+                await self._read()
+            if self._failure:
+                raise KubeletUnavailable(self._failure)
+
+    async def _read(self) -> None:
+        self._begun = number = self._begun + 1
+        failure = ""
+        try:
             await self._refresh()
+        except KubeletUnavailable as error:
+            failure = str(error)
+        self._ended, self._failure = number, failure
 
     async def _refresh(self) -> None:
         started, before = monotonic(), self._pods()

@@ -119,15 +119,18 @@ class SliceService:
                 async with asyncio.timeout_at(deadline):
                     await self._ledger.vacated(device)
             except TimeoutError as error:
-                raise AgentError(
-                    f"slice {device} is still used by processes of a pod that is gone after "
-                    f"{READY_SECONDS:.0f} s"
-                ) from error
+                raise AgentError(self._not_vacated(device)) from error
 
     def _not_ready(self, gpu: GpuUuid) -> str:
         health = self._mps.health().get(gpu)
         why = f": {health.detail}" if health is not None and health.detail else ""
         return f"the MPS daemon of {gpu} is not ready after {READY_SECONDS:.0f} s{why}"
+
+    def _not_vacated(self, device: DeviceId) -> str:
+        after = f"after {READY_SECONDS:.0f} s"
+        if self._ledger.is_left_over(device):
+            return f"slice {device} is still used by processes of a pod that is gone {after}"
+        return f"whether slice {device} is still used by a pod that is gone is not known {after}"
 
 
 def _make_directories(settings: Settings, gpu: GpuUuid) -> None:

@@ -174,3 +174,74 @@ async def test_pod_is_shown_once_each_of_its_containers_is(
     kubelet.claims = (CLAIM, Claim(DeviceId.parse(device(1, 10, 1)), "other", pod="ns/a"))
     await ledger.refresh()
     assert ledger.shows(both)
+
+
+class SlowKubelet(Kubelet):
+    """Each answer waits until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Semaphore(0)
+
+    async def list(self) -> tuple[Claim, ...]:
+        try:
+            return await super().list()
+        finally:
+            await self.answers.acquire()
+
+
+@pytest.fixture
+def slow() -> SlowKubelet:
+    return SlowKubelet()
+
+
+@pytest.fixture
+def slow_ledger(slow: SlowKubelet, tmp_path: Path) -> Ledger:
+    return Ledger(slow, tmp_path / "checkpoint", lambda: slow.pods, Leftovers(slow))
+
+
+async def asking(ledger: Ledger, count: int) -> list["asyncio.Task[None]"]:
+    """So many who ask for the evidence, and all wait for it."""
+    tasks = [asyncio.create_task(ledger.refresh()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_all_who_ask_during_a_reading_share_the_next_one(
+    slow: SlowKubelet, slow_ledger: Ledger
+) -> None:
+    """It begins after each of them asked; the kubelet refuses whoever asks too often."""
+    first = await asking(slow_ledger, 1)
+    slow.pods, slow.claims = Pods.of([POD]), (CLAIM,)  # too late for the first
+    late = await asking(slow_ledger, 48)
+    slow.answers.release()
+    await asyncio.gather(*first)
+    assert slow_ledger.holders == {}
+    slow.answers.release()
+    await asyncio.wait_for(asyncio.gather(*late), 5)
+    assert slow_ledger.holders == {SLICE: Holder("ns/a", "main", "uid-a")}
+    assert slow.reads == 2
+
+
+async def test_failure_is_shared_too(slow: SlowKubelet, slow_ledger: Ledger) -> None:
+    """Else the last of many that start would wait for as many deadlines, one after another."""
+    slow.away = True
+    asked = await asking(slow_ledger, 48)
+    slow.answers.release()
+    slow.answers.release()
+    outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+    assert {type(outcome) for outcome in outcomes} == {KubeletUnavailable}
+    assert slow.reads == 2
+    slow.away = False
+    slow.answers.release()
+    await slow_ledger.refresh()
+
+
+async def test_reading_that_was_given_up_is_no_answer(
+    slow: SlowKubelet, slow_ledger: Ledger
+) -> None:
+    first, *others = await asking(slow_ledger, 3)
+    first.cancel()
+    slow.answers.release()
+    await asyncio.wait_for(asyncio.gather(*others), 5)
+    assert slow.reads == 2
