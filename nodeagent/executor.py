@@ -209,6 +209,7 @@ class Executor:
             log.info("trouble could not be reported", extra={"error": str(error)})
 
     async def report_invalid(self, layout: NodeLayout, message: str) -> None:
-        """Acknowledges a spec that cannot be read, and leaves everything as it is."""
+        """Acknowledges a spec that cannot be read; what stands stays, and stays bindable."""
+        await self._keep_serving()
         conditions = [self.readiness(), not_applied("InvalidLayout", message)]
         await self.publisher.write_layout(layout, layout.generation, conditions)

@@ -110,6 +110,31 @@ async def test_layout_that_cannot_be_read_changes_nothing(machine: Machine) -> N
     assert machine.allocatable() == {resource(10): "2"}
 
 
+async def test_what_stands_is_served_under_a_layout_that_cannot_be_read(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+    machine.kubelet.devices.clear()  # the node was booted
+    machine.kubelet.checkpoint()
+    machine.kube.change(NODES, NODE, {"status": {"allocatable": {resource(10): "0"}}})
+    machine.lay_out({"ten": 1})
+    async with machine.agent():
+        await machine.until(lambda: machine.allocatable() == {resource(10): "1"}, "bindable")
+        assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
+        await machine.acknowledged(2)
+
+
+async def test_withdrawal_that_a_bad_layout_ends_leaves_its_slice_bindable(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.bind(10)
+        machine.lay_out({"80gb": 1})
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        await machine.acknowledged(machine.lay_out({"ten": 1}))
+        assert machine.allocatable() == {resource(10): "1"}
+
+
 async def test_unknown_gpu_is_named(machine: Machine) -> None:
     machine.lay_out({"10gb": 1}, {}, {"10gb": 1})
     async with machine.agent():
