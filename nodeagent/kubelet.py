@@ -12,6 +12,7 @@ import socket as socket_module
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import grpc
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _REGISTER: Final = 12.0  # seconds; the kubelet dials back for up to 10 s inside the call
 _STREAM: Final = 5.0  # seconds from a registration to its ListAndWatch
+_SHORT: Final = 1.0  # seconds; whoever ends a stream sooner may do so again and again
 _AGAIN: Final = 0.002  # seconds until the second try: a kubelet binds its socket before it listens
 _LONGEST_AGAIN: Final = 10.0
 _ABSENT: Final = 3600.0
@@ -156,7 +158,11 @@ class KubeletLink:
         _failure_of(life)
 
     async def _serve_one(self, size: SliceSize, backoff: Backoff) -> None:
-        """One endpoint from its registration to the end of its stream."""
+        """One endpoint from its registration to the end of its stream.
+
+        Raises KubeletUnavailable also for a stream that was short: an agent beside us, which a
+        forced deletion can leave behind, would else push us out, and we it, without a pause.
+        """
         endpoint = Endpoint(size, self._socket.parent / next(self._names), self._service)
         try:
             await endpoint.start()
@@ -166,9 +172,12 @@ class KubeletLink:
                     await endpoint.streaming.wait()
             except TimeoutError as error:
                 raise KubeletUnavailable("registered, and the kubelet does not listen") from error
-            backoff.reset()
+            began = monotonic()
             self._put_live(size, live=True)
             await endpoint.ended.wait()
+            if monotonic() - began < _SHORT:
+                raise KubeletUnavailable("the kubelet ended the stream at once")
+            backoff.reset()
         finally:
             await endpoint.stop()
 

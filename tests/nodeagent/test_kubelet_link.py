@@ -155,6 +155,24 @@ async def test_size_that_was_cut_off_is_registered_again_alone(
         assert kubelet.overlaps == 0
 
 
+async def test_size_that_is_cut_off_over_and_over_is_registered_ever_more_slowly(
+    local: LocalNode, kubelet: FakeKubelet
+) -> None:
+    local.inventory.remove(IDS[2:])
+    cuts: list[asyncio.Task[None]] = []
+    kubelet.on_list = lambda name: cuts.append(asyncio.create_task(kubelet.disconnect(name)))
+    started = asyncio.get_running_loop().time()
+    async with serving(local):
+
+        async def probe() -> bool:
+            return kubelet.registrations.count(resource(10)) == 10
+
+        await eventually(probe, "ten registrations", seconds=10, every=0.002)
+    # Nine pauses, the first of 2 ms and each twice as long; jitter halves them at most.
+    assert asyncio.get_running_loop().time() - started > 0.001 * (2**9 - 1)
+    await asyncio.gather(*cuts, return_exceptions=True)
+
+
 async def test_live_stream_is_never_registered_beside(
     local: LocalNode, kubelet: FakeKubelet
 ) -> None:
