@@ -90,9 +90,9 @@ def _parse_gpu(entry: object, index: int) -> Gpu:
 def _whole(entry: Mapping[str, Any], field: str, where: str, *, least: int) -> int:
     value = entry.get(field, 0)
     known = isinstance(value, int) and not isinstance(value, bool)
-    if not known or not least <= value <= _LARGEST_MIB:
+    if not (known and least <= value <= _LARGEST_MIB):
         raise BadSimulation(f"{where}.{field}: {value!r:.60} is no whole number from {least} up")
-    return value
+    return int(value)
 
 
 def _capability(entry: Mapping[str, Any], where: str) -> ComputeCapability:

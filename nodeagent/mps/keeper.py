@@ -120,9 +120,9 @@ class Keeper:
     async def _converge(self, wanted: Wanted | None) -> Rest:
         """Takes steps until there is none left; raises AgentError or OSError for one that failed.
 
-        A step that is the next one right after it was taken has failed.
+        A step that comes up a second time has failed, or something undoes it; both are for later.
         """
-        before: Step | None = None
+        taken: set[Step] = set()
         # A limit that changed is set and read back by its own step.
         full = wanted is not None and wanted.check != self._fulfilled.check
         while True:
@@ -135,21 +135,17 @@ class Keeper:
             step = decide(wanted, seen, self._tools.policy)
             if isinstance(step, Rest):
                 return step
-            if step == before:
+            if step in taken:
                 raise Refused(await self._no_effect(step))
             log.info("MPS: %s", step, extra={"gpu": self._gpu})
             await self._act(step)
-            before, full = step, False
+            taken.add(step)
+            full = False
 
     async def _no_effect(self, step: Step) -> str:
         complaint = await asyncio.to_thread(last_complaint, self._tools.root.log(self._gpu))
         why = f": {complaint}" if complaint else ""
-        match step:
-            case decision.StartServer():
-                return f"the MPS server does not stay{why}"
-            case decision.SetDefaultLimit(mib) | decision.SetServerLimit(mib=mib):
-                return f"the memory limit of {mib} MiB does not read back{why}"
-        return f"{type(step).__name__} has had no effect yet{why}"
+        return f"{_in_vain(step)}{why}"
 
     async def _publish(self, rest: Rest, wanted: Wanted | None) -> None:
         state = MpsState.STOPPING if wanted is None or rest.state is None else rest.state
@@ -228,6 +224,28 @@ class Keeper:
                 "an MPS client is ended, because its server is in FAULT",
                 extra={"gpu": self._gpu, "client": client, "done": done},
             )
+
+
+def _in_vain(step: Step) -> str:
+    """What is the matter when a step does not bring about what it is for."""
+    match step:
+        case decision.StartDaemon():
+            return "the MPS control daemon does not stay"
+        case decision.QuitDaemon() | decision.KillDaemon():
+            return "the MPS control daemon has not ended yet"
+        case decision.StartServer():
+            return "the MPS server does not stay"
+        case decision.ShutDownServer(pid):
+            return f"the MPS server {pid} has not ended yet"
+        case decision.EndServers(pids):
+            return f"MPS servers without a daemon have not ended yet: {', '.join(map(str, pids))}"
+        case decision.SetDefaultLimit(mib) | decision.SetServerLimit(mib=mib):
+            return f"the memory limit of {mib} MiB does not read back"
+        case decision.SetComputeMode():
+            return "the compute mode does not stay as it is set; see who else sets it"
+        case decision.TerminateClients(clients=clients):
+            return f"MPS clients have not ended yet: {', '.join(map(str, clients))}"
+    return f"{type(step).__name__} has had no effect"
 
 
 def _touch(path: Path) -> None:

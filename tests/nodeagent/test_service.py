@@ -48,7 +48,7 @@ def service(tmp_path: Path, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatc
 async def test_kubelet_that_does_not_tell_is_not_taken_for_an_earlier_holder(
     service: SliceService,
 ) -> None:
-    with pytest.raises(AgentError, match="whether slice .* is still used .* is not known after"):
+    with pytest.raises(AgentError, match=r"whether slice .* is still used .* is not known after"):
         await service.prepare([SLICE])
 
 
