@@ -19,7 +19,7 @@ from mpslice.nodelayout import SliceState
 from nodeagent.adoption import adopt
 from nodeagent.board import GpuBoard
 from nodeagent.cluster import ClusterView
-from nodeagent.errors import KubeletUnavailable, UnknownNode
+from nodeagent.errors import AgentError, KubeletUnavailable, UnknownNode
 from nodeagent.executor import Executor
 from nodeagent.foreign import ForeignDevices
 from nodeagent.hardware import MpsHealth
@@ -51,6 +51,7 @@ class Controller:
         self, local: LocalNode, kube: Kube, metrics: Metrics, tasks: asyncio.TaskGroup
     ) -> None:
         self.serving = False
+        self._took_over = False
         self._local = local
         self._settings = local.settings
         self._metrics = metrics
@@ -143,9 +144,12 @@ class Controller:
     async def _until_kubelet_has_told(self, known: Pulse) -> None:
         """Nothing may be decided before; the node is not served while the kubelet is away."""
         while not await known.within(0, _TROUBLE_SECONDS):
-            message = "the kubelet does not answer on its PodResources socket"
+            message = (
+                f"the kubelet does not answer on {self._settings.pod_resources_socket}; see "
+                "whether it runs, and whether --pod-resources-socket is its own"
+            )
             await self._executor.report_trouble(
-                self._cluster.observed(), "KubeletUnavailable", message
+                self._cluster.observed(), KubeletUnavailable.condition, message
             )
 
     def _take_over(self) -> None:
@@ -189,8 +193,8 @@ class Controller:
             try:
                 again = await self._converge_once()
                 backoff.reset()
-                self.serving = True
-            except (KubeError, KubeletUnavailable) as error:
+                self.serving = self._took_over = True
+            except (KubeError, AgentError) as error:
                 self.serving = False
                 again = backoff.delay(getattr(error, "retry_after", None))
                 log.warning(
@@ -201,9 +205,9 @@ class Controller:
                         "delay_seconds": round(again, 2),
                     },
                 )
-                if isinstance(error, KubeletUnavailable):
+                if isinstance(error, AgentError):
                     await self._executor.report_trouble(
-                        self._cluster.observed(), "KubeletUnavailable", str(error)
+                        self._cluster.observed(), error.condition, str(error)
                     )
             if again is None:
                 await self._wake.after(seen)
@@ -224,9 +228,9 @@ class Controller:
 
     async def say_goodbye(self) -> None:
         """Nothing more is bound to a node whose plugin is away."""
-        was_serving, self.serving = self.serving, False
-        if not was_serving:
-            return  # what the node shows is not ours to correct now
+        self.serving = False
+        if not self._took_over:
+            return  # what the node shows is more than we know of
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._publisher.close_node()

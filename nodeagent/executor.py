@@ -89,7 +89,8 @@ class Executor:
     async def converge(self, wanted: Wanted) -> float | None:
         """Does what is left to do; returns the seconds after which to try again, None for never.
 
-        Raises KubeError or KubeletUnavailable; whatever was done until then stands and is true.
+        Raises KubeError, or AgentError for what passes; whatever was done until then stands and is
+        true.
         """
         kept: dict[DeviceId, Obstacle] = {}
         generation, started = -1, perf_counter()

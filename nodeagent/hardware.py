@@ -147,7 +147,10 @@ class MpsControl(Protocol):
         ...
 
     async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
-        """From now on these GPUs are held and no others. Returns when that is on its way."""
+        """From now on these GPUs are held and no others. Returns when that is on its way.
+
+        Raises AgentError when it cannot be for now.
+        """
         ...
 
     async def lagging(self, gpus: Collection[GpuUuid], seconds: float) -> frozenset[GpuUuid]:

@@ -17,7 +17,7 @@ from mpslice.gpus import GpuUuid
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Backstop, MpsHealth
 from nodeagent.inotify import DirectoryWatch
-from nodeagent.mps.errors import BadMpsSettings
+from nodeagent.mps.errors import BadMpsSettings, MpsRootUnwritable
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import (
     MpsState,
@@ -113,7 +113,7 @@ class MpsFiles:
     async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
         async with self._writing:
             for gpu in self._wanted.keys() - backstops.keys():
-                await asyncio.to_thread(remove_record, self._root.wanted, gpu)
+                await self._write(gpu, None)
                 del self._wanted[gpu], self._asked[gpu]
             for gpu, backstop in backstops.items():
                 before = self._wanted.get(gpu)
@@ -124,10 +124,33 @@ class MpsFiles:
         before = self._wanted.get(gpu)
         if before == wanted:
             return
-        await asyncio.to_thread(write_record, self._root.wanted, gpu, wanted)
+        await self._write(gpu, wanted)
         self._wanted[gpu] = wanted
         if before is None or before.limit_mib != wanted.limit_mib:
             self._asked[gpu] = monotonic()
+
+    async def _write(self, gpu: GpuUuid, wanted: Wanted | None) -> None:
+        """Puts the GPU's file in place, or takes it away; raises MpsRootUnwritable.
+
+        It is waited for even when it is given up: left alone, the thread might put its file in
+        place after, and instead of, the next one.
+        """
+        directory = self._root.wanted
+        if wanted is None:
+            call = asyncio.to_thread(remove_record, directory, gpu)
+        else:
+            call = asyncio.to_thread(write_record, directory, gpu, wanted)
+        writing = asyncio.ensure_future(call)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait((writing,))
+            raise
+        except OSError as error:
+            raise MpsRootUnwritable(
+                f"what is wanted of {gpu} cannot be written below {directory} ({error.strerror}); "
+                "the directory under --mps-root has to be writable and to have room"
+            ) from error
 
     async def lagging(self, gpus: Collection[GpuUuid], seconds: float) -> frozenset[GpuUuid]:
         while late := frozenset(gpu for gpu in gpus if not self._grants_backstop(gpu)):

@@ -16,6 +16,12 @@ class ControlProgramMissing(MpsError):
     """The driver's `nvidia-cuda-mps-control` is not to be found."""
 
 
+class MpsRootUnwritable(MpsError):
+    """What is wanted of the daemons cannot be written; it passes when it can."""
+
+    condition = "MpsRootUnwritable"
+
+
 class NoDaemon(MpsError):
     """No control daemon listens in the pipe directory."""
 

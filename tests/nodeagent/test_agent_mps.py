@@ -8,6 +8,7 @@ from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NODES
 from nodeagent.hardware import Backstop, Gpus, MpsControl, MpsHealth
 from nodeagent.metrics import Metrics
+from nodeagent.mps.errors import MpsRootUnwritable
 from tests.nodeagent.conftest import NODE, Machine, MachineGpus, device, gpu, resource
 from tests.nodeagent.fake_mps import FakeMps
 
@@ -128,6 +129,27 @@ async def test_each_pod_on_the_gpu_is_told_what_became_of_its_daemon(
         mps.become(gpu(2), health)
         regarding = machine.regarding(reason)
         assert sorted(regarding) == sorted(pods)
+
+
+async def test_trouble_with_the_daemons_files_is_told_and_waited_out(
+    machine: Machine, mps: FakeMps
+) -> None:
+    def refuse(_: object) -> None:
+        raise MpsRootUnwritable("no room")
+
+    async with machine.agent() as agent:
+        await machine.applied({"10gb": 1})
+        mps.on_hold = refuse
+        machine.lay_out({"10gb": 2})
+        await machine.until(
+            lambda: machine.condition("Ready").get("reason") == "MpsRootUnwritable", "told"
+        )
+        assert machine.condition("Ready")["message"] == "no room"
+        assert set(machine.slices()) == {device(1, 10, 0)}
+        mps.on_hold = lambda _: None
+        await machine.acknowledged(2)
+        assert machine.condition("Ready")["status"] == "True"
+        assert not agent.done()
 
 
 async def test_node_is_released_once_its_daemons_have_ended(machine: Machine, mps: FakeMps) -> None:

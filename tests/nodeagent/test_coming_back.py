@@ -1,5 +1,7 @@
 """The agent, the kubelet and the API server each go away and come back."""
 
+import pytest
+
 from mpslice.kube.api import NODE_LAYOUTS, NODES
 from tests.nodeagent.conftest import NODE, Machine, device, resource
 
@@ -115,3 +117,34 @@ async def test_stopped_agent_leaves_nothing_to_be_bound(machine: Machine) -> Non
     assert machine.condition("Applied")["status"] == "True"
     assert list(machine.kubelet.directory.glob("mpslice-*")) == []
     assert machine.kube.closed
+
+
+async def test_agent_that_is_stopped_in_trouble_closes_the_node_all_the_same(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodeagent.podresources._CALL", 0.2)
+    async with machine.agent(farewell=True):
+        await machine.applied({"10gb": 3})
+        await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+        machine.kubelet.refusals = 1_000_000  # somebody else asks it all the time
+        machine.lay_out({"10gb": 4})
+        await machine.until(
+            lambda: machine.condition("Ready").get("reason") == "KubeletUnavailable", "trouble"
+        )
+    assert machine.allocatable() == {resource(10): "1"}
+    assert machine.condition("Ready")["reason"] == "Stopping"
+
+
+async def test_agent_without_the_kubelets_word_says_which_socket_is_silent(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodeagent.podresources._CALL", 0.1)
+    monkeypatch.setattr("nodeagent.controller._TROUBLE_SECONDS", 0.1)
+    machine.kubelet.refusals = 1_000_000
+    machine.lay_out({"10gb": 1})
+    async with machine.agent():
+        await machine.until(lambda: machine.condition("Ready"), "told")
+        condition = machine.condition("Ready")
+    assert condition["reason"] == "KubeletUnavailable"
+    assert str(machine.kubelet.pod_resources_socket) in condition["message"]

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +16,10 @@ from nodeagent.hardware import Backstop, MpsHealth
 from nodeagent.mps import client as client_module
 from nodeagent.mps.client import MPS_DOWN, MPS_FAULT, STALE_SECONDS, MpsFiles, judge
 from nodeagent.mps.decision import Policy
-from nodeagent.mps.errors import BadMpsSettings
+from nodeagent.mps.errors import BadMpsSettings, MpsRootUnwritable
 from nodeagent.mps.news import News, news
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.records import MpsState, Status
+from nodeagent.mps.records import MpsState, Status, Wanted, read_wanted, write_record
 from tests.nodeagent.mps.machine import DEFAULT, ONE, TWO, USER, MpsMachine
 
 IMPATIENT = Policy(USER, poll_seconds=0.3, grace_seconds=0.1, recover=False)
@@ -145,6 +147,45 @@ async def test_root_that_cannot_be_made_is_named(mps_machine: MpsMachine) -> Non
     mps = MpsFiles(MpsRoot(mps_machine.folder / "file"), host_ipc=True)
     with pytest.raises(BadMpsSettings, match=r"--mps-root: .*/file"):
         await mps.load()
+
+
+async def test_what_cannot_be_written_is_said(mps_machine: MpsMachine) -> None:
+    async with agent(mps_machine) as mps:
+        mps_machine.root.wanted.rmdir()
+        mps_machine.root.wanted.touch()
+        with pytest.raises(MpsRootUnwritable, match=r"wanted of GPU-.* cannot be written below"):
+            await mps.hold({ONE: Backstop(9533)})
+        mps_machine.root.wanted.unlink()
+        await mps.hold({ONE: Backstop(9533)})
+        assert read_wanted(mps_machine.root.wanted)[0] == {ONE: Wanted(9533)}
+
+
+async def test_write_that_was_given_up_never_undoes_a_later_one(
+    mps_machine: MpsMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def write(directory: Path, gpu: GpuUuid, record: Wanted | Status) -> None:
+        if isinstance(record, Wanted) and record.check:
+            begun.set()
+            go_on.wait(5)
+            write_record(directory, gpu, record)
+            done.set()
+        else:
+            write_record(directory, gpu, record)
+
+    async with agent(mps_machine) as mps:
+        await mps.hold({ONE: Backstop(9533)})
+        monkeypatch.setattr(client_module, "write_record", write)
+        container = asyncio.create_task(mps.wait_ready(ONE))
+        await asyncio.to_thread(begun.wait, 5)
+        container.cancel()
+        later = asyncio.create_task(mps.hold({ONE: Backstop(19067)}))
+        await asyncio.wait([later], timeout=0.2)
+        go_on.set()
+        await asyncio.wait([later, container])
+        await asyncio.to_thread(done.wait, 5)
+        assert read_wanted(mps_machine.root.wanted)[0][ONE].limit_mib == 19067
 
 
 def test_silence_counts_as_down() -> None:
