@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from mpslice import __version__
@@ -101,6 +102,13 @@ def label(text: str) -> tuple[str, str]:
     if not separator or not key or not value:
         raise ValueError("is no label; write KEY=VALUE")
     return key, value
+
+
+def absolute_path(text: str) -> Path:
+    """A path that others are told too, the kubelet for one, and so means the same to all."""
+    if not text.startswith("/"):
+        raise ValueError("is no absolute path; write it from / on")
+    return Path(text)
 
 
 def choice(*allowed: str) -> Callable[[str], str]:

@@ -44,20 +44,26 @@ def parser() -> flags.FlagParser:
     parser.flag("--kubeconfig", str, "", "credentials outside a cluster", "FILE")
     parser.flag(
         "--device-plugin-dir",
-        Path,
+        flags.absolute_path,
         "/var/lib/kubelet/device-plugins",
         "the kubelet's device plugin directory",
     )
     parser.flag(
         "--pod-resources-socket",
-        Path,
+        flags.absolute_path,
         "/var/lib/kubelet/pod-resources/kubelet.sock",
         "the kubelet's PodResources socket",
     )
     parser.flag(
         "--simulated-gpus", Path, "", "GPUs out of this YAML file instead of the driver's", "FILE"
     )
-    parser.flag("--mps-root", Path, "/run/mpslice", "where the MPS daemons' directories are", "DIR")
+    parser.flag(
+        "--mps-root",
+        flags.absolute_path,
+        "/run/mpslice",
+        "where the MPS daemons' directories are",
+        "DIR",
+    )
     parser.flag("--mps-user", flags.user_id, "1000", "the uid that the MPS servers serve", "UID")
     parser.flag(
         "--host-ipc",
@@ -89,10 +95,10 @@ def parser() -> flags.FlagParser:
         "true",
         "with envvar, name the device nodes to the kubelet too, which a reload of systemd needs",
     )
-    parser.flag("--driver-root", Path, "/", "the driver's root on the host", "DIR")
+    parser.flag("--driver-root", flags.absolute_path, "/", "the driver's root on the host", "DIR")
     parser.flag(
         "--container-driver-root",
-        Path,
+        flags.absolute_path,
         "/driver-root",
         "where --driver-root is mounted, if it is",
         "DIR",

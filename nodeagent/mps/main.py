@@ -7,7 +7,6 @@ of it, and everything heavy is imported there.
 import argparse
 import sys
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from mpslice import flags
@@ -27,7 +26,13 @@ def parser() -> flags.FlagParser:
         PROGRAM, "Keeps one MPS control daemon for each GPU that the node agent asks for."
     )
     parser.add_version()
-    parser.flag("--mps-root", Path, "/run/mpslice", "where the daemons' directories are", "DIR")
+    parser.flag(
+        "--mps-root",
+        flags.absolute_path,
+        "/run/mpslice",
+        "where the daemons' directories are",
+        "DIR",
+    )
     parser.flag("--mps-user", flags.user_id, "1000", "the uid that the MPS servers serve", "UID")
     parser.flag(
         "--host-ipc",
@@ -54,10 +59,10 @@ def parser() -> flags.FlagParser:
         "recover",
         "recover: end the clients of a server in FAULT after 30 s; report: leave them",
     )
-    parser.flag("--driver-root", Path, "/", "the driver's root on the host", "DIR")
+    parser.flag("--driver-root", flags.absolute_path, "/", "the driver's root on the host", "DIR")
     parser.flag(
         "--container-driver-root",
-        Path,
+        flags.absolute_path,
         "/driver-root",
         "where --driver-root is mounted, if it is; programs and libraries are found there",
         "DIR",

@@ -9,6 +9,7 @@ import pytest
 from mpslice.flags import (
     Address,
     FlagParser,
+    absolute_path,
     address,
     boolean,
     duration,
@@ -77,6 +78,8 @@ def test_values_are_read_with_their_units() -> None:
     [
         (duration, "-1s"),
         (duration, "5"),
+        (absolute_path, ""),
+        (absolute_path, "run/mpslice"),
         (address, "8443"),
         (address, "host:70000"),
         (user_id, "root"),

@@ -84,6 +84,10 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
         (["--node-name=n", "--compute=fair"], "--compute: 'fair' is not one of shared, proport"),
         (["--node-name=n", "--memory-unit=MB"], "--memory-unit: 'MB' is not one of GB, GiB"),
         (["--node-name=n", "--reserved-memory=much"], "--reserved-memory: 'much' is no quantity"),
+        (["--node-name=n", "--mps-user=root"], "--mps-user: 'root' is no numeric user id"),
+        (["--node-name=n", "--mps-root=run"], "--mps-root: 'run' is no absolute path"),
+        (["--node-name=n", "--device-plugin-dir="], "--device-plugin-dir: '' is no absolute path"),
+        (["--node-name=n", "--mps-users=1000"], "unrecognized arguments: --mps-users=1000"),
         ([], "--node-name: is required"),
     ],
 )
@@ -145,6 +149,15 @@ def test_missing_kubelet_directory_is_named(gpus: Path) -> None:
         "--device-plugin-dir: /nowhere is no directory",
         f"--simulated-gpus={gpus}",
         "--device-plugin-dir=/nowhere",
+    )
+
+
+def test_unreadable_simulation_file_is_named(tmp_path: Path, short_path: Path) -> None:
+    refused(
+        1,
+        f"simulated GPUs: {tmp_path}: Is a directory",
+        f"--simulated-gpus={tmp_path}",
+        f"--device-plugin-dir={short_path}",
     )
 
 
