@@ -52,6 +52,7 @@ class GpuBoard:
         ledger: Ledger,
         foreign: ForeignDevices,
         tell: TellNode,
+        reserved_mib: int,
     ) -> None:
         self.changed = Pulse()
         self.nos = Traces()
@@ -60,6 +61,7 @@ class GpuBoard:
         self._ledger = ledger
         self._foreign = foreign
         self._tell = tell
+        self._reserved_mib = reserved_mib
         self._excluded: frozenset[str] = frozenset()
         self._mps: Mapping[GpuUuid, MpsHealth] = {}
         self._told: dict[GpuUuid, str | None] = {}
@@ -98,7 +100,7 @@ class GpuBoard:
 
     def settle(self) -> None:
         """Judges every GPU anew."""
-        claims = Claims(self._excluded, self._foreign.gpus, self.nos.message)
+        claims = Claims(self._excluded, self._foreign.gpus, self.nos.message, self._reserved_mib)
         gpus = with_mps(self._gpus, self._mps)
         now = with_refusals(gpus, refusals(gpus, claims))
         for gpu in now:

@@ -47,14 +47,15 @@ class ContainerEdits:
 
 
 def slice_limit_mib(gpu: Gpu, device: DeviceId, settings: Settings) -> int:
-    """The MiB that a process in the slice may allocate."""
-    return limit_mib(
+    """The MiB that a process in the slice may allocate; at least 1, as 0 may mean no limit."""
+    limit = limit_mib(
         device.size,
         capacity=capacity_gb(gpu.memory_mib, settings.memory_unit),
         memory_mib=gpu.memory_mib,
         driver_reserved_mib=gpu.reserved_mib,
         mps_reserved_mib=settings.reserved_memory_mib,
     )
+    return max(1, limit)
 
 
 def container_edits(gpu: Gpu, device: DeviceId, settings: Settings) -> ContainerEdits:

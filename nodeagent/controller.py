@@ -96,7 +96,12 @@ class Controller:
         )
         self._foreign = ForeignDevices(local.pod_resources, local.gpus.read)
         self._board = GpuBoard(
-            local.gpus.read(), local.inventory, local.ledger, self._foreign, self._tell_node
+            local.gpus.read(),
+            local.inventory,
+            local.ledger,
+            self._foreign,
+            self._tell_node,
+            local.settings.reserved_memory_mib,
         )
         self._memory = MemorySampler(
             local.gpus, local.inventory, local.ledger.holders, local.settings, self._tell_of_excess

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
+from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid, capacity_gb
 from mpslice.slices import parse_resource
 from nodeagent.hardware import VOLTA, Gpu, Refusal
 
@@ -17,6 +17,7 @@ EXCLUDED: Final = "Excluded"
 FOREIGN_PARTITIONER: Final = "ForeignPartitioner"
 FOREIGN_PLUGIN: Final = "ForeignPlugin"
 MIG_MODE: Final = "MigMode"
+NOTHING_LEFT: Final = "NothingLeft"
 TOO_OLD: Final = "TooOld"
 
 _WHOLE: Final = frozenset({"nvidia.com/gpu", "nvidia.com/gpu.shared"})
@@ -30,11 +31,13 @@ Devices = Mapping[str, frozenset[str]]
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What others say of this node's GPUs: `excluded` as in the annotation, `foreign` the resource
-    that a GPU is advertised as, `partitioner` why somebody else's slices are all that is here."""
+    that a GPU is advertised as, `partitioner` why somebody else's slices are all that is here,
+    `reserved_mib` what --reserved-memory keeps back of each."""
 
     excluded: frozenset[str] = frozenset()
     foreign: Mapping[GpuUuid, str] | None = None
     partitioner: str = ""
+    reserved_mib: int = 0
 
 
 def refusals(gpus: Sequence[Gpu], claims: Claims) -> dict[GpuUuid, Refusal]:
@@ -52,6 +55,10 @@ def _refusal(gpu: Gpu, claims: Claims) -> Refusal | None:
         generation = gpu.compute_capability
         why = f"MPS limits no memory before Volta (7.0), and it is of generation {generation}"
         return Refusal(TOO_OLD, why)
+    left = gpu.memory_mib - gpu.reserved_mib - claims.reserved_mib
+    if left < capacity_gb(gpu.memory_mib):  # a slice of 1gb would be of 0 MiB
+        why = f"--reserved-memory and the driver leave {max(0, left)} of its {gpu.memory_mib} MiB"
+        return Refusal(NOTHING_LEFT, why)
     if claims.partitioner:
         return Refusal(FOREIGN_PARTITIONER, claims.partitioner)
     resource = (claims.foreign or {}).get(gpu.uuid)

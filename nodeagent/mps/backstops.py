@@ -34,8 +34,7 @@ def backstops(
         here = [device for device in slices if device.gpu == gpu.uuid]
         if here or not (release or gpu.refusal):
             limits = (slice_limit_mib(gpu, device, settings) for device in here)
-            limit = max(limits, default=NO_SLICE_MIB)
             found[gpu.uuid] = Backstop(
-                max(limit, NO_SLICE_MIB), used=any(device in used for device in here)
+                max(limits, default=NO_SLICE_MIB), used=any(device in used for device in here)
             )
     return found

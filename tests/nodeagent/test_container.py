@@ -119,3 +119,10 @@ def test_programs_and_libraries_of_a_mounted_driver_come_first(tmp_path: Path) -
         "LD_LIBRARY_PATH": f"{tmp_path}/usr/lib64",
     }
     assert Driver(here=tmp_path / "none").environment({"PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_limit_is_never_none_at_all() -> None:
+    """0 may mean none; such a GPU is left alone, and may have slices from before."""
+    much = replace(SETTINGS, reserved_memory_mib=256 * 1024)
+    environment = container_edits(A100, slice_(10), much).environment
+    assert environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=1M"

@@ -48,6 +48,17 @@ def test_mig_mode_and_gpus_before_volta_are_left_alone() -> None:
     assert "generation 6.1" in found[B.uuid].why
 
 
+def test_gpu_of_which_nothing_is_left_for_slices_is_left_alone() -> None:
+    """Its slices would be of 0 MiB, which the control program takes for no limit at all."""
+    typo = Claims(reserved_mib=256 * 1024)  # 256Gi for 256Mi
+    assert reasons(BOTH, typo) == {A.uuid: "NothingLeft", B.uuid: "NothingLeft"}
+    why = refusals(BOTH, typo)[A.uuid].why
+    assert why == "--reserved-memory and the driver leave 0 of its 81920 MiB"
+    least = 81920 - 626 - 85  # what leaves 1 MiB for each gb
+    assert reasons(BOTH, Claims(reserved_mib=least)) == {}
+    assert len(reasons(BOTH, Claims(reserved_mib=least + 1))) == 2
+
+
 def test_foreign_partitioner_stands_for_every_gpu() -> None:
     assert reasons(BOTH, Claims(partitioner="nos is here")) == dict.fromkeys(
         (A.uuid, B.uuid), "ForeignPartitioner"
