@@ -1,9 +1,15 @@
-"""Other people's device plugins beside ours, judged by what a real kubelet shows of them."""
+"""Other people's programs beside ours: device plugins, judged by what a real kubelet shows of them,
+and whoever asks it all the time."""
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from hack.cluster.layout import CHECKOUT
 from mpslice.kube.api import PODS, Json
 from tests.nodeagent.conftest import device, gpu, resource
 from tests.nodeagent.real.cluster import NAMESPACE, Cluster, plain_container
@@ -118,3 +124,32 @@ async def test_node_of_nos_is_left_in_peace_until_its_last_pod_has_ended(cluster
 
     await eventually(carved, "ours now")
     assert (await cluster.condition("Ready"))["status"] == "True"
+
+
+@asynccontextmanager
+async def exhausted(cluster: Cluster) -> AsyncIterator[None]:
+    """Somebody asks the kubelet's PodResources without pause, and it refuses most of all calls."""
+    socket = str(cluster.node.pod_resources_socket)
+    command = [sys.executable, "-m", "tests.nodeagent.real.hog", socket]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe) as process:  # noqa: ASYNC220
+        assert process.stdout is not None
+        try:
+            await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
+            yield
+        finally:
+            process.kill()
+
+
+async def test_slices_come_and_go_while_somebody_else_uses_up_the_kubelets_calls(
+    cluster: Cluster,
+) -> None:
+    """It takes 100 a second from all who ask together."""
+    await cluster.apply({"10gb": 2}, {})
+    async with exhausted(cluster):
+        for layout in ({"10gb": 1, "20gb": 1}, {"30gb": 1}, {}, {"10gb": 1}):
+            await cluster.apply(layout, {})
+            assert (await cluster.condition("Applied"))["status"] == "True"
+        await cluster.run("train", 10)
+        await cluster.holder_is("train")
+        assert (await cluster.condition("Ready"))["status"] == "True"
