@@ -5,7 +5,7 @@ or by what means: whether a claim takes a free slice or carves one follows from 
 can be taken back in any order, which is what lets a search move pods about without copying nodes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mpslice.gpus import GpuUuid
@@ -141,7 +141,7 @@ class GpuBook:
         """The free slices that have to go for what is claimed: as few as possible.
 
         The smallest that suffices alone, else the largest and on; those that no pending pod asks
-        for (`wanted`, by size) go first.
+        for (`wanted`, by size) go first. What turns out not to be needed stays.
         """
         lacking = self.free_gb - self.room
         too_many = self.count + self.free_count - self.limit
@@ -151,12 +151,26 @@ class GpuBook:
         left.sort(key=lambda size: (wanted.get(size, 0) > 0, size))
         chosen: list[SliceSize] = []
         while left and (lacking > 0 or too_many > 0):
-            pick = next((size for size in left if size >= lacking), left[-1])
+            pick = next((size for size in left if size >= lacking), None) or max(
+                left, key=lambda size: (wanted.get(size, 0) == 0, size)
+            )
             left.remove(pick)
             chosen.append(pick)
             lacking -= pick
             too_many -= 1
-        return chosen
+        return _needed(chosen, lacking, too_many)
+
+
+def _needed(chosen: Sequence[SliceSize], lacking: int, too_many: int) -> list[SliceSize]:
+    """Those that have to go; together they leave `lacking` gb and `too_many` slices, 0 or less."""
+    needed: list[SliceSize] = []
+    for size in chosen:
+        if lacking + size <= 0 and too_many < 0:
+            lacking += size
+            too_many += 1
+        else:
+            needed.append(size)
+    return needed
 
 
 class NodeBook:

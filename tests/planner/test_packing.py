@@ -100,6 +100,22 @@ def test_free_slice_that_a_pending_pod_asks_for_is_the_last_to_go() -> None:
     assert made.layouts["n1"]["n1-0"] == gb({20: 1, 39: 1})  # type: ignore[index]  # a str is a uuid
 
 
+def test_free_slices_that_nobody_asks_for_go_before_one_that_a_pod_asks_for() -> None:
+    """Two of three have to go, for three is the limit: none alone has the memory."""
+    nodes = (node("n1", 48, free={0: gb({5: 1, 10: 1, 20: 1})}),)
+    pods = [pod("two", 16, 25), pod("none", 5, constraints=on("n2"))]
+    made = plan(Snapshot(nodes, max_slices_per_gpu=3), pods)
+    assert made.layouts == {"n1": {"n1-0": gb({5: 1, 16: 1, 25: 1})}}
+    assert made.withdrawn == 2
+
+
+def test_free_slice_that_is_to_go_first_stays_if_those_after_it_suffice() -> None:
+    nodes = (node("n1", 50, free={0: gb({5: 1, 19: 1, 20: 1})}),)
+    elsewhere = on("n2")
+    pods = [pod("p", 44), pod("q", 19, constraints=elsewhere), pod("r", 20, constraints=elsewhere)]
+    assert plan(Snapshot(nodes), pods).layouts == {"n1": {"n1-0": gb({5: 1, 44: 1})}}
+
+
 def test_used_slice_is_never_withdrawn() -> None:
     made = plan(Snapshot((node("n1", 80, used={0: gb({70: 1})}),)), [pod("p", 20)])
     assert made.placements == ()
