@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
+
 from certs.errors import BrokenSecret, CannotManage, ForeignSecret, UnusableCertificate
 from certs.injection import Hook, Sightings, Target, adoptable, inject, read_hooks, targets
-from certs.issue import facts
+from certs.issue import facts, is_issued_by, load_bundle
 from certs.readiness import Trust
 from certs.rotation import Step, Terms, next_date, next_step, take
 from certs.serving import HotSwap
@@ -107,12 +110,6 @@ class CertificateManager:
         """Why the API server would not trust us, "" if it would."""
         return self._trust.not_ready()
 
-    @property
-    def authority_expires(self) -> datetime | None:
-        """When the CA in use ends."""
-        state = self._last_good
-        return facts(state.authority.certificate).not_after if state else None
-
     async def run(self) -> None:
         """Runs until cancelled. Raises CannotManage when the first look fails, and never later."""
         await self._start()
@@ -177,6 +174,8 @@ class CertificateManager:
             self._sightings.note(hooks, asyncio.get_running_loop().time())
             wait = self._until_spread(record.state)
             step = next_step(record.state, self._clock(), self._terms, spread=wait == 0)
+            if step is None and self._strays(record, hooks):
+                step = Step.ADOPT
             if step is not None:
                 await self._write(record, self._after(step, record, hooks), step)
                 continue
@@ -207,7 +206,20 @@ class CertificateManager:
         good = self._last_good
         if record.state is None and good is not None and _lives(good, now):
             return good  # the Secret was lost or spoilt, but we know what it said
-        return take(step, record.state, now, self._terms, adoptable(hooks, now))
+        adopted = self._strays(record, hooks) if step is Step.ADOPT else adoptable(hooks, now)
+        return take(step, record.state, now, self._terms, adopted)
+
+    def _strays(self, record: _Record, hooks: tuple[Hook, ...]) -> tuple[bytes, ...]:
+        """The CA of the living leaf in service, where the Secret does not trust it."""
+        leaf = self._living_leaf()
+        if leaf is None or record.state is None:
+            return ()
+        bundles = [hook.bundle for hook in hooks]
+        if self._last_good is not None:
+            bundles.append(self._last_good.bundle)
+        known = frozenset[Certificate]().union(*map(load_bundle, bundles))
+        lost = known - load_bundle(record.state.bundle)
+        return tuple(ca.public_bytes(Encoding.PEM) for ca in lost if is_issued_by(leaf, ca))
 
     def _use(self, state: State, hooks: tuple[Hook, ...]) -> float:
         """Serves the state's leaf; answers in how many seconds, 0 when it does."""
@@ -224,10 +236,15 @@ class CertificateManager:
 
     def _serves_well(self, hooks: tuple[Hook, ...]) -> bool:
         """Whether what is served is alive and trusted by every caBundle."""
+        leaf = self._living_leaf()
+        return leaf is not None and all(hook.accepts(leaf) for hook in hooks)
+
+    def _living_leaf(self) -> bytes | None:
+        """The certificate in service, unless it has expired."""
         pair, ends = self._hot_swap.pair, self._hot_swap.expires
         if pair is None or ends is None or ends <= self._clock():
-            return False
-        return all(hook.accepts(pair.certificate) for hook in hooks)
+            return None
+        return pair.certificate
 
     async def _read(self) -> _Record:
         try:

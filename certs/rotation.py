@@ -10,6 +10,8 @@ after the configuration was, and the write fails if the configuration has change
 3. The CA before is `retired` in the same write, and stays in T until its last leaf is dead.
 4. START_OVER alone signs with a CA that nobody trusts yet. It adopts the CAs of the caBundles as
    retired, and no replica gives up a leaf that verifies for one that does not yet (`manager`).
+5. A Secret may be put back to what it was (a backup). Whoever serves a leaf of a CA that it does
+   not trust adopts that CA (ADOPT) before it writes any caBundle.
 """
 
 from dataclasses import dataclass, replace
@@ -28,6 +30,7 @@ class Step(StrEnum):
     PREPARE = "the CA is due: the next one is made known"
     PROMOTE = "the next CA is known everywhere: it signs from now on"
     FORGET = "the last certificate of a retired CA is dead"
+    ADOPT = "the Secret does not trust the certificate in service: its CA is trusted again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Terms:
 
 
 def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool) -> Step | None:
-    """The one step that is due now, or None.
+    """The one step that is due now, or None; ADOPT is for `manager` to say.
 
     `spread` says that every caBundle has held the upcoming CA for long enough to be in use.
     """
@@ -87,12 +90,12 @@ def take(
 ) -> State:
     """The state after a step.
 
-    `adopted` are CA certificates that caBundles hold while the Secret is lost: other replicas may
-    still serve their leaves, so they stay trusted for a leaf's life.
+    `adopted` are CA certificates that the Secret has lost: replicas may still serve their leaves,
+    so they stay trusted for a leaf's life.
     """
+    orphans = tuple(Retired(certificate, now + terms.leaf_life) for certificate in adopted)
     if step is Step.START_OVER or state is None:
-        retired = tuple(Retired(certificate, now + terms.leaf_life) for certificate in adopted)
-        return _fresh(issue_authority(now=now, life=terms.authority_life), retired, now, terms)
+        return _fresh(issue_authority(now=now, life=terms.authority_life), orphans, now, terms)
     match step:
         case Step.RENEW_LEAF:
             return replace(state, leaf=_leaf(state.authority, now, terms))
@@ -103,6 +106,8 @@ def take(
             return _fresh(state.upcoming, retired, now, terms)
         case Step.FORGET:
             return replace(state, retired=tuple(r for r in state.retired if r.until > now))
+        case Step.ADOPT:
+            return replace(state, retired=(*state.retired, *orphans))
     return state
 
 

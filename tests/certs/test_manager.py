@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from certs.errors import BrokenSecret, CannotManage
 from certs.issue import is_issued_by, issue_authority, load_bundle, load_certificate
 from certs.manager import CertificateManager, ManagerSettings
+from certs.rotation import Step, next_step, take
 from certs.serving import HotSwap
 from certs.state import State, decode, encode
 from mpslice.flags import Address
@@ -295,8 +296,6 @@ async def test_a_replica_keeps_its_trusted_leaf_until_the_new_one_is_trusted(
         await settled(kube, replica)
         kept = replica.swap.pair
         terms = replica.manager._terms
-        from certs.rotation import Step, take
-
         fresh = take(Step.START_OVER, None, clock(), terms, (state(kube).authority.certificate,))
         kube.put(SECRETS, SECRET, {**secret(kube), "data": encode(fresh)})
 
@@ -306,6 +305,29 @@ async def test_a_replica_keeps_its_trusted_leaf_until_the_new_one_is_trusted(
 
         await eventually(published, "the new CA is in every caBundle")
         assert replica.swap.pair == kept
+
+
+async def test_an_older_secret_that_is_put_back_costs_no_trust(
+    kube: MemoryKube, clock: Clock
+) -> None:
+    """As a restored backup does it: its CA is forgotten, and it does not know the one in use."""
+    async with Replica(kube, clock).running() as one, Replica(kube, clock).running() as two:
+        await settled(kube, one, two)
+        old = secret(kube)
+        for days in (1217, 91):
+            clock.now += days * DAY
+            one.manager._wake()
+            await settled_on_another(kube, one.swap.pair, one, two)
+
+            async def nothing_is_due() -> bool:
+                return state(kube).upcoming is None
+
+            await eventually(nothing_is_due, "the rotation is over")
+        await settled(kube, one, two)
+        assert load_bundle(decode(old["data"]).bundle).isdisjoint(load_bundle(state(kube).bundle))
+        kube.after_write = lambda: _check(kube, clock, [one, two])
+        kube.put(SECRETS, SECRET, old)
+        await settled_on_another(kube, one.swap.pair, one, two)
 
 
 async def test_somebody_elses_secret_is_never_overwritten(kube: MemoryKube, clock: Clock) -> None:
@@ -421,7 +443,7 @@ async def test_a_configuration_that_the_chart_leaves_out_is_no_fault(
 def test_whatever_the_order_of_events_no_replica_serves_what_a_bundle_does_not_trust(
     seed: int,
 ) -> None:
-    """Three replicas with stale reads, a spoilt Secret here and there, years of time.
+    """Three replicas with stale reads, a Secret spoilt or put back now and then, years of time.
 
     DESIGN.md, section 5: "No request fails during a rotation."
     """
@@ -440,9 +462,13 @@ async def _years(dice: random.Random) -> None:
         ]
         await settled(kube, *replicas)
         kube.after_write = lambda: _check(kube, clock, replicas)
+        backups = []
         for _ in range(24):
             clock.now += dice.choice((1, 10, 25)) * DAY
-            if dice.random() < 0.2:
+            backups.append(secret(kube))
+            if dice.random() < 0.1:
+                kube.put(SECRETS, SECRET, dice.choice(backups))
+            elif dice.random() < 0.2:
                 now = secret(kube)
                 kube.put(SECRETS, SECRET, {**now, "data": {**now["data"], "ca.key": "!"}})
             for replica in dice.sample(replicas, dice.randint(1, 3)):
@@ -452,7 +478,13 @@ async def _years(dice: random.Random) -> None:
             clock.now += DAY
             for replica in replicas:  # nobody sleeps through a third of a leaf's life
                 replica.manager._wake()
-            await settled(kube, *replicas)
+
+            async def at_rest() -> bool:
+                await settled(kube, *replicas)
+                terms = replicas[0].manager._terms
+                return next_step(state(kube), clock(), terms, spread=False) is None
+
+            await eventually(at_rest, "nothing is due")
 
 
 def _check(kube: MemoryKube, clock: Clock, replicas: list[Replica]) -> None:
