@@ -1,4 +1,4 @@
-"""A place on the real API server for each test: its own namespace and webhook configurations."""
+"""A place on the real API server for each test, or an API server in memory and a clock."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -7,6 +7,8 @@ import pytest
 
 from hack.cluster.controlplane import ControlPlane
 from mpslice.kube.session import Session
+from tests.certs.memory_kube import MemoryKube
+from tests.certs.memory_replicas import Clock, new_kube
 from tests.certs.replicas import Place, place
 
 
@@ -18,3 +20,13 @@ async def here(control_plane: ControlPlane) -> AsyncIterator[Place]:
         place(kube, f"certs-{uuid4().hex[:8]}") as made,
     ):
         yield made
+
+
+@pytest.fixture
+def kube() -> MemoryKube:
+    return new_kube()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
