@@ -52,6 +52,7 @@ class Controller:
     ) -> None:
         self.serving = False
         self._took_over = False
+        self._lost: tuple[DeviceId, ...] = ()  # on GPUs that did not show when we began
         self._local = local
         self._settings = local.settings
         self._metrics = metrics
@@ -179,6 +180,7 @@ class Controller:
         self._local.ledger.remember(
             {device: used[device] for device in adoption.adopted if device in used}
         )
+        self._lost = adoption.lost
         self._tell_of_lost(adoption.lost)
 
     def _tell_of_lost(self, lost: Sequence[DeviceId]) -> None:
@@ -219,8 +221,17 @@ class Controller:
             else:
                 await self._wake.within(seen, again)
 
+    def _take_back(self) -> None:
+        """Slices stand again whose GPU shows after all, and that somebody still holds."""
+        inventory, holders = self._local.inventory, self._local.ledger.holders
+        back = {device for device in self._lost if device.gpu in inventory.gpus}
+        if back:
+            self._lost = tuple(device for device in self._lost if device not in back)
+            inventory.add((device for device in back if device in holders), bindable=True)
+
     async def _converge_once(self) -> float | None:
         again = None
+        self._take_back()
         try:
             again = await self._executor.converge(self._cluster.wanted)
         except InvalidNodeLayout as error:

@@ -147,6 +147,7 @@ class Executor:
             (*self.inventory.slices, *decision.carve),
             self.ledger.holders,
             self.settings,
+            self.mps.held,
             release=layout.spec.release,
         )
         await self.mps.hold(wanted)

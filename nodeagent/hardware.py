@@ -146,6 +146,11 @@ class MpsControl(Protocol):
         """Every GPU that is held or not yet handed back. Does not block."""
         ...
 
+    @property
+    def held(self) -> Mapping[GpuUuid, Backstop]:
+        """What was asked for last, by this agent or the one before it."""
+        ...
+
     async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
         """From now on these GPUs are held and no others. Returns when that is on its way.
 

@@ -189,15 +189,15 @@ class SimulatedMps:
 
     def __init__(self, gpus: SimulatedGpus) -> None:
         self.changed = Pulse()
+        self.held: Mapping[GpuUuid, Backstop] = {}
         self._gpus = gpus
-        self._held: Mapping[GpuUuid, Backstop] = {}
 
     def health(self) -> Mapping[GpuUuid, MpsHealth]:
-        return dict.fromkeys(self._held, MpsHealth())
+        return dict.fromkeys(self.held, MpsHealth())
 
     async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
-        if backstops != self._held:
-            self._held = dict(backstops)
+        if backstops != self.held:
+            self.held = dict(backstops)
             self.changed.beat()
 
     async def lagging(

@@ -4,7 +4,7 @@ Held is what was handed over with the node, and whatever else slices of ours sti
 daemon's end ends its clients.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from mpslice.gpus import DeviceId, GpuUuid
@@ -21,15 +21,23 @@ def backstops(
     slices: Collection[DeviceId],
     used: Collection[DeviceId],
     settings: Settings,
+    held: Mapping[GpuUuid, Backstop],
     *,
     release: bool,
 ) -> dict[GpuUuid, Backstop]:
-    """What to ask of the daemons; `slices` are all that stand or are about to.
+    """What to ask of the daemons; `slices` are all that stand or are about to, `held` was asked
+    before, by an earlier agent too.
 
     `release` hands back every GPU without slices. One that does not work is held on, because it
-    may come back before its clients end.
+    may come back before its clients end; so is one that was in use and does not even show.
     """
-    found = {}
+    gpus = tuple(gpus)
+    known = {gpu.uuid for gpu in gpus}
+    found = {
+        uuid: backstop
+        for uuid, backstop in held.items()
+        if uuid not in known and backstop.used and not release
+    }
     for gpu in gpus:
         here = [device for device in slices if device.gpu == gpu.uuid]
         if here or not (release or gpu.refusal):

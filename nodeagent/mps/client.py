@@ -110,6 +110,12 @@ class MpsFiles:
         since_asked = monotonic() - self._asked.get(gpu, monotonic())
         return since_asked if status is None else min(since_asked, now - status.at)
 
+    @property
+    def held(self) -> Mapping[GpuUuid, Backstop]:
+        return {
+            gpu: Backstop(wanted.limit_mib, wanted.used) for gpu, wanted in self._wanted.items()
+        }
+
     async def hold(self, backstops: Mapping[GpuUuid, Backstop]) -> None:
         async with self._writing:
             for gpu in self._wanted.keys() - backstops.keys():

@@ -177,6 +177,24 @@ async def test_gpu_of_a_used_slice_is_held_until_its_pod_ends(
         await machine.until(lambda: held(mps) == {}, "all of it")
 
 
+async def test_gpu_in_use_that_does_not_show_is_held_until_the_node_is_released(
+    machine: Machine, mps: FakeMps
+) -> None:
+    """The end of its daemon would be the end of its clients, whom only the driver does not see."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"10gb": 1})
+        for _ in range(2):
+            await machine.run_pod(10)
+        await machine.until(lambda: len(machine.holders()) == 2, "holders")
+        await machine.until(lambda: held(mps)[gpu(2)] == (TEN, True), "told of it")
+    machine.write_gpus({})
+    async with machine.agent():
+        await machine.applied({"10gb": 1, "20gb": 1})
+        assert held(mps) == {gpu(1): (TWENTY, True), gpu(2): (TEN, True)}
+        machine.lay_out({}, release=True)
+        await machine.until(lambda: held(mps) == {gpu(1): (TEN, True)}, "handed back")
+
+
 async def test_gpu_that_is_left_alone_is_not_held(machine: Machine, mps: FakeMps) -> None:
     machine.kube.change(
         NODES, NODE, {"metadata": {"annotations": {"mpslice.io/exclude-gpus": "1"}}}
