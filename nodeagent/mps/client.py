@@ -17,7 +17,7 @@ from mpslice.gpus import GpuUuid
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Backstop, MpsHealth
 from nodeagent.inotify import DirectoryWatch
-from nodeagent.mps.errors import BadMpsSettings, MpsRootUnwritable
+from nodeagent.mps.errors import MpsRootUnwritable
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import (
     MpsState,
@@ -85,13 +85,7 @@ class MpsFiles:
 
         Raises BadMpsSettings when the files cannot be.
         """
-        try:
-            await asyncio.to_thread(make_directories, self._root)
-        except OSError as error:
-            raise BadMpsSettings(
-                f"--mps-root: {error.filename} cannot be made ({error.strerror}); the directory is "
-                "root's and shared with the supervisor"
-            ) from error
+        await asyncio.to_thread(make_directories, self._root)
         self._wanted, problems = await asyncio.to_thread(read_wanted, self._root.wanted)
         for problem in problems:
             log.warning("what was wanted of a GPU is not known", extra={"error": str(problem)})

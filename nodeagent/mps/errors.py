@@ -9,7 +9,9 @@ class MpsError(AgentError):
 
 
 class BadMpsSettings(MpsError):
-    """The supervisor cannot start with these flags on this machine."""
+    """Agent or supervisor cannot start with these flags on this machine."""
+
+    condition = "BadSettings"
 
 
 class ControlProgramMissing(MpsError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mpslice.gpus import GpuUuid
-from nodeagent.mps.errors import UnreadableRecord
+from nodeagent.mps.errors import BadMpsSettings, UnreadableRecord
 from nodeagent.mps.paths import MpsRoot
 
 _HIDDEN: Final = "."  # what is being written; readers pass it over
@@ -79,10 +79,19 @@ def seconds_since_boot() -> float:
 
 
 def make_directories(root: MpsRoot) -> None:
-    """What both sides need before either can tell the other anything. Blocks; raises OSError."""
-    for directory in (root.wanted, root.status):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    root.root.chmod(0o755)  # servers run as the MPS user and have to pass
+    """What both sides need before either can tell the other anything.
+
+    Blocks; raises BadMpsSettings.
+    """
+    try:
+        for directory in (root.wanted, root.status):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.root.chmod(0o755)  # servers run as the MPS user and have to pass
+    except OSError as error:
+        raise BadMpsSettings(
+            f"--mps-root: {error.filename} cannot be made ({error.strerror}); the directory is "
+            "root's, and agent and supervisor share it"
+        ) from error
 
 
 def read_wanted(directory: Path) -> tuple[dict[GpuUuid, Wanted], list[UnreadableRecord]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM
+from tests.nodeagent.mps.machine import MpsMachine
 
 COMMAND = (sys.executable, "-m", "nodeagent.main", "mps")
 
@@ -93,6 +94,16 @@ def test_missing_program_of_the_driver_is_named(programs: str, missing: str) -> 
 def test_missing_nvml_is_named(programs: str) -> None:
     done = run("--mps-root=/nowhere", PATH=programs)
     assert "libnvidia-ml.so.1 cannot be loaded" in line_of(done, 1)
+
+
+@needs_root
+def test_root_that_cannot_be_made_is_named(mps_machine: MpsMachine) -> None:
+    (mps_machine.folder / "file").touch()
+    supervisor = mps_machine.start(f"--mps-root={mps_machine.folder / 'file'}")
+    assert supervisor.wait(30) == 1
+    lines = mps_machine.log_file.read_text().splitlines()
+    (line,) = [line for line in lines if not line.startswith("{")]
+    assert f"--mps-root: {mps_machine.folder}/file/wanted cannot be made (Not a directory)" in line
 
 
 def test_first_process_imports_nothing_heavy() -> None:
