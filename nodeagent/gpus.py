@@ -48,7 +48,7 @@ class NvmlGpus:
         self._gpus: tuple[Gpu, ...] = ()
         self._xids: dict[GpuUuid, SeenXid] = {}
         self._look_now = Pulse()
-        self._returned = Pulse()  # a GPU answers again, and has to be registered again
+        self._returned = Pulse()  # a GPU answers anew, and has to be registered
 
     @classmethod
     async def start(cls, ignored: IgnoredXids = NVIDIAS_LIST) -> "NvmlGpus":
@@ -118,9 +118,9 @@ class NvmlGpus:
         self._xids = still_ailing(gpus, self._xids)
         if gpus == self._gpus:
             return
-        sick = {gpu.uuid for gpu in self._gpus if not gpu.healthy}
+        well = {gpu.uuid for gpu in self._gpus if gpu.healthy}
         self._gpus = gpus
-        if any(gpu.healthy and gpu.uuid in sick for gpu in gpus):
+        if any(gpu.healthy and gpu.uuid not in well for gpu in gpus):
             self._returned.beat()
         on_change(gpus)
 
@@ -136,7 +136,7 @@ class NvmlGpus:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _watch_xids(self, on_change: GpusChanged) -> None:
-        """Until a GPU has come back."""
+        """Until a GPU has come, or come back."""
         returned = self._returned.count
         uuids = [gpu.uuid for gpu in self._gpus]
         watch = await self._waits.call(_CALL, self._nvml.watch_xids, uuids)

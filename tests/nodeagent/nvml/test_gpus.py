@@ -134,6 +134,16 @@ async def test_lost_gpu_comes_back_and_its_xids_are_seen_again(two_gpus: FakeDri
         await followed.until("XidError", None)
 
 
+async def test_xids_of_a_gpu_that_came_later_are_seen(driver: FakeDriver) -> None:
+    driver.gpu(ONE, recovery=0)
+    async with following(driver) as followed:
+        await followed.until_registered(ONE)
+        driver.gpu(TWO, recovery=0)
+        await followed.until_registered(TWO)
+        driver.xid(TWO, 48)
+        await followed.until(None, "XidError")
+
+
 async def test_gpu_that_refuses_everything_until_its_reset_is_named_so(
     two_gpus: FakeDriver,
 ) -> None:
