@@ -33,7 +33,7 @@ UNHEALTHY: Final = "Unhealthy"
 
 # A device id ends at 63 characters, and a GPU's name is a directory's too.
 _UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
-_LARGEST_MIB: Final = 2**31 - 1  # what a NodeLayout can tell
+_LARGEST_MIB: Final = 2**31 - 1  # 2 PiB; more is a slip
 _CAPABILITY = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _FIELDS: Final = {
     "uuid", "product", "memoryMiB", "reservedMiB", "computeCapability", "healthy", "numaNode",
