@@ -22,6 +22,9 @@ CHANGES = int(os.environ.get("MPSLICE_LAYOUT_CHANGES", "100"))
 SEED = int(os.environ.get("MPSLICE_LAYOUT_SEED", "20"))
 SIZES = (5, 10, 20, 40)
 MOST_PODS = 6
+MOST_BEHIND = (
+    4  # changes in a row, for the write that mends the kubelet's checkpoint may be overtaken
+)
 RUNNING_EVERY = 12  # pods; the others are admitted and never started, which is all it takes here
 
 
@@ -67,7 +70,7 @@ async def test_all_views_agree_after_every_change(cluster: Cluster) -> None:
     traffic = Traffic(random.Random(SEED))
     kubelet = cluster.node.kubelet_pid
     holders: dict[str, str] = {}
-    lag: list[str] = []
+    behind = 0
     for change in range(CHANGES):
         layout = traffic.layout()
         going, coming = traffic.going(), traffic.coming()
@@ -81,8 +84,9 @@ async def test_all_views_agree_after_every_change(cluster: Cluster) -> None:
         before = {id_: pod for id_, pod in holders.items() if pod in traffic.alive}
         holders = await _at_rest(cluster, layout, f"change {change} of seed {SEED}")
         assert before.items() <= holders.items(), f"a used slice was withdrawn: {before}, {holders}"
-        lag, before_that = checker.stale(await cluster.kubelet_view(), await cluster.pods()), lag
-        assert not (lag and before_that), f"checkpoint out of date for two changes: {lag}"
+        lag = checker.stale(await cluster.kubelet_view(), await cluster.pods())
+        behind = behind + 1 if lag else 0
+        assert behind < MOST_BEHIND, f"checkpoint out of date for {behind} changes: {lag}"
     assert cluster.node.kubelet_pid == kubelet
     phases = [pod["status"]["phase"] for pod in await cluster.pods()]
     assert "Failed" not in phases
