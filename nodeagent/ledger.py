@@ -75,11 +75,6 @@ class Ledger:
         self.known = Pulse()  # beats when all evidence has been read
         self.holders: Mapping[DeviceId, Holder] = MappingProxyType(self._holders)
 
-    @property
-    def unexplained(self) -> frozenset[DeviceId]:
-        """Allocates of ours that the kubelet has not yet shown a pod for."""
-        return frozenset(self._allocated)
-
     def shows(self, pod: PodFacts) -> bool:
         """Whether the kubelet has shown a slice for each container of the pod that needs one."""
         claims = (*self._evidence.listed, *self._evidence.checkpointed)

@@ -63,12 +63,6 @@ class PodResources:
         response = await self._call(lambda stub: stub.List(api.ListPodResourcesRequest()))
         return tuple(claim for pod in response.pod_resources for claim in claims_of(pod))
 
-    async def get(self, namespace: str, name: str) -> tuple[Claim, ...]:
-        """The slices of one pod."""
-        request = api.GetPodResourcesRequest(pod_namespace=namespace, pod_name=name)
-        response = await self._call(lambda stub: stub.Get(request))
-        return tuple(claims_of(response.pod_resources))
-
     async def others(self) -> dict[str, frozenset[str]]:
         """The ids of every device but slices that a container has or the kubelet could give it."""
         listed = await self._call(lambda stub: stub.List(api.ListPodResourcesRequest()))

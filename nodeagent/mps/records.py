@@ -61,14 +61,6 @@ class Status:
     at: float = 0.0
     shm: str = ""
 
-    def fulfils(self, wanted: Wanted) -> bool:
-        """Whether a container may start now."""
-        return (
-            self.state is MpsState.READY
-            and self.limit_mib == wanted.limit_mib
-            and self.check == wanted.check
-        )
-
     def same_but_for_time(self, other: "Status") -> bool:
         return replace(self, at=0.0) == replace(other, at=0.0)
 

@@ -321,7 +321,7 @@ async def test_kubelet_that_refuses_calls_for_a_while_is_asked_again(
         await knows(kubelet)
         assert await local.pod_resources.allocatable() == frozenset(IDS)
         await kubelet.admit("ns/a", resource(10))
-        (claim,) = await local.pod_resources.get("ns", "a")
+        (claim,) = await local.pod_resources.list()
     assert (claim.pod, claim.container, str(claim.id)) == ("ns/a", "main", device(1, 10, 0))
 
 

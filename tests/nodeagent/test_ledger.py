@@ -79,7 +79,6 @@ async def test_allocate_holds_at_once_and_is_explained_when_the_kubelet_shows_it
             return ledger.holders == {SLICE: Holder("ns/a", "main", "uid-a")}
 
         await eventually(explained, "explained without anybody's word", seconds=5, every=0.002)
-        assert not ledger.unexplained
 
 
 async def test_pod_that_ends_while_the_evidence_is_read_holds_nothing(

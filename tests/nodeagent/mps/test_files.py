@@ -63,14 +63,6 @@ def test_record_that_cannot_be_read_names_its_gpu(tmp_path: Path, text: str) -> 
     assert problem.gpu == GPU
 
 
-def test_status_fulfils_only_the_very_thing_that_is_wanted() -> None:
-    status = Status(MpsState.READY, limit_mib=9533, check="a")
-    assert status.fulfils(Wanted(9533, used=True, check="a"))
-    assert not status.fulfils(Wanted(9534, check="a"))
-    assert not status.fulfils(Wanted(9533, check="b"))
-    assert not Status(MpsState.FAULT, limit_mib=9533, check="a").fulfils(Wanted(9533, check="a"))
-
-
 @pytest.mark.parametrize(
     ("mib", "printed"), [(1, "1M"), (1023, "1023M"), (1024, "1G"), (9533, "9G"), (10240, "10G")]
 )
