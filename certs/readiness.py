@@ -69,7 +69,7 @@ class Trust:
             names = ", ".join(str(target) for target in self._targets)
             return f"there is none of the webhook configurations {names}"
         host = self._address.host
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)
         for bundle, hook in {hook.bundle: hook for hook in self._hooks}.items():
             try:
                 await handshake(host, self._address.port, self._name, bundle)

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mpslice.flags import Address
-from mpslice.ops import CannotListen
+from mpslice.ops import open_port
 from webhook.admission import LONGEST_BODY
 
 _http_log: Final = logging.getLogger(f"{__name__}.http")
@@ -66,20 +66,14 @@ async def listening(
         auto_decompress=False,
     )
     watch.server = server
-    try:
-        sockets = await asyncio.get_running_loop().create_server(
-            server,
-            listen.host,
-            listen.port,
-            ssl=context,
-            ssl_handshake_timeout=limits.handshake,
-            ssl_shutdown_timeout=1.0,
-            backlog=1024,
-        )
-    except OSError as error:
-        raise CannotListen(
-            f"--listen: cannot listen on {listen} ({error.strerror}); choose another port"
-        ) from error
+    sockets = await asyncio.get_running_loop().create_server(
+        server,
+        sock=open_port("--listen", listen),
+        ssl=context,
+        ssl_handshake_timeout=limits.handshake,
+        ssl_shutdown_timeout=1.0,
+        backlog=1024,
+    )
     watching = asyncio.create_task(watch.run())
     try:
         yield Address(listen.host, sockets.sockets[0].getsockname()[1])

@@ -15,6 +15,7 @@ from certs.serving import HotSwap
 from mpslice.flags import Address
 from mpslice.kube.api import MUTATING_WEBHOOKS
 from mpslice.kube.errors import Unreachable
+from mpslice.ops import open_port
 from tests.certs.memory_kube import MemoryKube
 from tests.waiting import eventually
 
@@ -42,7 +43,9 @@ async def watching(kube: MemoryKube, served: Pair, host: str = "127.0.0.1") -> A
     swap.serve(served)
     connections: set[asyncio.StreamWriter] = set()
     server = await asyncio.start_server(
-        lambda _reader, writer: connections.add(writer), host, 0, ssl=swap.context
+        lambda _reader, writer: connections.add(writer),
+        sock=open_port("--listen", Address(host, 0)),
+        ssl=swap.context,
     )
     address = Address(host, server.sockets[0].getsockname()[1])
     trust = Trust(kube, targets(["mpslice-pods"], []), NAME, address)
@@ -66,7 +69,7 @@ async def says(trust: Trust, text: str) -> None:
     await eventually(said, f"readiness says {text!r}, not {trust.not_ready()!r}")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
 async def test_ready_when_every_bundle_trusts_the_served_certificate(host: str) -> None:
     kube = MemoryKube()
     configure(kube, AUTHORITY.certificate, STRANGER.certificate + AUTHORITY.certificate)
