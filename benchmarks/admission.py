@@ -127,12 +127,16 @@ async def at_500(rounds: int, seconds: float) -> None:
 
 async def memory(requests: int) -> None:
     """Resident memory over many requests."""
-    steps = 10
+    steps, seen = 10, []
     async with ours() as server, connected(server.target, 16) as pool:
         for step in range(steps + 1):
-            print(f"  {step * requests // steps:>9,} requests: {server.resident_mib():6.1f} MiB")
+            seen.append(server.resident_mib())
+            print(f"  {step * requests // steps:>9,} requests: {seen[-1]:6.1f} MiB")
             if step < steps:
                 await closed_loop(pool, server.target.request, requests=requests // steps)
+    # What the first requests touch for good is no growth.
+    grown = seen[-1] - seen[1]
+    print(f"     {max(seen):.1f} MiB at most (aim 120), {grown:+.1f} MiB since the first tenth")
 
 
 def main() -> None:
