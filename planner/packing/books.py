@@ -205,3 +205,10 @@ class NodeBook:
         self.carved = 0
         self.room = 0  # gb, of all GPUs
         self.level = 0  # how much it has left compared with what pods ask for (pools.Levels)
+
+    def sketch(self) -> "NodeBook":
+        """What is left here, for trying what would fit; without the GPUs."""
+        copy = NodeBook(self.state, self.order)
+        copy.cpu, copy.memory, copy.ephemeral = self.cpu, self.memory, self.ephemeral
+        copy.extended, copy.pods, copy.ports = dict(self.extended), self.pods, set(self.ports)
+        return copy

@@ -1,6 +1,6 @@
 """Greedy best fit: a pod onto the node and GPUs where it fits best, a unit whole or not at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from planner.model import Pod
@@ -65,11 +65,7 @@ def seat_pod(ledger: Ledger, pod: Pod, choose: Choose = tightest) -> Seating | N
     if shape.failed_at == ledger.epoch:
         return None
     ledger.steps += 1
-    pool = shape.pool
-    sources: tuple[Source, ...] = (pool.with_uncarved,)
-    if ledger.standing:
-        sources = (pool.with_free, pool.with_uncarved, pool.with_reclaimable)
-    for source in sources:
+    for source in _sources(ledger, shape):
         seating = _seat_from(ledger, pod, shape, source, choose)
         if seating is not None:
             return seating
@@ -85,7 +81,31 @@ def seat_standing(ledger: Ledger, pod: Pod) -> Seating | None:
     return _seat_from(ledger, pod, shape, shape.pool.with_free, tightest, carve=False)
 
 
+def fits_beside(ledger: Ledger, pod: Pod, nodes: Collection[NodeBook]) -> bool:
+    """Whether a pod with one slice would fit on a node that is none of these."""
+    shape = ledger.shape(pod)
+    if shape.failed_at == ledger.epoch:
+        return False
+    on_these = False
+    for source in _sources(ledger, shape):
+        for gpu in source(shape):
+            if shape.fits(gpu.node):
+                if gpu.node not in nodes:
+                    return True
+                on_these = True
+    if shape.lasting and not on_these:
+        shape.failed_at = ledger.epoch
+    return False
+
+
 Source = Callable[[Shape], Iterator[GpuBook]]
+
+
+def _sources(ledger: Ledger, shape: Shape) -> tuple[Source, ...]:
+    pool = shape.pool
+    if ledger.standing:
+        return pool.with_free, pool.with_uncarved, pool.with_reclaimable
+    return (pool.with_uncarved,)
 
 
 def _seat_from(

@@ -1,140 +1,187 @@
-"""Filling a node anew: the set of waiting pods that uses its GPUs' memory best.
+"""Filling nodes anew: the set of waiting pods that uses their GPUs' memory best.
 
 For one GPU that is a knapsack over whole gb, solved exactly: the most gb, and of all ways to reach
-them the one that takes the least CPU, which is what nodes with GPUs run out of first.
+them the one that takes the least CPU, which is what nodes with GPUs run out of first. Most fillings
+turn out to be no better than what is there, so they are worked out on sketches of the nodes, and
+nothing is booked for them.
 """
 
-from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from heapq import merge
-from itertools import islice, takewhile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
+from operator import itemgetter
+from random import Random
 
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
-from planner.packing.pools import Pool
 from planner.packing.shapes import Shape
+from planner.packing.waiting import Entry, Waiting
 
-_Entry = tuple[int, int]
-"""CPU in thousandths and the unit's number: those that take the least CPU come first."""
-
-
-class Waiting:
-    """The movable units of a draft that are not placed, by rank, size, and where they may go."""
-
-    def __init__(self, draft: Draft, numbers: Iterable[int]) -> None:
-        self._draft = draft
-        self._lists: list[dict[int, dict[Pool, list[_Entry]]]] = [{} for _ in range(draft.ranks)]
-        self.movable: dict[int, Shape] = {}
-        self.work = 0
-        for number in numbers:
-            if draft.is_movable(number):
-                self.movable[number] = draft.ledger.shape(draft.units[number].pods[0])
-                if not draft.seated[number]:
-                    self.add(number)
-
-    def add(self, number: int) -> None:
-        insort(self._list(number), (max(self.movable[number].cpu, 0), number))
-
-    def discard(self, number: int) -> None:
-        entries = self._list(number)
-        entry = (max(self.movable[number].cpu, 0), number)
-        at = bisect_left(entries, entry)
-        if at < len(entries) and entries[at] == entry:
-            del entries[at]
-
-    def _list(self, number: int) -> list[_Entry]:
-        shape = self.movable[number]
-        by_pool = self._lists[self._draft.rank[number]].setdefault(shape.largest, {})
-        return by_pool.setdefault(shape.pool, [])
-
-    def pools(self) -> set[Pool]:
-        """Where those who wait may go."""
-        return {
-            pool
-            for by_size in self._lists
-            for by_pool in by_size.values()
-            for pool, entries in by_pool.items()
-            if entries
-        }
-
-    def sizes(self, rank: int) -> Iterator[int]:
-        """Sizes of which somebody waits, the largest first."""
-        waiting = self._lists[rank]
-        return (size for size in sorted(waiting, reverse=True) if any(waiting[size].values()))
-
-    def cheapest(self, rank: int, size: int, node: NodeBook, count: int) -> list[_Entry]:
-        """Up to `count` units of a size that the node could hold one by one, least CPU first."""
-        pools = self._lists[rank].get(size, {})
-        lists = [entries for pool, entries in pools.items() if node.order in pool.orders]
-        entries = lists[0] if len(lists) == 1 else merge(*lists)
-        affordable = takewhile(lambda entry: entry[0] <= node.cpu or not entry[0], entries)
-        return list(islice((e for e in affordable if self.movable[e[1]].fits(node)), count))
+Filling = dict[int, GpuBook]
+"""Units by number, and the GPUs for them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Fill:
-    """A way to use so many gb: the last unit's number and the rest of the way."""
+class _Hole:
+    """What is left of a GPU: gb, and how many slices more it may have."""
 
-    numbers: tuple[int, ...]
-    rest: "_Fill | None"
+    __slots__ = ("gb", "gpu", "slots")
 
-    def all(self) -> Iterator[int]:
-        fill: _Fill | None = self
-        while fill is not None:
-            yield from fill.numbers
-            fill = fill.rest
+    def __init__(self, gpu: GpuBook) -> None:
+        self.gpu = gpu
+        self.gb = gpu.room
+        self.slots = 0 if gpu.closed else gpu.limit - gpu.count
+
+
+class _Hand:
+    """Who of one size could be seated on a node, least CPU first; `sums` add up their CPU."""
+
+    __slots__ = ("entries", "size", "sums")
+
+    def __init__(self, size: int, entries: list[Entry]) -> None:
+        self.size = size
+        self.keep(entries)
+
+    def keep(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.sums = list(accumulate(map(_cpu, entries)))
+
+
+_cpu = itemgetter(0)
+
+
+class _Sketch:
+    """A node as it would be without some of its units, on which others can be tried."""
+
+    __slots__ = ("hands", "holes", "left", "node")
+
+    def __init__(self, draft: Draft, node: NodeBook, without: Iterable[int]) -> None:
+        self.node = node.sketch()
+        holes = {gpu.order: _Hole(gpu) for gpu in node.gpus}
+        for number in without:
+            (seating,) = draft.seated[number]
+            seating.shape.take(self.node, -1)
+            hole = holes[seating.gpus[0].order]
+            hole.gb += seating.shape.gb
+            hole.slots += 1
+        able = [hole for hole in holes.values() if hole.slots > 0]
+        self.holes = sorted(able, key=lambda hole: (hole.gb, hole.gpu.index))
+        self.left = 0  # GPUs that are still to be filled
+        self.hands: list[_Hand] = []
+
+    def deal(self, waiting: Waiting, rank: int, sizes: Iterable[int]) -> None:
+        """Takes the units of one rank into its hands, as many as could be seated."""
+        self.left = len(self.holes)
+        self.hands = []
+        rooms = [hole.gb for hole in self.holes]
+        for size in sizes:
+            count = sum([gb // size for gb in rooms])
+            if count and (entries := waiting.cheapest(rank, size, self.node, count)):
+                self.hands.append(_Hand(size, entries))
+
+    def lose(self, size: int, taken: Collection[Entry]) -> None:
+        """Others took units of the size, which may have been in its hands, too."""
+        for hand in self.hands:
+            if hand.size == size:
+                hand.keep([entry for entry in hand.entries if entry not in taken])
+
+    def seat(self, shape: Shape, hole: _Hole) -> bool:
+        """Seats a unit of the shape if there is room for it; whether there was."""
+        node = self.node
+        if hole.gb < shape.gb or not hole.slots or not shape.fits(node):
+            return False
+        shape.take(node)
+        hole.gb -= shape.gb
+        hole.slots -= 1
+        return True
+
+
+_Turn = tuple[_Sketch, _Hole]
 
 
 def refill(
-    draft: Draft, waiting: Waiting, gpus: Sequence[GpuBook], *, even: bool = True
-) -> list[int]:
-    """Seats waiting units on the GPUs, one GPU after the other, rank by rank; who was seated.
+    draft: Draft,
+    waiting: Waiting,
+    nodes: Sequence[NodeBook],
+    moved: Sequence[Sequence[int]],
+    dice: Random | None = None,
+) -> Filling:
+    """How waiting units would be seated on the nodes, if those of `moved`, by node, were not there.
 
-    `even`: each GPU may use its share of its node's CPU, what it leaves goes to the next. Otherwise
-    the first may use it all.
+    `waiting` has those as well. One GPU is filled after the other, the tightest of a node first,
+    rank by rank. Each may use its share of its node's CPU, and what it leaves goes to the next.
+    With `dice` the GPUs take turns as it falls, and each may use all the CPU as often as not.
     """
-    seated: list[int] = []
+    sketches = [_Sketch(draft, node, units) for node, units in zip(nodes, moved, strict=True)]
+    turns = [(sketch, hole) for sketch in sketches for hole in sketch.holes]
+    even = True
+    if dice is not None:
+        dice.shuffle(turns)
+        even = dice.random() < 0.5
+    filling: Filling = {}
     for rank in range(draft.ranks):
-        left = Counter(gpu.node.order for gpu in gpus)
-        for gpu in gpus:
-            node = gpu.node
-            cpu = node.cpu // left[node.order] if even else node.cpu
-            left[node.order] -= 1
-            for number in _best_fill(waiting, rank, gpu, cpu):
-                shape = waiting.movable[number]
-                if gpu.reclaimable >= shape.largest and shape.fits(node):
-                    waiting.discard(number)
-                    draft.seat(number, gpu)
-                    seated.append(number)
-    return seated
+        filling.update(_fill(waiting, rank, turns, sketches, even=even))
+    for number in (number for units in moved for number in units if number not in filling):
+        filling.update(_seated_somewhere(waiting, turns, number))
+    return filling
 
 
-def _best_fill(waiting: Waiting, rank: int, gpu: GpuBook, cpu: int) -> Iterable[int]:
-    """The units that use the most of the GPU's gb within `cpu`, with the least CPU for that."""
-    room = gpu.reclaimable
-    if room <= 0:
-        return ()
-    never = 1 << 62
-    least = [0] + [never] * room
-    ways: list[_Fill | None] = [None] * (room + 1)
-    for size in waiting.sizes(rank):
-        entries = waiting.cheapest(rank, size, gpu.node, room // size) if size <= room else ()
-        total, sums = 0, []
-        for each, _ in entries:
-            total += each
-            sums.append(total)
-        if not sums:
+def _fill(
+    waiting: Waiting, rank: int, turns: Iterable[_Turn], sketches: Iterable[_Sketch], *, even: bool
+) -> Iterator[tuple[int, GpuBook]]:
+    """Seats units of one rank, GPU by GPU."""
+    sizes = waiting.sizes(rank)
+    if not sizes:
+        return
+    for sketch in sketches:
+        sketch.deal(waiting, rank, sizes)
+    for sketch, hole in turns:
+        cpu = sketch.node.cpu // sketch.left if even else sketch.node.cpu
+        sketch.left -= 1
+        for hand, count in _best_fill(waiting, sketch.hands, hole.gb, cpu):
+            chosen = hand.entries[:count]
+            hand.keep(hand.entries[count:])
+            for other in sketches:
+                if other is not sketch:
+                    other.lose(hand.size, chosen)
+            for _, number in chosen:  # for their gb and CPU; there is more that may not suffice
+                if sketch.seat(waiting.movable[number], hole):
+                    yield number, hole.gpu
+
+
+def _seated_somewhere(waiting: Waiting, turns: Iterable[_Turn], number: int) -> Filling:
+    """A unit that was there before and is not yet again."""
+    shape = waiting.movable[number]
+    orders = shape.pool.orders
+    for sketch, hole in turns:
+        if sketch.node.order in orders and sketch.seat(shape, hole):
+            return {number: hole.gpu}
+    return {}
+
+
+_Way = tuple[int, _Hand | None, int, "_Way | None"]
+"""How an amount of gb is reached: its CPU; so many of a hand, added to the way before."""
+
+
+def _best_fill(
+    waiting: Waiting, hands: Sequence[_Hand], room: int, cpu: int
+) -> Iterator[tuple[_Hand, int]]:
+    """How many of each hand use the most of `room` gb within `cpu`, with the least CPU for that."""
+    best: dict[int, _Way] = {0: (0, None, 0, None)}
+    for hand in hands:
+        size, sums = hand.size, hand.sums
+        if size > room or not sums:
             continue
-        for gb in range(room, size - 1, -1):
-            for count in range(min(len(sums), gb // size), 0, -1):
-                needed = least[gb - count * size] + sums[count - 1]
-                if needed < least[gb]:
-                    least[gb] = needed
-                    numbers = tuple(number for _, number in entries[:count])
-                    ways[gb] = _Fill(numbers, ways[gb - count * size])
         waiting.work += room
-    best = next((gb for gb in range(room, 0, -1) if least[gb] <= cpu), 0)
-    way = ways[best]
-    return way.all() if way is not None else ()
+        for gb, way in sorted(best.items()):
+            before = way[0]
+            for count, cpu_more in enumerate(sums, 1):
+                gb += size
+                needed = before + cpu_more
+                if gb > room or needed > cpu:
+                    break
+                known = best.get(gb)
+                if known is None or needed < known[0]:
+                    best[gb] = (needed, hand, count, way)
+    found: _Way | None = best[max(best)]
+    while found is not None and found[1] is not None:
+        yield found[1], found[2]
+        found = found[3]

@@ -1,64 +1,81 @@
 """What greedy missed: pods that could be placed if others stood elsewhere or waited instead.
 
-Nodes are emptied of what this pass put there and filled anew, one by one and then in pairs; a step
-that does not raise the plan's worth is taken back. The budget is counted in work, so that the same
-input gives the same plan on a slow machine.
+Nodes are emptied of what this pass put there and filled anew, first one by one and then in pairs as
+the dice choose; a step that lowers the plan's worth is not taken. The budget is counted in work, so
+that the same input gives the same plan on a slow machine.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from operator import ge, gt
 from random import Random
 from typing import Final
 
-from planner.packing.books import GpuBook, NodeBook
-from planner.packing.draft import Draft
-from planner.packing.refill import Waiting, refill
+from planner.packing.books import NodeBook
+from planner.packing.draft import Draft, Worth
+from planner.packing.greedy import fits_beside
+from planner.packing.refill import refill
 from planner.packing.shapes import Shape
+from planner.packing.waiting import Waiting
 
-BUDGET: Final = 1_200_000
+BUDGET: Final = 3_000_000
 """Cells of knapsacks that may be computed in one plan: a second or so on one core."""
 
 _SWEEPS: Final = 3
-_SHAKES: Final = 600
-_STRIDE: Final = 7
-_RICH: Final = 256  # nodes with much left that are paired with those that have room
+_FEW: Final = 32  # nodes on which a thorough search costs little
+_THROWS: Final = 500  # of the dice for them, in a round
+_THROWS_OF_MANY: Final = 125
+_OTHERS: Final = 3  # nodes at most that they are filled anew beside
+_MUCH: Final = 200  # this part of what waits has to be fitted in, or it is not worth another round
 
 
 def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
-    """Raises what the units are worth, step by step, as long as a whole sweep gains something.
+    """Fills nodes anew one by one, the most room first, as long as a whole sweep gains much.
 
     `numbers` are the units of the ranks that count so far. Returns what is left of the budget.
     """
     waiting = Waiting(draft, numbers)
-    for sweep in (_singly, _pairs):
-        for turn in range(_SWEEPS):
-            gained = False
-            for nodes in sweep(_within_reach(waiting), turn):
-                if waiting.work > budget:
-                    return 0
-                gained |= step(draft, waiting, nodes)
-            if not gained:
-                break
+    for _ in range(_SWEEPS):
+        before = draft.worth(numbers)
+        for node in _with_room(_within_reach(waiting)):
+            if waiting.work > budget:
+                return 0
+            step(draft, waiting, [node])
+        if not _much_gained(draft, numbers, before):
+            break
     return budget - waiting.work
 
 
 def shake(draft: Draft, numbers: Sequence[int], budget: int) -> int:
-    """Fills a few nodes anew that the dice choose, one of which has room; as `improve` otherwise.
+    """Fills some nodes anew that the dice choose, one of which has room; as `improve` otherwise.
 
-    It finds what needs several pods to move at once, which pays on few nodes.
+    It finds what needs several pods to move at once. On many nodes pairs find most for the work.
     """
     dice = Random(0)  # noqa: S311  the same throws every time, so that plans are the same
     waiting = Waiting(draft, numbers)
     nodes = _within_reach(waiting)
-    idle = 0
-    for _ in range(_SHAKES):
-        with_room = _with_room(nodes)
-        if not with_room or waiting.work > budget or idle > _SHAKES // 2:
+    few = len(nodes) <= _FEW
+    throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
+    while nodes:
+        before = draft.worth(numbers)
+        for throw in range(throws):
+            if throw % len(nodes) == 0:
+                with_room = _with_room(nodes)
+            if not with_room or waiting.work > budget:
+                return max(0, budget - waiting.work)
+            first = dice.choice(with_room)
+            beside = dice.sample(nodes, min(len(nodes), dice.randint(1, others)))
+            step(draft, waiting, [first, *(node for node in beside if node is not first)], dice)
+        if not _much_gained(draft, numbers, before):
             break
-        first = dice.choice(with_room)
-        others = dice.sample(nodes, min(len(nodes), dice.randint(1, 3)))
-        chosen = [first, *(node for node in others if node is not first)]
-        idle = 0 if step(draft, waiting, chosen, dice) else idle + 1
     return max(0, budget - waiting.work)
+
+
+def _much_gained(draft: Draft, numbers: Sequence[int], before: Worth) -> bool:
+    """Whether the first rank that changed got in as large a part of what waits as is worth it."""
+    pairs = zip(before, draft.worth(numbers), strict=True)
+    gained = next((now - then for then, now in pairs if now != then), 0)
+    waiting = sum(draft.units[number].gb for number in numbers if not draft.seated[number])
+    return gained * _MUCH > waiting
 
 
 def could_fit(draft: Draft, shape: Shape) -> bool:
@@ -93,19 +110,6 @@ def _with_room(nodes: Iterable[NodeBook]) -> list[NodeBook]:
     return sorted((n for n in nodes if n.room > 0), key=lambda node: (-node.room, node.order))
 
 
-def _singly(nodes: Sequence[NodeBook], _turn: int) -> Iterator[list[NodeBook]]:
-    return ([node] for node in _with_room(nodes))
-
-
-def _pairs(nodes: Sequence[NodeBook], turn: int) -> Iterator[list[NodeBook]]:
-    """Each node with room beside one that has much CPU left, another one each turn."""
-    rich = sorted(nodes, key=lambda node: (-node.cpu, node.order))[:_RICH]
-    for number, node in enumerate(_with_room(nodes)):
-        other = rich[(number + turn * _STRIDE) % len(rich)]
-        if other is not node:
-            yield [node, other]
-
-
 def step(
     draft: Draft,
     waiting: Waiting,
@@ -117,33 +121,37 @@ def step(
     With `dice` the GPUs take turns as it falls, and what is worth the same is kept as well: from
     there other steps lead on.
     """
-    moved = [n for node in nodes for n in draft.on[node.order] if n in waiting.movable]
-    before = draft.worth(moved)
-    held = draft.clear(moved)
-    for number in moved:
+    moved = [[n for n in draft.on[node.order] if n in waiting.movable] for node in nodes]
+    out = [number for units in moved for number in units]
+    for number in out:
         waiting.add(number)
-    gpus = [gpu for node in nodes for gpu in _tightest_first(node)]
-    if dice is not None:
-        dice.shuffle(gpus)
-    seated = refill(draft, waiting, gpus, even=dice is None or dice.random() < 0.5)
-    for number in moved:
-        if not draft.seated[number] and draft.place(number):
+    filling = refill(draft, waiting, nodes, moved, dice)
+    before = waiting.worth(out)
+    suffices = gt if dice is None else ge
+    hoped_for = waiting.worth(filling)
+    left = [number for number in out if number not in filling]
+    if not suffices(hoped_for, before):
+        elsewhere = (n for n in left if fits_beside(draft.ledger, draft.units[n].pods[0], nodes))
+        hoped_for = waiting.worth([*filling, *elsewhere])
+    if suffices(hoped_for, before):
+        held = draft.clear(out)
+        for number, gpu in filling.items():
             waiting.discard(number)
-            seated.append(number)
-    after = draft.worth(seated)
-    if after > before or (dice is not None and after == before):
-        return after > before
-    for number in seated:
-        draft.take_back(number)
-        waiting.add(number)
-    for number in moved:
+            draft.seat(number, gpu)
+        for number in left:
+            if draft.place(number):
+                waiting.discard(number)
+        seated = [*filling, *(number for number in left if draft.seated[number])]
+        after = waiting.worth(seated)
+        if suffices(after, before):
+            return after > before
+        draft.clear(seated)
+        for number in seated:
+            waiting.add(number)
+        draft.rearrange(held)
+    for number in out:
         waiting.discard(number)
-    draft.rearrange(held)
     return False
-
-
-def _tightest_first(node: NodeBook) -> list[GpuBook]:
-    return sorted(node.gpus, key=lambda gpu: (gpu.reclaimable, gpu.index))
 
 
 def seniors_first(draft: Draft) -> None:
