@@ -6,8 +6,8 @@ from typing import Final
 from planner.packing.draft import Draft
 from planner.packing.greedy import Choose, strand_aware, tightest
 
-_RUNS: Final = 20_000
-"""How many units may be placed in all runs of one rank: a big rank has fewer runs."""
+_RUNS: Final = 2_500
+"""How many units may be placed in all runs of one rank: a big rank has fewer runs, but one."""
 
 
 def best_order(draft: Draft, numbers: Sequence[int]) -> None:
@@ -18,7 +18,7 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     fixed = draft.pinned | draft.staying
     free = [number for number in numbers if number not in fixed]
     best, kept = draft.worth(free), draft.arrangement(free)
-    for order, choose in _runs(draft, free)[: _RUNS // max(1, len(free))]:
+    for order, choose in _runs(draft, free)[: max(1, _RUNS // max(1, len(free)))]:
         draft.clear(free)
         draft.fill(order, choose)
         worth = draft.worth(free)
