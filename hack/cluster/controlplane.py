@@ -7,7 +7,8 @@ only an API server and a scheduler and make their nodes through the API.
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hack.cluster import network, pki, system
@@ -75,8 +76,12 @@ class ControlPlane:
         return done
 
 
-def start(cluster: ClusterDir, parts: Parts, say: Say) -> ControlPlane:
+def start(
+    cluster: ClusterDir, parts: Parts, say: Say, *, apiserver_flags: Sequence[str] = ()
+) -> ControlPlane:
     """Start a control plane in an empty folder and wait until it serves.
+
+    `apiserver_flags` are given to kube-apiserver besides its own.
 
     Raises:
         Unavailable: This machine has not got what is needed.
@@ -98,9 +103,8 @@ def start(cluster: ClusterDir, parts: Parts, say: Say) -> ControlPlane:
     api = Api.connect(url, identities.authority.pair, admin)
     with step(say, "control plane"):
         storage = Program(cluster, _etcd(cluster, parts, ports[0], ports[1]))
-        server = Program(
-            cluster, _apiserver(parts, bridge, identities, apiserver_port, ports[0], api)
-        )
+        spec = _apiserver(parts, bridge, identities, apiserver_port, ports[0], api)
+        server = Program(cluster, replace(spec, command=(*spec.command, *apiserver_flags)))
         controllers = Program(cluster, _controller_manager(parts, identities, url, ports[2]))
         scheduler = Program(cluster, _scheduler(parts, identities, url, ports[3]))
         storage.start(wait=False)

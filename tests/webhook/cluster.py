@@ -25,6 +25,9 @@ from tests.webhook.cases import Manifest
 
 NAMESPACE = "mpslice-system"
 SERVICE = "mpslice-webhook"
+AUDIT_LOG = "audit.log"
+"""In the folder of an Installation: the API server's audit events of pods, one a line."""
+
 _SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
 _WORKLOADS = ("Deployment", "DaemonSet", "PodDisruptionBudget")
 

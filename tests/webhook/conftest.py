@@ -1,5 +1,6 @@
 """A control plane of these tests' own: what admission does is felt by every other test."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,29 @@ import pytest
 from hack.cluster import controlplane, lifecycle
 from hack.cluster.parts import Parts
 from hack.cluster.progress import to_stderr
-from tests.webhook.cluster import Installation
+from tests.webhook.cluster import AUDIT_LOG, Installation
+
+_PODS = {"group": "", "resources": ["pods"]}
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {
+            "level": "Metadata",
+            "verbs": ["create"],
+            "resources": [{"group": "", "resources": ["pods"]}],
+        },
+        {"level": "None"},
+    ],
+}
+
+
+def auditing(folder: Path) -> tuple[str, str]:
+    """Flags of kube-apiserver that log the creation of pods, one JSON object a line."""
+    policy = folder / "audit-policy.yaml"
+    policy.write_text(json.dumps(_AUDIT_POLICY))
+    return (f"--audit-policy-file={policy}", f"--audit-log-path={folder / AUDIT_LOG}")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +41,8 @@ def installation(
     """The chart on a real control plane, without a replica."""
     folder: Path = tmp_path_factory.mktemp("webhook")
     with lifecycle.owned(to_stderr) as cluster:
-        plane = controlplane.start(cluster, cluster_parts, to_stderr)
+        flags = auditing(folder)
+        plane = controlplane.start(cluster, cluster_parts, to_stderr, apiserver_flags=flags)
         made = Installation(plane, folder)
         made.install()
         yield made

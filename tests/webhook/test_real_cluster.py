@@ -11,7 +11,7 @@ from hack.cluster.waiting import wait_until
 from mpslice.slices import looks_like_slice
 from tests.webhook.breaker import breaking
 from tests.webhook.cases import NOS, SLICE, Manifest, container, pod, user, workload
-from tests.webhook.cluster import NAMESPACE, Installation, Replica
+from tests.webhook.cluster import AUDIT_LOG, NAMESPACE, Installation, Replica
 
 BAD = pod(container({SLICE: 2}))
 
@@ -79,6 +79,20 @@ def test_pod_that_is_created_is_stored_complete(
     assert spec["schedulingGates"] == [{"name": "mpslice.io/carve"}]
     assert spec["containers"][0]["securityContext"] == {"runAsUser": 1000}
     assert spec["containers"][0]["resources"] == {"limits": {SLICE: "1"}, "requests": {SLICE: "1"}}
+
+
+def test_audit_log_says_what_was_injected_and_why_a_pod_was_refused(
+    installation: Installation, serving: Replica
+) -> None:
+    lookalike = pod(container({"nvidia.com/gpu-10GB": 1}))
+    create(installation, called(pod(), "audited-good"), called(lookalike, "audited-bad"))
+    found = {
+        event["objectRef"].get("name"): event.get("annotations", {})
+        for event in map(json.loads, (installation.folder / AUDIT_LOG).read_text().splitlines())
+    }
+    injected = found["audited-good"]["mutate.pods.mpslice.io/injected"]
+    assert injected.split(", ")[:2] == ["/spec/hostIPC", "/spec/containers/0/securityContext"]
+    assert found["audited-bad"]["validate.pods.mpslice.io/reason"] == "InvalidSlice"
 
 
 @pytest.mark.parametrize(
