@@ -209,3 +209,14 @@ def _endpoint_slice(replica: Replica, address: str, ready: bool) -> dict[str, An
         "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
         "ports": [{"name": "https", "port": replica.port, "protocol": "TCP"}],
     }
+
+
+def called(
+    manifest: Manifest, name: str, namespace: str = "default", **metadata: object
+) -> Manifest:
+    return {**manifest, "metadata": {"name": name, "namespace": namespace, **metadata}}
+
+
+def create(installation: Installation, *objects: Manifest, real: bool = False) -> tuple[str, str]:
+    dry = () if real else ("--dry-run=server",)
+    return installation.kubectl("create", *dry, "--filename=-", objects=objects)

@@ -9,7 +9,7 @@ import pytest
 from hack.cluster import controlplane, lifecycle
 from hack.cluster.parts import Parts
 from hack.cluster.progress import to_stderr
-from tests.webhook.cluster import AUDIT_LOG, Installation
+from tests.webhook.cluster import AUDIT_LOG, Installation, Replica
 
 _PODS = {"group": "", "resources": ["pods"]}
 _AUDIT_POLICY = {
@@ -48,3 +48,18 @@ def installation(
         yield made
     for program in plane.programs:
         program.stop()  # they have ended; this only takes note of it
+
+
+@pytest.fixture
+def serving(installation: Installation) -> Iterator[Replica]:
+    """The chart with its default values, and a replica."""
+    installation.install()
+    with installation.serving() as replica:
+        yield replica
+
+
+@pytest.fixture
+def silent(installation: Installation) -> None:
+    """The chart with its default values, and no replica at all."""
+    installation.install()
+    installation.publish([])
