@@ -99,7 +99,9 @@ class DirectoryWatch:
         changed, made, lost_count = set(), set(), False
         for mask, name in _events(data):
             if mask & _IGNORED:
-                raise DirectoryVanished(f"directory {self._directory} was deleted")
+                raise DirectoryVanished(
+                    f"directory {self._directory} was deleted; start anew once it is back"
+                )
             lost_count |= bool(mask & _OVERFLOW)
             changed.add(name)
             if mask & (_CREATE | _MOVED_TO):

@@ -53,6 +53,6 @@ class KubeletKnowledge:
         while left := missing(await self._pod_resources.allocatable()):
             if monotonic() > deadline:
                 some = ", ".join(sorted(str(device) for device in left)[:3])
-                raise KubeletUnavailable(f"the kubelet {what} {some}")
+                raise KubeletUnavailable(f"the kubelet {what} {some}; its log may tell why")
             await asyncio.sleep(next(pauses, _LONGEST_PAUSE))
         return wanted()

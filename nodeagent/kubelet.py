@@ -104,7 +104,9 @@ class KubeletLink:
                     await self.changed.after(self.changed.count)
         except TimeoutError as error:
             missing = ", ".join(resource_name(size) for size in sorted(sizes - self._live))
-            raise KubeletUnavailable(f"the kubelet does not listen to {missing}") from error
+            raise KubeletUnavailable(
+                f"the kubelet does not listen to {missing}; its log tells why"
+            ) from error
 
     async def follow(self, on_checkpoint: Callable[[], None]) -> NoReturn:
         """Looks out for a new kubelet and for its checkpoint, until cancelled."""
