@@ -129,13 +129,14 @@ class GpuBook:
     def layout(self, wanted: Mapping[SliceSize, int]) -> dict[SliceSize, int]:
         """Every slice that is to exist here: used, claimed, and free ones that stay."""
         total = dict(self.start.used)
-        for sizes in (self.claims, self.free):
-            for size, number in sizes.items():
-                total[size] = total.get(size, 0) + number
+        for size, number in self.claims.items():
+            total[size] = total.get(size, 0) + number
         if self.free:
+            for size, number in self.free.items():
+                total[size] = total.get(size, 0) + number
             for size in self.withdrawn(wanted):
                 total[size] -= 1
-        return {size: total[size] for size in sorted(total) if total[size] > 0}
+        return {size: number for size, number in sorted(total.items()) if number > 0}
 
     def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
         """The free slices that have to go for what is claimed: as few as possible.

@@ -23,7 +23,7 @@ class Seating(NamedTuple):
 
     @property
     def placement(self) -> Placement:
-        return Placement(self.pod, self.node.name, tuple(gpu.uuid for gpu in self.gpus))
+        return Placement(self.pod, self.node.name, tuple([gpu.uuid for gpu in self.gpus]))
 
 
 class Ledger:
@@ -134,6 +134,8 @@ class Ledger:
 
     def withdrawn(self) -> int:
         """How many free slices have to go for all that is seated."""
+        if not self.standing:
+            return 0
         touched = (node for node in self.nodes if node.carved)
         return sum(len(gpu.withdrawn(self.wanted)) for node in touched for gpu in node.gpus)
 

@@ -156,8 +156,8 @@ def _walk(cells: list[_Cell], shape: Shape) -> Iterator[GpuBook]:
         if not rest:
             return
         amount += (rest & -rest).bit_length() - 1
+        bit = 1 << amount
         for cell in levels:
-            bucket = cell.buckets.get(amount)
-            if bucket:
-                yield from bucket.values()
+            if cell.mask & bit:
+                yield from cell.buckets[amount].values()
         amount += 1

@@ -106,34 +106,33 @@ class Shape:
 
 
 class ShapeTable:
-    """Finds each pod's shape.
-
-    Records that are the same objects, as pods of one owner mostly share them, are told at a glance;
-    only others are compared by value.
-    """
+    """Finds each pod's shape. Records are compared field by field: hashing them whole is slower."""
 
     def __init__(self, relations: RelationBook) -> None:
         self._relations = relations
-        self.shapes: list[Shape] = []
-        self._by_identity: dict[object, Shape] = {}
-        self._by_value: dict[object, Shape] = {}
+        self._known: dict[object, Shape] = {}
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """All that were found, in the order of their first pods."""
+        return list(self._known.values())
 
     def of(self, pod: Pod) -> Shape:
-        related = self._relations.alike(pod) if self._relations.active else None
-        ids = (
+        wants, constraints = pod.requests, pod.constraints
+        key = (
             pod.seats,
-            id(pod.requests),
-            id(pod.constraints),
-            id(pod.ports),
-            id(pod.avoid),
-            id(related),
+            wants.cpu_milli,
+            wants.memory,
+            wants.ephemeral,
+            wants.extended,
+            constraints.node_selector,
+            constraints.affinity,
+            constraints.tolerations,
+            pod.ports,
+            pod.avoid,
+            self._relations.alike(pod) if self._relations.active else None,
         )
-        shape = self._by_identity.get(ids)
+        shape = self._known.get(key)
         if shape is None:
-            key = (pod.seats, pod.requests, pod.constraints, pod.ports, pod.avoid, related)
-            shape = self._by_value.get(key)
-            if shape is None:
-                shape = self._by_value[key] = Shape(pod, self._relations)
-                self.shapes.append(shape)
-            self._by_identity[ids] = shape
+            shape = self._known[key] = Shape(pod, self._relations)
         return shape

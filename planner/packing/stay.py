@@ -19,7 +19,9 @@ def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
     A pod that wants to be near another comes in once that one is there.
     """
     left = list(numbers)
-    nominated = [n for n in left if all(pod.nominated for pod in draft.units[n].pods)]
+    units = draft.units
+    nominated = [n for n in left if units[n].pods[0].nominated]  # of most units nobody is
+    nominated = [n for n in nominated if all(pod.nominated for pod in units[n].pods)]
     while came := [number for number in nominated if _seat(draft, number)]:
         draft.staying.update(came)
         left = [number for number in left if number not in draft.staying]
