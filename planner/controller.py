@@ -23,7 +23,7 @@ from planner.bucket import TokenBucket
 from planner.cluster import Cluster
 from planner.decide import Decision, View, decide
 from planner.metrics import Metrics
-from planner.model import Pod
+from planner.model import Placement, Pod
 from planner.perform import perform
 from planner.storyteller import Storyteller
 from planner.tries import Tries
@@ -92,6 +92,7 @@ class Controller:
         self._untold: Decision | None = None
         self._tell_at: float | None = None
         self._may_nominate = True
+        self._planned: dict[str, Placement] = {}  # by uid; a restart may begin a plan anew
         self._breath = 0.0  # seconds before the next decision
 
     @property
@@ -109,6 +110,7 @@ class Controller:
         self._batch.release()
         self._may_nominate = True
         self._absences = Absences()  # what was seen in an earlier term is no start of this one
+        self._planned = {}
         self._changed = True
         bucket = TokenBucket(self._settings.qps, self._settings.burst)
         async with asyncio.TaskGroup() as tasks:
@@ -178,6 +180,7 @@ class Controller:
                 break
             view = replace(view, pods=self._pods(writer))
             decision = decide(view)
+        self._planned = decision.planned
         seconds = time.perf_counter() - started
         self._breath = seconds if seconds > _LONG else 0.0
         self._metrics.decided(decision, seconds=seconds)
@@ -203,6 +206,7 @@ class Controller:
             minimums=self._cluster.minimums,
             now=wall,
             namespaces=self._cluster.namespaces,
+            planned=self._planned,
             solver=self._settings.solver,
         )
 

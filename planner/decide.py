@@ -30,7 +30,8 @@ class View:
     `waiting` pods belong to a burst that is not complete yet. `away` are nodes that lost their
     agents. `unreadable` are nodes whose NodeLayout says something that is none, and what: nothing
     is done to them. Without `gate` nobody is to wait for one; without `nominate` no pod can be
-    nominated. `solver` is plan's, the rest build_snapshot's.
+    nominated. `planned` is where the last decision put pods, by uid, {} if nobody remembers: what
+    it began is finished, not begun anew elsewhere. `solver` is plan's, the rest build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -46,6 +47,7 @@ class View:
     minimums: Mapping[str, int] = field(default_factory=dict)
     now: datetime | None = None
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    planned: Mapping[str, Placement] = field(default_factory=dict)
     solver: bool = False
 
 
@@ -66,6 +68,11 @@ class Decision:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     snapshot: Snapshot = field(default_factory=Snapshot)
+
+    @property
+    def planned(self) -> dict[str, Placement]:
+        """Where pods were put, by uid, for the next decision's view."""
+        return {p.pod.uid: p for p in (*self.carving, *self.plan.placements)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,7 @@ def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayou
         now=view.now,
         all_nodes=view.nodes,
         namespaces=view.namespaces,
+        planned=view.planned,
     )
 
 

@@ -300,10 +300,20 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """A pod and the node and GPUs meant for it; `gpus` by seat."""
+
+    pod: Pod
+    node: str
+    gpus: tuple[GpuUuid, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason.
 
     `groups` by `Pod.group_key`. `now`, in UTC, says who has waited long; None: nobody has.
+    `planned` is where the last plan put pods, by uid: those that still wait stay there.
     """
 
     nodes: tuple[NodeState, ...] = ()
@@ -312,15 +322,7 @@ class Snapshot:
     groups: Mapping[str, Group] = field(default_factory=dict)
     now: datetime | None = None
     neighbours: Neighbours = field(default_factory=Neighbours)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A pod and the node and GPUs meant for it; `gpus` by seat."""
-
-    pod: Pod
-    node: str
-    gpus: tuple[GpuUuid, ...]
+    planned: Mapping[str, Placement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

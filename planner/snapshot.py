@@ -17,6 +17,7 @@ from planner.model import (
     Neighbours,
     Node,
     NodeState,
+    Placement,
     Pod,
     Resources,
     Snapshot,
@@ -34,12 +35,13 @@ def build_snapshot(
     now: datetime | None = None,
     all_nodes: Iterable[Node] = (),
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
+    planned: Mapping[str, Placement] | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
     `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
     no GPUs yet. `all_nodes`, labelled or not, and the labels of `namespaces` bear on relations
-    between pods. Total: bad input sets its node aside.
+    between pods. `planned` is the last plan's. Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
     repelling: list[Pod] = []
@@ -71,7 +73,15 @@ def build_snapshot(
         key: Group(minimums.get(key), members[key]) for key in members.keys() | minimums.keys()
     }
     neighbours = Neighbours(tuple(all_nodes), bound, tuple(repelling), namespaces or {})
-    return Snapshot(tuple(states.values()), set_aside, max_slices_per_gpu, groups, now, neighbours)
+    return Snapshot(
+        tuple(states.values()),
+        set_aside,
+        max_slices_per_gpu,
+        groups,
+        now,
+        neighbours,
+        planned or {},
+    )
 
 
 def _node_state(node: Node, gpus: tuple[Gpu, ...], pods: Sequence[Pod]) -> NodeState:

@@ -1,9 +1,10 @@
 """A plan in the making: which unit is seated where, and what that is worth."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from planner.packing.books import GpuBook
-from planner.packing.greedy import Choose, seat_unit, tightest
+from planner.packing.greedy import Choose, seat_pod, seat_unit, tightest
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
 
@@ -25,16 +26,28 @@ class Draft:
         place = {rank: number for number, rank in enumerate(ranks)}
         self.rank = [place[unit.rank] for unit in units]
         self.ranks = len(ranks)
-        self.pinned: set[int] = set()  # units that keep a standing slice, be it another one
-        self.staying: set[int] = set()  # units where an earlier plan wanted them
+        self.fixed: set[int] = set()  # seated units that nobody moves any more
         self.late: dict[int, None] = {}  # placed once others were that made it possible
         self.on: list[dict[int, None]] = [{} for _ in ledger.nodes]  # units by node order
 
     def place(self, number: int, choose: Choose = tightest) -> bool:
-        """Seats the unit where it fits best; whether it could."""
-        seated = seat_unit(self.ledger, self.units[number], choose)
-        self.note(number, seated)
-        return bool(seated)
+        """Seats the unit where it fits best, or what is left of it; whether any of it is seated."""
+        if self.seated[number]:
+            self._top_up(number, choose)
+        else:
+            self.note(number, seat_unit(self.ledger, self.units[number], choose))
+        return bool(self.seated[number])
+
+    def _top_up(self, number: int, choose: Choose) -> None:
+        """Seats further pods of a unit that has the pods it needs."""
+        there = {id(seating.pod) for seating in self.seated[number]}
+        others = (pod for pod in self.units[number].pods if id(pod) not in there)
+        more = [seat_pod(self.ledger, pod, choose) for pod in others]
+        self.note(number, [*self.seated[number], *(s for s in more if s is not None)])
+
+    def is_lacking(self, number: int) -> bool:
+        """Whether not all pods of the unit are seated."""
+        return len(self.seated[number]) < len(self.units[number].pods)
 
     def fill(self, numbers: Iterable[int], choose: Choose = tightest) -> list[int]:
         """Seats units in the order given; those that do not fit are returned.
@@ -58,7 +71,7 @@ class Draft:
         self.note(number, [self.ledger.seat(pod, shape, gpu.node, (gpu,))])
 
     def take_back(self, number: int) -> list[Seating]:
-        """Unseats a unit; what `restore` brings back."""
+        """Unseats a unit; what `restore` and `try_again` bring back."""
         seated, self.seated[number] = self.seated[number], []
         self.late.pop(number, None)
         for seating in seated:
@@ -71,6 +84,20 @@ class Draft:
         again = [self.ledger.seat(s.pod, s.shape, s.node, s.gpus) for s in seated]
         self.note(number, again)
 
+    def try_again(self, number: int, seated: Iterable[Seating]) -> bool:
+        """Seats a unit as it was, if nothing has taken its place; whether it could be."""
+        if self.seated[number]:
+            return False
+        again: list[Seating] = []
+        for s in seated:
+            if not s.shape.fits(s.node) or not _have_room(s):
+                for seating in again:
+                    self.ledger.unseat(seating)
+                return False
+            again.append(self.ledger.seat(s.pod, s.shape, s.node, s.gpus))
+        self.note(number, again)
+        return True
+
     def note(self, number: int, seated: list[Seating]) -> None:
         """Takes down how a unit was seated."""
         self.seated[number] = seated
@@ -79,17 +106,20 @@ class Draft:
 
     def is_free_standing(self, number: int) -> bool:
         """Whether it is a lone pod, of no group that waits, on whose place no other's depends."""
-        unit, relations = self.units[number], self.ledger.relations
-        pods = unit.pods
-        if len(pods) > 1 or unit.needed > 1:
-            return False
-        related = relations.active and relations.counts(pods[0])
-        return not related and self.ledger.shape(pods[0]).relations is None
+        unit = self.units[number]
+        return len(unit.pods) == 1 and unit.needed <= 1 and not self.is_related(number)
+
+    def is_related(self, number: int) -> bool:
+        """Whether a pod's place depends on where others are, or theirs on its."""
+        relations, shape = self.ledger.relations, self.ledger.shape
+        return relations.active and any(
+            relations.counts(pod) or shape(pod).relations is not None
+            for pod in self.units[number].pods
+        )
 
     def is_movable(self, number: int) -> bool:
-        """Whether a search may seat the unit elsewhere or not at all: a lone pod with one slice,
-        which keeps to no earlier plan."""
-        if number in self.pinned or number in self.staying:
+        """Whether a search may seat the unit elsewhere or not at all: a lone pod with one slice."""
+        if number in self.fixed:
             return False
         shape = self.ledger.shape(self.units[number].pods[0])
         return shape.single and self.is_free_standing(number)
@@ -115,3 +145,14 @@ class Draft:
             for seating in self.seated[number]:
                 total[self.rank[number]] += seating.shape.gb
         return tuple(total)
+
+
+def _have_room(seating: Seating) -> bool:
+    gb: Counter[int] = Counter()
+    for size, gpu in zip(seating.shape.seats, seating.gpus, strict=True):
+        gb[gpu.order] += size
+    counts = Counter(gpu.order for gpu in seating.gpus)
+    return all(
+        gpu.reclaimable >= gb[gpu.order] and gpu.count + counts[gpu.order] <= gpu.limit
+        for gpu in seating.gpus
+    )

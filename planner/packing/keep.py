@@ -20,15 +20,17 @@ _TRIES: Final = 64  # pods asked to give way for one
 
 
 def keep(draft: Draft, numbers: Iterable[int]) -> list[int]:
-    """Seats units on standing free slices, as far as there are any; the others are returned.
+    """Seats units on standing free slices, as far as there are any.
 
+    The others are returned, and those of which further pods wait.
     Who needs several slices of one node finds fewer places than others, so they come first.
     """
     numbers = list(numbers)
     failed: set[Shape] = set()
     in_turn = sorted(numbers, key=lambda number: -_seats(draft, number))
-    served = {number for number in in_turn if _serve(draft, number, failed)}
-    return [number for number in numbers if number not in served]
+    for number in in_turn:
+        _serve(draft, number, failed)
+    return [number for number in numbers if draft.is_lacking(number)]
 
 
 def _seats(draft: Draft, number: int) -> int:
@@ -37,7 +39,7 @@ def _seats(draft: Draft, number: int) -> int:
 
 def _serve(draft: Draft, number: int, failed: set[Shape]) -> bool:
     unit, ledger = draft.units[number], draft.ledger
-    if len(unit.pods) < unit.needed:
+    if draft.seated[number] or len(unit.pods) < unit.needed:
         return False
     if len(unit.pods) == 1:
         shape = ledger.shape(unit.pods[0])
@@ -49,7 +51,7 @@ def _serve(draft: Draft, number: int, failed: set[Shape]) -> bool:
             failed.add(shape)
         return False
     seated = [s for s in (seat_standing(ledger, pod) for pod in unit.pods) if s is not None]
-    if len(seated) == len(unit.pods):
+    if seated and len(seated) >= unit.needed:
         draft.note(number, seated)
         return True
     for seating in seated:
@@ -103,8 +105,11 @@ class _Displacement:
         return [] if lacking else [tuple(chosen)]
 
     def _may_go(self, number: int, shape: Shape, lacking: Counter[SliceSize]) -> bool:
-        if number in self._asked or not self._draft.is_free_standing(number):
+        draft = self._draft
+        if number in self._asked or not draft.is_free_standing(number):
             return False
+        if number in draft.fixed and draft.units[number].pods[0].uid in draft.ledger.planned:
+            return False  # it is where the last plan put it
         held = self._shape(number)
         return held is not shape and any(size in lacking for size in held.seats)
 

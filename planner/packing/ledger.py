@@ -34,6 +34,7 @@ class Ledger:
         self.nodes = _load(snapshot)
         self.steps = 0  # how often a place was looked for: the measure of work
         self.epoch = 0  # within one, room only shrinks
+        self.planned = snapshot.planned
         self.relations = RelationBook(snapshot, pending)
         self._table = ShapeTable(self.relations)
         self._shapes = {id(pod): self._table.of(pod) for pod in pending}

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
 from planner.packing.draft import Draft
+from planner.packing.gaps import close_gaps
 from planner.packing.keep import keep
 from planner.packing.ledger import Ledger
 from planner.packing.order import units_of
@@ -67,29 +68,54 @@ class _Packing:
     def run(self) -> None:
         draft = self._draft
         everyone = range(len(draft.units))
+        ranks = [list(numbers) for _, numbers in groupby(everyone, key=draft.rank.__getitem__)]
         contended = False
-        for _, numbers in groupby(everyone, key=draft.rank.__getitem__):
-            contended |= self._seat_rank(list(numbers))
-        draft.fill(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
+        for numbers in ranks:
+            contended |= self._seat_rank(numbers)
+        self._seat_late(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
+        if not contended:
+            spare_nodes(draft)
+        if contended or any(draft.is_lacking(n) for n in everyone if draft.seated[n]):
+            close_gaps(draft, ranks)
+            self._seat_late(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
         if contended:
             seniors_first(draft)
-        else:
-            spare_nodes(draft)
 
     def _seat_rank(self, numbers: Sequence[int]) -> bool:
         """Seats the units of one rank; whether there were more than fitted."""
         draft = self._draft
         self._serve_longest_waiting(numbers)
-        left = stay(draft, [number for number in numbers if not draft.seated[number]])
+        stay(draft, [number for number in numbers if not draft.seated[number]])
+        left = [n for n in numbers if draft.is_lacking(n) and not self._comes_late(n)]
         if draft.ledger.standing:
             left = keep(draft, left)
             self._pin(numbers)
         refused = draft.fill(left)
         if not any(self._is_contended(number) for number in refused):
             return False
-        best_order(draft, numbers)
-        self._search(range(numbers[-1] + 1), numbers)
+        so_far = range(numbers[-1] + 1)
+        if any(draft.seated[n] and n not in draft.fixed for n in numbers):
+            best_order(draft, numbers)
+        if any(draft.seated[n] and draft.is_movable(n) for n in so_far):
+            self._search(so_far, numbers)
         return True
+
+    def _comes_late(self, number: int) -> bool:
+        """Whether the unit was placed by the last plan, and may wait for others that were, too."""
+        draft = self._draft
+        return (
+            not draft.seated[number]
+            and draft.may_come_to_fit(number)
+            and any(pod.uid in draft.ledger.planned for pod in draft.units[number].pods)
+        )
+
+    def _seat_late(self, numbers: Iterable[int]) -> None:
+        """Seats units that could not be seated before others were there."""
+        draft, numbers = self._draft, list(numbers)
+        left = stay(draft, numbers)
+        draft.late.update(dict.fromkeys(n for n in numbers if draft.seated[n]))
+        draft.late.update(dict.fromkeys([n for n in left if draft.place(n)]))
+        draft.fill(number for number in left if not draft.seated[number])
 
     def _search(self, numbers: Sequence[int], rank: Sequence[int]) -> None:
         """Fits in what greedy left out of `rank`; `numbers` are the units of all ranks so far."""
@@ -128,22 +154,44 @@ class _Packing:
     def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:
         """Of those that have waited long, in order, the first that does not fit gets a reservation.
 
-        They go before pods for which a slice stands: what comes free is theirs.
+        They go before pods for which a slice stands: what comes free is theirs. The oldest gives
+        way to nobody; another that left its place to more GB in the last plan reserves nothing.
         """
+        draft, oldest = self._draft, numbers[0]
+        if not draft.units[oldest].aged:
+            return
+        stay(draft, numbers)
         for number in numbers:
-            unit = self._draft.units[number]
+            unit = draft.units[number]
             if not unit.aged:
                 return
-            if not self._draft.place(number) and unit.reserves:
-                found = reserve(self._draft, number)
-                if found:
-                    self._reservations.append((number, found))
-                    return
+            if not draft.place(number) and unit.reserves and self._reserve(number, numbers):
+                return
+            if number == oldest and unit.reserves and draft.seated[number]:
+                draft.fixed.add(number)
+
+    def _reserve(self, number: int, numbers: Sequence[int]) -> bool:
+        """Reserves GPUs for a unit of the rank, as if the younger ones were not there."""
+        draft = self._draft
+        younger = draft.clear(n for n in numbers if n > number and draft.seated[n])
+        if younger and draft.place(number):
+            if number == numbers[0]:
+                return False
+            draft.take_back(number)
+        else:
+            found = reserve(draft, number)
+            if found:
+                self._reservations.append((number, found))
+                # What was chosen depends on where these are.
+                draft.fixed.update(n for n in range(number) if draft.seated[n])
+                return True
+        draft.rearrange(younger)
+        return False
 
     def _pin(self, numbers: Iterable[int]) -> None:
         """Who has lost its gate may be bound to the slice at any moment: nobody moves it now."""
         draft = self._draft
-        draft.pinned.update(
+        draft.fixed.update(
             number
             for number in numbers
             if draft.seated[number] and not any(pod.gated for pod in draft.units[number].pods)

@@ -15,8 +15,7 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
 
     Who keeps to an earlier plan is left where it is: a little more worth would move everybody.
     """
-    fixed = draft.pinned | draft.staying
-    free = [number for number in numbers if number not in fixed]
+    free = [number for number in numbers if number not in draft.fixed]
     best, kept = draft.worth(free), draft.arrangement(free)
     for order, choose in _runs(draft, free)[: max(1, _RUNS // max(1, len(free)))]:
         draft.clear(free)

@@ -7,7 +7,6 @@ Which GPUs these are is found anew in each plan and needs no memory: those that 
 from planner.model import Reservation
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
-from planner.packing.greedy import seat_pod
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.shapes import Shape
 
@@ -24,13 +23,13 @@ def reserve(draft: Draft, number: int) -> list[Reservation]:
     chosen: list[_Choice] = []
     found: list[Reservation] = []
     for pod in unit.pods[: unit.needed]:
-        seating = seat_pod(ledger, pod)
-        if seating is not None:
-            seated.append(seating)
-            choice: _Choice | None = (seating.node, seating.gpus)
+        shape = ledger.shape(pod)
+        choice = _at_once(shape)
+        if choice is not None:
+            seated.append(ledger.seat(pod, shape, *choice))
         else:
             taken = {gpu.order for _, gpus in chosen for gpu in gpus}
-            choice = _soonest(ledger.shape(pod), taken)
+            choice = _soonest(shape, taken)
         if choice is None:
             break
         chosen.append(choice)
@@ -47,6 +46,36 @@ def _close(ledger: Ledger, chosen: list[_Choice]) -> None:
     for gpu in {gpu.order: gpu for _, gpus in chosen for gpu in gpus}.values():
         if not gpu.closed:
             ledger.close(gpu)
+
+
+def _at_once(shape: Shape) -> _Choice | None:
+    """Where the shape fits most tightly now. Free slices count as room: where they stand is chance,
+    and to follow them would reserve other GPUs each time."""
+    best: tuple[int, int] | None = None
+    choice: _Choice | None = None
+    for node in shape.pool.nodes:
+        gpus = _tightest(shape, node) if shape.fits(node) else None
+        if gpus is not None:
+            rest = sum(gpu.room for gpu in dict.fromkeys(gpus))
+            if best is None or (rest, node.order) < best:
+                best, choice = (rest, node.order), (node, gpus)
+    return choice
+
+
+def _tightest(shape: Shape, node: NodeBook) -> tuple[GpuBook, ...] | None:
+    """By seat, the GPUs with the least room that suffices; None where they do not all fit."""
+    left = {gpu: [gpu.room, gpu.limit - gpu.count] for gpu in node.gpus if not gpu.closed}
+    chosen: dict[int, GpuBook] = {}
+    for seat in shape.seating_order:
+        size = shape.seats[seat]
+        able = [gpu for gpu, (gb, slots) in left.items() if gb >= size and slots > 0]
+        if not able:
+            return None
+        gpu = min(able, key=lambda gpu: (left[gpu][0], gpu.index))
+        left[gpu][0] -= size
+        left[gpu][1] -= 1
+        chosen[seat] = gpu
+    return tuple(chosen[seat] for seat in range(len(shape.seats)))
 
 
 def _soonest(shape: Shape, taken: set[int]) -> _Choice | None:

@@ -1,56 +1,96 @@
 """Pods where an earlier plan wanted them: what it began is finished, not begun anew elsewhere.
 
-A nomination is how that is remembered. Without it, pods that depend on one another (affinity,
-spread) would be arranged otherwise each time, and slices carved for one arrangement after another.
+The last plan's placements say where, as long as somebody remembers them, and nominations, which are
+in the cluster. Without them a plan that is being carried out would be made otherwise each time, and
+slices carved for one arrangement after another.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from planner.feasibility import node_refusal
-from planner.model import Pod
+from planner.model import Placement, Pod
+from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
 from planner.packing.greedy import gpus_on
 from planner.packing.ledger import Ledger, Seating
+from planner.packing.shapes import Shape
 
 
 def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
-    """Seats units on the nodes that their pods are nominated to; the others are returned.
+    """Seats units where their pods were planned or nominated; the others are returned.
 
     A pod that wants to be near another comes in once that one is there.
     """
     left = list(numbers)
-    units = draft.units
-    nominated = [n for n in left if units[n].pods[0].nominated]  # of most units nobody is
-    nominated = [n for n in nominated if all(pod.nominated for pod in units[n].pods)]
-    while came := [number for number in nominated if _seat(draft, number)]:
-        draft.staying.update(came)
-        left = [number for number in left if number not in draft.staying]
-        nominated = [n for n in nominated if n not in draft.staying and draft.may_come_to_fit(n)]
+    units, known = draft.units, bool(draft.ledger.planned)
+    # Of most units nobody has been placed before, which is told at once.
+    turn = [n for n in left if known or len(units[n].pods) > 1 or units[n].pods[0].nominated]
+    turn = [number for number in turn if _has_home(draft, number)]
+    while came := [number for number in turn if _stay(draft, number)]:
+        there = set(came)
+        left = [number for number in left if number not in there]
+        turn = [n for n in turn if n not in there and draft.may_come_to_fit(n)]
     return left
 
 
-def _seat(draft: Draft, number: int) -> bool:
-    """All pods of the unit on their nodes, or none."""
+def _has_home(draft: Draft, number: int) -> bool:
+    """Whether enough of the unit's pods were planned or nominated somewhere."""
+    unit, planned = draft.units[number], draft.ledger.planned
+    homes = sum(1 for pod in unit.pods if pod.nominated or pod.uid in planned)
+    return homes >= unit.needed and homes > 0
+
+
+def _stay(draft: Draft, number: int) -> bool:
+    """Seats as many of the unit's pods as have their place still, at least `needed`; or none."""
     unit, ledger = draft.units[number], draft.ledger
-    if len(unit.pods) < unit.needed:
+    seated = [s for s in (_seat_pod(ledger, pod) for pod in unit.pods) if s is not None]
+    if not seated or len(seated) < unit.needed:
+        for each in seated:
+            ledger.unseat(each)
         return False
-    seated: list[Seating] = []
-    for pod in unit.pods:
-        seating = _seat_pod(ledger, pod)
-        if seating is None:
-            for each in seated:
-                ledger.unseat(each)
-            return False
-        seated.append(seating)
     draft.note(number, seated)
+    draft.fixed.add(number)
     return True
 
 
 def _seat_pod(ledger: Ledger, pod: Pod) -> Seating | None:
-    node, shape = ledger.node(pod.nominated), ledger.shape(pod)
+    """The scheduler's nomination counts more than a plan: it has preempted somebody for that.
+
+    What was planned counts while its slices stand. Where they do not, somebody has taken them, or
+    the agent could not make them.
+    """
+    before = ledger.planned.get(pod.uid)
+    if before is not None and (pod.gated or not pod.nominated):
+        seating = _seat_on(ledger, pod, before.node, before, carve=False)
+        if seating is not None:
+            return seating
+    return _seat_on(ledger, pod, pod.nominated, before, carve=True) if pod.nominated else None
+
+
+def _seat_on(
+    ledger: Ledger, pod: Pod, name: str, before: Placement | None, *, carve: bool
+) -> Seating | None:
+    node, shape = ledger.node(name), ledger.shape(pod)
     if node is None or node_refusal(pod.constraints, node.state.node) is not None:
         return None
     if not shape.fits(node):
         return None
-    gpus = gpus_on(node, shape, carve=False) or gpus_on(node, shape, carve=True)
+    gpus = _same(node, shape, before) or gpus_on(node, shape, carve=False)
+    if gpus is None and carve:
+        gpus = gpus_on(node, shape, carve=True)
     return None if gpus is None else ledger.seat(pod, shape, node, gpus)
+
+
+def _same(node: NodeBook, shape: Shape, before: Placement | None) -> tuple[GpuBook, ...] | None:
+    """The GPUs that were planned, if the slices stand there."""
+    if before is None or before.node != node.name or len(before.gpus) != len(shape.seats):
+        return None
+    by_uuid = {gpu.uuid: gpu for gpu in node.gpus}
+    if not by_uuid.keys() >= set(before.gpus):
+        return None
+    for (uuid, size), count in Counter(zip(before.gpus, shape.seats, strict=True)).items():
+        gpu = by_uuid[uuid]
+        if gpu.free.get(size, 0) < count or gpu.reclaimable < size * count:
+            return None
+    return tuple(by_uuid[uuid] for uuid in before.gpus)

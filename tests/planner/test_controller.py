@@ -3,6 +3,7 @@
 import asyncio
 import io
 
+import pytest
 from rich.console import Console
 
 from cli.live import look
@@ -10,11 +11,13 @@ from cli.status import draw
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
+from planner import controller
 from planner.actions import MANAGED_LABEL
+from planner.decide import Decision, View, decide
 from planner.model import GATE
 from tests.planner.agents import add_node, gpu_of
-from tests.planner.conftest import LABEL, events_of, planning
-from tests.planner.pods import bound, delete_pod, slice_pod
+from tests.planner.conftest import LABEL, events_of, planning, served
+from tests.planner.pods import bound, delete_pod, make, slice_pod
 from tests.waiting import eventually
 
 
@@ -170,3 +173,33 @@ async def test_planner_that_was_away_only_delays(kube: Session) -> None:
     await kube.create(PODS, slice_pod("meanwhile", 20), namespace="default")
     async with planning(kube, {"n1": [80]}):
         assert await bound(kube, "meanwhile") == "n1"
+
+
+async def test_what_was_planned_is_remembered_while_its_slice_is_made(
+    kube: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[View] = []
+
+    def deciding(view: View) -> Decision:
+        seen.append(view)
+        return decide(view)
+
+    monkeypatch.setattr(controller, "decide", deciding)
+    await add_node(kube, "n1")
+    async with planning(kube, {"n1": [80]}) as agents:
+        await served(kube, "n1")
+        agents.slow = {"n1"}
+        await make(kube, slice_pod("p", 10))
+
+        async def remembered() -> bool:
+            return [each.node for each in seen[-1].planned.values()] == ["n1"]
+
+        await eventually(remembered, "the next decision knows of the last")
+        agents.hurry()
+        await bound(kube, "p")
+        await delete_pod(kube, "p")
+
+        async def forgotten() -> bool:
+            return not seen[-1].planned
+
+        await eventually(forgotten, "who waits no more is forgotten")
