@@ -72,12 +72,12 @@ class _Packing:
         contended = False
         for numbers in ranks:
             contended |= self._seat_rank(numbers)
-        self._seat_late(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
+        self._seat_late()
         if not contended:
             spare_nodes(draft)
-        if contended or any(draft.is_lacking(n) for n in everyone if draft.seated[n]):
+        if contended or any(draft.seated[n] and draft.is_lacking(n) for n in everyone):
             close_gaps(draft, ranks)
-            self._seat_late(n for n in everyone if not draft.seated[n] and draft.may_come_to_fit(n))
+            self._seat_late()
         if contended:
             seniors_first(draft)
 
@@ -85,8 +85,9 @@ class _Packing:
         """Seats the units of one rank; whether there were more than fitted."""
         draft = self._draft
         self._serve_longest_waiting(numbers)
-        stay(draft, [number for number in numbers if not draft.seated[number]])
-        left = [n for n in numbers if draft.is_lacking(n) and not self._comes_late(n)]
+        left = stay(draft, [number for number in numbers if not draft.seated[number]])
+        if draft.ledger.planned:
+            left = [number for number in left if not self._comes_late(number)]
         if draft.ledger.standing:
             left = keep(draft, left)
             self._pin(numbers)
@@ -109,11 +110,16 @@ class _Packing:
             and any(pod.uid in draft.ledger.planned for pod in draft.units[number].pods)
         )
 
-    def _seat_late(self, numbers: Iterable[int]) -> None:
+    def _seat_late(self) -> None:
         """Seats units that could not be seated before others were there."""
-        draft, numbers = self._draft, list(numbers)
+        draft = self._draft
+        if not draft.ledger.relations.active:
+            return
+        out = [number for number, seated in enumerate(draft.seated) if not seated]
+        numbers = [number for number in out if draft.may_come_to_fit(number)]
         left = stay(draft, numbers)
         draft.late.update(dict.fromkeys(n for n in numbers if draft.seated[n]))
+        left = [number for number in left if not draft.seated[number]]
         draft.late.update(dict.fromkeys([n for n in left if draft.place(n)]))
         draft.fill(number for number in left if not draft.seated[number])
 

@@ -18,20 +18,20 @@ from planner.packing.shapes import Shape
 
 
 def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
-    """Seats units where their pods were planned or nominated; the others are returned.
+    """Seats units where their pods were planned or nominated.
 
+    The others are returned, and those of which further pods wait.
     A pod that wants to be near another comes in once that one is there.
     """
-    left = list(numbers)
+    numbers = list(numbers)
     units, known = draft.units, bool(draft.ledger.planned)
     # Of most units nobody has been placed before, which is told at once.
-    turn = [n for n in left if known or len(units[n].pods) > 1 or units[n].pods[0].nominated]
+    turn = [n for n in numbers if known or len(units[n].pods) > 1 or units[n].pods[0].nominated]
     turn = [number for number in turn if _has_home(draft, number)]
     while came := [number for number in turn if _stay(draft, number)]:
         there = set(came)
-        left = [number for number in left if number not in there]
         turn = [n for n in turn if n not in there and draft.may_come_to_fit(n)]
-    return left
+    return [number for number in numbers if draft.is_lacking(number)]
 
 
 def _has_home(draft: Draft, number: int) -> bool:
