@@ -105,7 +105,7 @@ def node_states(draw: st.DrawFn, name: str, having: Features) -> NodeState:
     zone = draw(st.sampled_from(["a", "b", ""]))
     rarely = _one_in_eight if having.trouble else st.just(False)
     cpu = draw(st.sampled_from([2000, 4000, 8000])) if having.scarce else 64_000
-    memory = draw(st.sampled_from([8, 16, 64])) << 30 if having.scarce else 1 << 40
+    memory = draw(st.sampled_from([4, 8, 32])) << 30 if having.scarce else 1 << 40
     node = Node(
         name,
         uid=name,
