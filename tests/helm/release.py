@@ -1,6 +1,7 @@
-"""The chart as a release on a real node of its own, with the project's image and simulated GPUs."""
+"""The chart as a release on a real node of its own, with the project's image."""
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -14,32 +15,53 @@ import yaml
 
 from hack.cluster.api import NotAnswered
 from hack.cluster.controlplane import ControlPlane
+from hack.cluster.images import BUSYBOX_IMAGE
 from hack.cluster.node import Node
 from hack.cluster.programs import NODE_LABEL, SIMULATED_GPUS
 from hack.image.build import Built
 from tests.chart import CHART
-from tests.e2e.cluster import Cluster, slice_pod, until
+from tests.e2e.cluster import SHOW_AND_STAY, Cluster, slice_pod, until
 
 Json = dict[str, Any]
 NAMESPACE = "mpslice-system"
 RELEASE = "mpslice"
 _HELM_SECONDS = 110
+_README = CHART.parent.parent / "README.md"
+
+
+def readme_pod() -> Json:
+    """The first manifest of the README, with an image that this machine has."""
+    (text, *_) = re.findall(r"<<EOF\n(.*?)\nEOF", _README.read_text(), re.DOTALL)
+    pod: Json = yaml.safe_load(text)
+    (container,) = pod["spec"]["containers"]
+    container |= {"image": BUSYBOX_IMAGE, "command": ["sh", "-c", SHOW_AND_STAY]}
+    return pod
 
 
 class Release:
-    """helm and kubectl on one cluster whose node has the image."""
+    """helm and kubectl on one cluster whose node has the image; `hardware` are the values for its
+    two GPUs, which are simulated if not given."""
 
-    def __init__(self, plane: ControlPlane, node: Node, image: Built, folder: Path) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        node: Node,
+        image: Built,
+        folder: Path,
+        hardware: Json | None = None,
+    ) -> None:
         self.plane = plane
         self.node = node
+        self.image = image
         self.pods = Cluster(plane, "default")
         self.values = folder / "values.yaml"
         repository, _, tag = image.reference.rpartition(":")
-        values = {
+        values: Json = {
             "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
-            "simulatedGPUs": list(SIMULATED_GPUS),
-            "nodeAgent": {"podResourcesDir": str(node.pod_resources_socket.parent)},
+            "nodeAgent": {},
+            **(hardware or {"simulatedGPUs": list(SIMULATED_GPUS)}),
         }
+        values["nodeAgent"]["podResourcesDir"] = str(node.pod_resources_socket.parent)
         self.values.write_text(yaml.safe_dump(values))
 
     def helm(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -119,8 +141,12 @@ class Release:
 
     def holders(self) -> set[str]:
         """The pods that the NodeLayout names, as `namespace/name`."""
+        return set(self.held())
+
+    def held(self) -> dict[str, str]:
+        """The same, with the id of each pod's slice."""
         gpus = ((self.layout() or {}).get("status") or {}).get("gpus") or []
-        return {s["pod"] for gpu in gpus for s in gpu["slices"] if "pod" in s}
+        return {s["pod"]: s["id"] for gpu in gpus for s in gpu["slices"] if "pod" in s}
 
     def pods_of(self, component: str) -> list[Json]:
         """The component's pods, without those that are ending."""

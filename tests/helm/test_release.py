@@ -8,19 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from hack.cluster.images import BUSYBOX_IMAGE
 from hack.cluster.programs import NODE_LABEL
 from hack.cluster.progress import Say
-from tests.chart import CHART
-from tests.e2e.cluster import SHOW_AND_STAY, slice_pod, until
-from tests.helm.release import NAMESPACE, RELEASE, Json, Release
+from tests.e2e.cluster import slice_pod, until
+from tests.helm.release import NAMESPACE, RELEASE, Release, readme_pod
 
 # Before the tests that share the session's node: a machine can have one.
 pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
-
-README = CHART.parent.parent / "README.md"
 
 
 @pytest.fixture
@@ -43,15 +38,6 @@ def running(release: Release) -> Iterator[Release]:
     yield release
     assert release.process("train") == before
     assert release.pods.pod("train")["status"]["phase"] == "Running"
-
-
-def readme_pod() -> Json:
-    """The first manifest of the README, with an image that this machine has."""
-    (text, *_) = re.findall(r"<<EOF\n(.*?)\nEOF", README.read_text(), re.DOTALL)
-    pod: Json = yaml.safe_load(text)
-    (container,) = pod["spec"]["containers"]
-    container |= {"image": BUSYBOX_IMAGE, "command": ["sh", "-c", SHOW_AND_STAY]}
-    return pod
 
 
 def test_the_readmes_pod_runs_after_helm_install(release: Release) -> None:

@@ -40,6 +40,7 @@ USER = 1000
 POLICY = Policy(USER)
 CALL_SECONDS = 1.0  # for a daemon that is made to hang; others answer in milliseconds
 STRANGER = 1001
+CLIENT = "client"  # stands in for a CUDA program
 
 DEFAULT, EXCLUSIVE = 0, 3  # nvmlComputeMode_t
 
@@ -47,10 +48,10 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parents[2]
 
 
-def build_stand_ins(folder: Path) -> None:
+def build_stand_ins(folder: Path, flags: Sequence[str] = ()) -> None:
     """Compiles what stands in for the driver's server and for CUDA programs into a folder."""
-    for source, program in (("server.c", SERVER_PROGRAM), ("client.c", "client")):
-        compile_c(_HERE / source, folder / program)
+    for source, program in (("server.c", SERVER_PROGRAM), ("client.c", CLIENT)):
+        compile_c(_HERE / source, folder / program, flags)
 
 
 class MpsMachine:
@@ -64,7 +65,7 @@ class MpsMachine:
         self.told.mkdir()
         self.bin = folder / "bin"
         self.bin.mkdir()
-        self.client_program = stand_ins / "client"
+        self.client_program = stand_ins / CLIENT
         shutil.copy(control, self.bin / PROGRAM)
         shutil.copy(stand_ins / SERVER_PROGRAM, self.bin / SERVER_PROGRAM)
         for number, uuid in enumerate((ONE, TWO)):
