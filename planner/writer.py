@@ -137,7 +137,11 @@ class Writer:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._pump)
 
     async def _carry_out(self, key: Key, action: Action) -> None:
-        worked = await self._write(action)
+        try:
+            worked = await self._write(action)
+        except BaseException:
+            self.close()  # the tasks end, and take no more
+            raise
         del self._flying[key]
         if worked:
             self._resting.pop(key, None)

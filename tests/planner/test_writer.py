@@ -204,6 +204,23 @@ async def test_writes_wait_for_tokens_and_go_on_by_themselves() -> None:
         await outside.until_begun(*actions)
 
 
+async def test_write_that_raises_ends_all_and_nothing_more_is_begun() -> None:
+    troubles: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: troubles.append(context))
+    first, second = spec("n1"), spec("n2")
+    with pytest.raises(ExceptionGroup):
+        async with writing(TokenBucket(rate=100.0, burst=1)) as outside:
+            outside.hold = {first.key}
+            outside.writer.submit([first, second])
+            await outside.settled()
+            outside.answers[first.key].set_exception(RuntimeError("a defect"))
+            await asyncio.Event().wait()  # it is cancelled
+    await asyncio.sleep(0.02)  # past the moment at which the second would get its token
+    assert outside.begun == [first]
+    assert troubles == []
+
+
 def takes(bucket: TokenBucket, times: Iterable[float]) -> list[float]:
     return [round(bucket.take(now), 3) for now in times]
 
