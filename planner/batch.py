@@ -4,6 +4,7 @@ A lone pod must not wait; a Deployment of a hundred is packed better, and writte
 when it is planned together; of a group nobody knows how many there are before they have come.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 
@@ -16,7 +17,7 @@ class Batch:
 
     idle: float
     longest: float
-    _recent: dict[str, float] = field(default_factory=dict)
+    _recent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # oldest first
     _held: set[str] = field(default_factory=set)
     _opened: float = 0.0
     _last: float = 0.0
@@ -26,11 +27,16 @@ class Batch:
         """The pods that are not to be planned yet."""
         return frozenset(self._held)
 
+    def holds(self, key: str) -> bool:
+        """Whether the pod is among `held`, which is copied at every asking."""
+        return key in self._held
+
     def arrive(self, key: str, now: float, *, grouped: bool = False) -> None:
         """A pod became pending; one of a group is never taken to be alone."""
         self._forget_older(now)
         alone = not self._recent and not self._held and not grouped
         self._recent[key] = now
+        self._recent.move_to_end(key)
         if alone or self.idle <= 0:
             return
         if not self._held:
@@ -54,5 +60,8 @@ class Batch:
         self._held.clear()
 
     def _forget_older(self, now: float) -> None:
-        for key in [key for key, at in self._recent.items() if now - at >= self.idle]:
+        while self._recent:
+            key = next(iter(self._recent))
+            if now - self._recent[key] < self.idle:
+                return
             del self._recent[key]

@@ -275,7 +275,7 @@ class Controller:
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
             self._tries.forget(old.uid)
             self._metrics.left(old.uid)
-        if change.key in self._batch.held:
+        if self._batch.holds(change.key):
             self._wake.set()  # only the time at which the batch is complete has changed
         elif _weight(old) != _weight(new) or self._matters(old, new):
             self._trigger()

@@ -5,6 +5,16 @@ import pytest
 from planner.batch import Batch
 
 
+class Moment(float):
+    """A time that counts how often another is taken from it."""
+
+    taken = 0
+
+    def __sub__(self, other: float) -> float:
+        Moment.taken += 1
+        return float(self) - other
+
+
 def test_lone_pod_is_not_held() -> None:
     batch = Batch(idle=0.2, longest=2.0)
     batch.arrive("a", 0.0)
@@ -57,3 +67,26 @@ def test_pod_of_a_group_waits_for_the_others_from_the_first_on() -> None:
     assert batch.held == {"g0"}
     batch.arrive("g1", 0.1, grouped=True)
     assert batch.due() == pytest.approx(0.3)
+
+
+def test_pod_that_comes_again_counts_from_then() -> None:
+    batch = Batch(idle=0.2, longest=2.0)
+    batch.arrive("a", 0.0)
+    batch.arrive("b", 0.1)
+    batch.arrive("a", 0.15)
+    batch.release()
+    batch.arrive("c", 0.32)
+    assert batch.holds("c")  # "a" came less than 0.2 ago
+
+
+def test_arrival_is_compared_with_no_more_pods_than_are_forgotten_for_it() -> None:
+    """A new leader lists ten thousand pods in one go."""
+    batch = Batch(idle=0.2, longest=2.0)
+    Moment.taken = 0
+    for number in range(1000):
+        batch.arrive(f"p{number}", Moment(0.0))
+    for number in range(1000):
+        batch.arrive(f"q{number}", Moment(1.0))
+    assert Moment.taken < 4000
+    assert not batch.holds("p0")
+    assert batch.holds("p1")
