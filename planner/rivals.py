@@ -9,6 +9,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from mpslice.slices import SliceSize
@@ -56,6 +57,7 @@ class Rivals:
             self._going.setdefault(size, []).append(node)
         self._claims: dict[SliceSize, _Claims] = {}
         self._answers: dict[tuple[Constraints, str], bool] = {}
+        self._within_reach: dict[tuple[Constraints, SliceSize], tuple[str, ...]] = {}
         for placement in placements:
             pod = placement.pod
             for size in set(pod.seats):
@@ -106,10 +108,22 @@ class Rivals:
     def reaches_going(self, pod: Pod, but: str = "") -> bool:
         """Whether the pod might be bound to a slice that is to be withdrawn, not on node `but`."""
         return any(
-            node != but and self._may_use(pod.constraints, node)
+            node != but
             for size in set(pod.seats)
-            for node in self._going.get(size, ())
+            for node in self._going_for(pod.constraints, size)
         )
+
+    def _going_for(self, constraints: Constraints, size: SliceSize) -> tuple[str, ...]:
+        """The first two of the nodes where such a pod might be bound to a slice that is to be
+        withdrawn: two, because one of them may be its own.
+        """
+        if size not in self._going:
+            return ()
+        known = self._within_reach.get((constraints, size))
+        if known is None:
+            usable = (n for n in self._going[size] if self._may_use(constraints, n))
+            known = self._within_reach[constraints, size] = tuple(islice(usable, 2))
+        return known
 
     def _leads_astray(self, placement: Placement, size: SliceSize) -> bool:
         """Whether a free slice of the size stands elsewhere that is not for the pod: on a GPU that

@@ -7,7 +7,7 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import GATE, NodeState, Placement, Pod, Reservation
+from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation
 from planner.rivals import Rivals, nominations
 from tests.planner.test_packing import gb, node, on, pod
 
@@ -104,6 +104,25 @@ def test_pod_is_led_past_a_free_slice_that_is_to_be_withdrawn() -> None:
     assert nominated(at(gated("a"), "n2"), going=(("n1", 10),)) == {"a": "n2"}
     assert nominated(at(gated("a"), "n2"), going=(("n1", 20), ("n2", 10))) == {}
     assert nominated(at(gated("a", constraints=on("n2")), "n2"), going=(("n1", 10),)) == {}
+
+
+class Asked(Constraints):
+    """Constraints that count how often something is looked up by them."""
+
+    times = 0
+
+    def __hash__(self) -> int:
+        Asked.times += 1
+        return super().__hash__()
+
+
+def test_nodes_with_slices_to_be_withdrawn_are_not_gone_through_for_every_pod() -> None:
+    elsewhere = Asked(node_selector=(("kubernetes.io/hostname", "n2"),))
+    placements = [at(gated(f"p{i}", constraints=elsewhere), "n2") for i in range(200)]
+    going = tuple((f"leaving-{i}", 10) for i in range(200))
+    states = (*STATES, *(node(name, 80) for name, _ in going))
+    assert nominated(*placements, going=going, states=states) == {}
+    assert 0 < Asked.times < 4000
 
 
 def test_very_many_kinds_of_rivals_are_not_looked_at_one_by_one() -> None:
