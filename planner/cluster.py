@@ -15,7 +15,7 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.actions import Action, Nominate, Ungate, WriteSpec
-from planner.model import Node, Pod
+from planner.model import NAMESPACE_NAME, Node, Pod
 from planner.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.podgroups import PodGroups
 
@@ -152,8 +152,11 @@ class Cluster:
         self._on_change()
 
     def _namespace_changed(self, change: Change[Labels]) -> None:
-        if change.old is not None and change.old != change.new:
-            self._on_change()  # a new one means nothing before there are pods in it
+        # A pod may be seen before its namespace, which is taken to have no label but its name then.
+        unknown = {NAMESPACE_NAME: change.key}
+        before, now = (unknown if each is None else each for each in (change.old, change.new))
+        if before != now:
+            self._on_change()
 
     def _layout_changed(self, change: Change[LayoutRecord]) -> None:
         written, new = self._written.get(change.key), change.new

@@ -136,11 +136,16 @@ class Controller:
         self._tell_at = min(self._tell_at or math.inf, now + _TELL)
 
     async def _wait(self) -> None:
-        """Until something changed, or something is due that needs a new decision."""
-        while not self._changed:
+        """Until something changed, or something is due that needs a new decision.
+
+        What there is to tell is told when its time has come, also where something always changes.
+        """
+        while True:
             now = time.monotonic()
             if self._tell_at is not None and self._tell_at <= now:
                 self._tell(now)
+            if self._changed:
+                return
             batch = self._batch.due()
             if any(due is not None and due <= now for due in (batch, self._alarm)):
                 self._alarm = None

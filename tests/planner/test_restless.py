@@ -1,0 +1,130 @@
+"""What the controller does when watches are out of step, never rest, or a write is always refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mpslice.kube.api import NAMESPACES, NODES, Json, PatchType, Query, Resource
+from mpslice.kube.errors import ApiError
+from mpslice.kube.events import EventType, ObjectRef
+from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
+from planner.actions import MANAGED_LABEL
+from planner.cluster import Cluster
+from planner.controller import Controller
+from planner.metrics import Metrics
+from tests.planner.agents import LABEL, node_manifest, node_status
+from tests.planner.conftest import SETTINGS
+from tests.planner.memory import Memory
+from tests.planner.pods import slice_pod
+from tests.planner.test_decide import a_layout
+from tests.waiting import eventually
+
+
+class Recorder:
+    """Keeps who was told what."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def record(self, about: ObjectRef, type: EventType, reason: str, message: str) -> bool:
+        self.said.append((about.name, reason))
+        return True
+
+
+def node_object(name: str, shows: dict[str, str], **labels: str) -> Json:
+    node: Json = node_manifest(name, labels={**LABEL, MANAGED_LABEL: "true", **labels})
+    node.update(node_status())
+    node["metadata"]["uid"] = name
+    node["status"]["allocatable"] = {**node["status"]["allocatable"], **shows}
+    return node
+
+
+def layout_object(layout: NodeLayout) -> Json:
+    assert layout.status is not None
+    metadata = {"name": layout.name, "uid": layout.uid, "generation": 1}
+    return {
+        "apiVersion": "mpslice.io/v1alpha1",
+        "kind": "NodeLayout",
+        "metadata": metadata,
+        "spec": spec_to_json(layout.spec),
+        "status": status_to_json(layout.status),
+    }
+
+
+def pod_object(name: str, size: int, created: str, **options: Any) -> Json:
+    pod: Json = slice_pod(name, size, **options)
+    pod["metadata"].update(uid=name, creationTimestamp=created)
+    return pod
+
+
+@asynccontextmanager
+async def leading(kube: Memory) -> AsyncIterator[Recorder]:
+    recorder: Any = Recorder()
+    controller = Controller(kube, SETTINGS, recorder, Metrics())
+    tasks = [asyncio.create_task(controller.follow()), asyncio.create_task(controller.lead())]
+    try:
+        yield recorder
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+class Restless(Memory):
+    """A node changes all the time."""
+
+    async def watch(
+        self, resource: Resource, *, namespace: str | None = None, query: Query
+    ) -> AsyncIterator[Json]:
+        if resource is NODES:
+            for number in range(1_000_000):
+                await asyncio.sleep(0)
+                changed = node_object("n1", {}, number=str(number))
+                yield {"type": "MODIFIED", "object": self.stamped(changed)}
+        async for event in super().watch(resource, namespace=namespace, query=query):
+            yield event
+
+
+async def test_pod_is_told_why_it_waits_although_the_cluster_never_rests() -> None:
+    kube = Restless(
+        nodes=[node_object("n1", {})],
+        nodelayouts=[layout_object(a_layout("n1"))],
+        pods=[pod_object("huge", 500, "2026-01-01T00:00:00Z", gated=False)],
+    )
+    async with leading(kube) as recorder:
+
+        async def told() -> bool:
+            return ("huge", "SliceUnavailable") in recorder.said
+
+        await eventually(told, "the pod is told why it waits", seconds=5)
+
+
+async def test_labels_of_a_namespace_that_is_seen_after_its_pods_are_decided_upon() -> None:
+    kube = Memory()
+    heard = 0
+
+    def on_change() -> None:
+        nonlocal heard
+        heard += 1
+
+    cluster = Cluster(kube, lambda _change: None, on_change)
+    following = asyncio.create_task(cluster.follow())
+    try:
+
+        async def listed() -> bool:
+            return cluster.is_synced
+
+        async def known(name: str) -> bool:
+            return name in cluster.namespaces
+
+        await eventually(listed, "all is listed")
+        kube.show(NAMESPACES, {"metadata": {"name": "plain"}})
+        await eventually(lambda: known("plain"), "the namespace is seen")
+        assert heard == 0  # it has no label but its name, as was assumed
+        kube.show(NAMESPACES, {"metadata": {"name": "team-a", "labels": {"team": "a"}}})
+        await eventually(lambda: known("team-a"), "the namespace is seen")
+        assert heard == 1
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
