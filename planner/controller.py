@@ -11,7 +11,7 @@ from typing import Final
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import Kube
-from mpslice.kube.errors import Conflict, Forbidden, KubeError, NotFound
+from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
@@ -33,6 +33,7 @@ _LONGEST_PAUSE: Final = 1.0  # seconds
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
 _LONG: Final = 0.1  # seconds: decisions that take longer leave the same time to all else
+_BUSY: Final = frozenset({429, 503, 504})
 _ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Controller:
         self._alarm: float | None = None  # when waiting alone changes the decision (monotonic)
         self._untold: Decision | None = None
         self._tell_at: float | None = None
-        self._may_nominate = True
+        self._unnominable: set[str] = set()  # uids
         self._planned: dict[str, Placement] = {}  # by uid; a restart may begin a plan anew
         self._breath = 0.0  # seconds before the next decision
 
@@ -108,7 +109,7 @@ class Controller:
         """Decides and acts until cancelled; only the leader may."""
         await self._cluster.synced()
         self._batch.release()
-        self._may_nominate = True
+        self._unnominable.clear()
         self._absences = Absences()  # what was seen in an earlier term is no start of this one
         self._planned = {}
         self._changed = True
@@ -206,7 +207,7 @@ class Controller:
             away=self._absences.watch(nodes, layouts, now),
             unreadable=self._cluster.unreadable,
             gate=self._settings.gate,
-            nominate=self._may_nominate,
+            unnominable=frozenset(self._unnominable),
             max_slices_per_gpu=self._settings.max_slices_per_gpu,
             minimums=self._cluster.minimums,
             now=wall,
@@ -254,9 +255,9 @@ class Controller:
 
     def _complain(self, action: Action, error: Exception) -> None:
         facts = {**action.facts, "error": str(error) or "no answer in time"}
-        if isinstance(action, Nominate) and isinstance(error, Forbidden):
-            self._may_nominate = False
-            log.warning("nobody is nominated: allow `patch` on pods/status", extra=facts)
+        if isinstance(action, Nominate) and _is_final(error):
+            self._unnominable.add(action.pod.uid)  # or the others of its size would wait for it
+            log.warning("not nominated: is `patch` on pods/status allowed?", extra=facts)
         else:
             log.warning("a write failed, it is tried again", extra=facts)
 
@@ -279,6 +280,7 @@ class Controller:
             self._batch.leave(change.key)
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
             self._tries.forget(old.uid)
+            self._unnominable.discard(old.uid)
             self._metrics.left(old.uid)
         if self._batch.holds(change.key):
             self._wake.set()  # only the time at which the batch is complete has changed
@@ -290,6 +292,11 @@ class Controller:
         if old is None or new is None or old.unschedulable == new.unschedulable:
             return False
         return self._tries.follows(new.uid)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the API server has refused a request, rather than been away or too busy."""
+    return isinstance(error, ApiError) and error.status not in _BUSY
 
 
 def _was_pending(old: Pod | None, new: Pod) -> bool:

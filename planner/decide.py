@@ -12,7 +12,7 @@ from datetime import datetime
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
 from mpslice.slices import SliceSize
-from planner.actions import Action, Nominate, Ungate, WriteSpec
+from planner.actions import Action, Ungate, WriteSpec
 from planner.bindable import Bindable
 from planner.gates import hold_back, keeps_gate, whole_groups
 from planner.handover import hand_back, hand_over, outlived
@@ -29,9 +29,10 @@ class View:
 
     `waiting` pods belong to a burst that is not complete yet. `away` are nodes that lost their
     agents. `unreadable` are nodes whose NodeLayout says something that is none, and what: nothing
-    is done to them. Without `gate` nobody is to wait for one; without `nominate` no pod can be
-    nominated. `planned` is where the last decision put pods, by uid, {} if nobody remembers: what
-    it began is finished, not begun anew elsewhere. `solver` is plan's, the rest build_snapshot's.
+    is done to them. Without `gate` nobody is to wait for one. `unnominable` are the uids of pods
+    whose nomination was refused: nobody waits for that. `planned` is where the last decision put
+    pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
+    `solver` is plan's, the rest build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -42,7 +43,7 @@ class View:
     away: frozenset[str] = frozenset()
     unreadable: Mapping[str, str] = field(default_factory=dict)
     gate: bool = True
-    nominate: bool = True
+    unnominable: frozenset[str] = frozenset()
     max_slices_per_gpu: int = MAX_SLICES_PER_GPU
     minimums: Mapping[str, int] = field(default_factory=dict)
     now: datetime | None = None
@@ -207,10 +208,9 @@ def _pod_actions(
     loose = [r.pod for r in refused if r.pod.key not in kept or not r.pod.gated]
     placed = (*ready, *waiting)
     rivals = Rivals(placed, loose, made.reservations, leaving, snapshot.nodes)
-    nominate: tuple[Nominate, ...] = ()
-    if view.nominate:
-        nominate = nominations(placed, loose, stuck, made.reservations, rivals)
-        yield from nominate
+    wanted = nominations(placed, loose, stuck, made.reservations, rivals)
+    nominate = [action for action in wanted if action.pod.uid not in view.unnominable]
+    yield from nominate
     held = {size for action in nominate for size in action.pod.seats}
     ungate = [Ungate(p.pod, carved=True) for p in ready]
     if not view.gate:

@@ -309,12 +309,12 @@ RIVAL = a_pod("rival", 10, gated=False)
 ALONE = replace(RIVAL, constraints=Constraints(node_selector=(("zone", "other"),)))
 
 
-def contended(pod: Pod, *, rival: Pod = RIVAL, nominate: bool = True) -> Decision:
+def contended(pod: Pod, *, rival: Pod = RIVAL, unnominable: str = "") -> Decision:
     """One slice that stands free, and a gated pod that is older than a rival without a gate."""
     layout = a_layout(free={10: 1}, used=[(70, "default/other")])
     pods = (replace(pod, created="2026-01-01T00:00:00Z"), replace(rival, created="2026-02-01"))
-    view = View((a_node(shows={10: 1, 70: 1}),), {"n1": layout}, pods, LABEL, nominate=nominate)
-    return decide(view)
+    view = View((a_node(shows={10: 1, 70: 1}),), {"n1": layout}, pods, LABEL)
+    return decide(replace(view, unnominable=frozenset({unnominable})))
 
 
 def test_gate_goes_only_once_the_scheduler_keeps_the_slice_from_a_rival() -> None:
@@ -339,8 +339,8 @@ def test_pod_without_rivals_is_not_nominated() -> None:
     assert ungated(decision) == ["p"]
 
 
-def test_planner_that_may_not_nominate_lets_pods_go_all_the_same() -> None:
-    decision = contended(a_pod("p", 10), nominate=False)
+def test_pod_that_may_not_be_nominated_is_let_go_all_the_same() -> None:
+    decision = contended(a_pod("p", 10), unnominable="p")
     assert nominated(decision) == {}
     assert ungated(decision) == ["p"]
 

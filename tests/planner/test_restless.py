@@ -1,9 +1,11 @@
-"""What the controller does when watches are out of step, never rest, or a write is always refused."""
+"""The controller where watches are out of step or never rest, and where writes are refused."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+import pytest
 
 from mpslice.kube.api import NAMESPACES, NODES, Json, PatchType, Query, Resource
 from mpslice.kube.errors import ApiError
@@ -128,3 +130,49 @@ async def test_labels_of_a_namespace_that_is_seen_after_its_pods_are_decided_upo
     finally:
         following.cancel()
         await asyncio.wait({following})
+
+
+class Refusing(Memory):
+    """No pod's status may be patched, with an answer that says no more than that."""
+
+    def __init__(self, status: int, **items: list[Json]) -> None:
+        super().__init__(**items)
+        self._status = status
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Json | Sequence[Json],
+        *,
+        type: PatchType,
+        namespace: str | None = None,
+        subresource: str | None = None,
+    ) -> Json:
+        answer = await super().patch(
+            resource, name, body, type=type, namespace=namespace, subresource=subresource
+        )
+        if subresource is not None:
+            raise ApiError("denied", status=self._status)
+        return answer
+
+
+@pytest.mark.parametrize("status", [400, 403, 422, 500])
+async def test_pod_whose_nomination_is_refused_holds_up_nobody(status: int) -> None:
+    """One slice is free, for which a pod without a gate is the rival of an older one."""
+    kube = Refusing(
+        status,
+        nodes=[node_object("n1", {"nvidia.com/gpu-10gb": "1", "nvidia.com/gpu-70gb": "1"})],
+        nodelayouts=[layout_object(a_layout("n1", free={10: 1}, used=[(70, "default/other")]))],
+        pods=[
+            pod_object("first", 10, "2026-01-01T00:00:00Z"),
+            pod_object("rival", 10, "2026-01-02T00:00:00Z", gated=False),
+        ],
+    )
+    async with leading(kube):
+
+        async def let_go() -> bool:
+            return ("first", None) in kube.seen
+
+        await eventually(let_go, "its gate is taken away", seconds=5)
+        assert kube.seen.count(("first", "status")) == 1
