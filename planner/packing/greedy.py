@@ -1,6 +1,6 @@
 """Greedy best fit: a pod onto the node and GPUs where it fits best, a unit whole or not at all."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from planner.model import Pod
@@ -41,18 +41,29 @@ def seat_unit(ledger: Ledger, unit: Unit, choose: Choose = tightest) -> list[Sea
     if len(unit.pods) == 1 and unit.needed == 1:
         seating = seat_pod(ledger, unit.pods[0], choose)
         return [] if seating is None else [seating]
+    if len(unit.pods) < unit.needed:
+        return []
+    seated = _seat_enough(ledger, unit.pods, unit.needed, choose)
+    if not seated and unit.needed > 1:
+        # Where all are needed the large ones, which fit in fewer places, go first; else the small.
+        large_first = unit.needed == len(unit.pods)
+        by_size = sorted(unit.pods, key=lambda pod: sum(pod.seats), reverse=large_first)
+        if by_size != list(unit.pods):
+            seated = _seat_enough(ledger, by_size, unit.needed, choose)
+    return seated
+
+
+def _seat_enough(ledger: Ledger, pods: Sequence[Pod], needed: int, choose: Choose) -> list[Seating]:
     seated: list[Seating] = []
-    left = len(unit.pods)
-    if left < unit.needed:
-        return seated
-    for pod in unit.pods:
+    left = len(pods)
+    for pod in pods:
         left -= 1
         seating = seat_pod(ledger, pod, choose)
         if seating is not None:
             seated.append(seating)
-        elif len(seated) + left < unit.needed:
+        elif len(seated) + left < needed:
             break
-    if len(seated) < unit.needed:
+    if len(seated) < needed:
         for seating in seated:
             ledger.unseat(seating)
         return []

@@ -116,6 +116,26 @@ def test_free_slice_that_is_to_go_first_stays_if_those_after_it_suffice() -> Non
     assert plan(Snapshot(nodes), pods).layouts == {"n1": {"n1-0": gb({5: 1, 44: 1})}}
 
 
+def test_free_slice_stays_where_the_rest_of_the_gpu_just_suffices() -> None:
+    made = plan(Snapshot((node("n1", 40, free={0: gb({10: 1})}),)), [pod("p", 30)])
+    assert made.layouts == {"n1": {"n1-0": gb({10: 1, 30: 1})}}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gpus", "minimum", "placed"),
+    [
+        ([20, 15, 15], [30], 2, {"p1", "p2"}),  # the small ones are enough
+        ([10, 20, 20], [30, 20], 3, {"p0", "p1", "p2"}),  # the large ones have to go first
+    ],
+)
+def test_group_is_placed_if_its_minimum_fits_in_another_order_than_by_age(
+    sizes: list[int], gpus: list[int], minimum: int, placed: set[str]
+) -> None:
+    pods = [pod(f"p{n}", gb, group="g", min_member=minimum) for n, gb in enumerate(sizes)]
+    made = plan(Snapshot((node("n1", *gpus),)), pods)
+    assert {placement.pod.name for placement in made.placements} == placed
+
+
 def test_used_slice_is_never_withdrawn() -> None:
     made = plan(Snapshot((node("n1", 80, used={0: gb({70: 1})}),)), [pod("p", 20)])
     assert made.placements == ()
