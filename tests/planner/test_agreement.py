@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NAMESPACES, NODES, PODS, Json, PatchType, list_all
@@ -22,7 +23,7 @@ from planner.packing import plan
 from planner.parse import parse_namespace, parse_node, parse_pod
 from planner.snapshot import build_snapshot
 from tests.planner.agents import LABEL, add_node
-from tests.planner.varied import SIZES, node_labels, node_taints, varied_pods
+from tests.planner.varied import SIZES, is_cordoned, node_labels, node_taints, varied_pods
 from tests.waiting import eventually
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,18 @@ async def add_varied_nodes(kube: Session, count: int, *, cpu: str) -> list[str]:
     names = [f"n{index:02}" for index in range(count)]
     for index, name in enumerate(names):
         await add_node(kube, name, labels={**LABEL, **node_labels(index)}, cpu=cpu)
-        taints = {"spec": {"taints": node_taints(index)}}
-        await kube.patch(NODES, name, taints, type=PatchType.MERGE)
+        spec = {"taints": node_taints(index), "unschedulable": is_cordoned(index)}
+        await kube.patch(NODES, name, {"spec": spec}, type=PatchType.MERGE)
+    for index, name in enumerate(names):
+        if is_cordoned(index):
+            await eventually(partial(_is_tainted, kube, name), f"{name} is tainted as cordoned")
     return names
+
+
+async def _is_tainted(kube: Session, name: str) -> bool:
+    node = await kube.read(NODES, name)
+    taints = node["spec"].get("taints") or ()
+    return any(taint["key"] == "node.kubernetes.io/unschedulable" for taint in taints)
 
 
 async def show_plenty(kube: Session, names: Iterable[str]) -> None:

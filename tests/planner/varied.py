@@ -12,6 +12,7 @@ SIZES = (5, 10, 10, 20, 40)
 ZONES = ("a", "b", "c", "d")
 APPS = tuple(f"app-{number}" for number in range(12))
 DEDICATED = {"key": "dedicated", "value": "team", "effect": "NoSchedule"}
+AVOIDED = {"key": "avoided", "value": "", "effect": "PreferNoSchedule"}
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 GENERATION = "example.com/generation"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -24,8 +25,14 @@ def node_labels(index: int) -> dict[str, str]:
 
 
 def node_taints(index: int) -> list[Json]:
-    """Every fifth node is for those who tolerate it."""
-    return [DEDICATED] if index % 5 == 4 else []
+    """Every fifth node is for those who tolerate it; some others would rather be left alone."""
+    taints = [DEDICATED] if index % 5 == 4 else []
+    return [*taints, AVOIDED] if index % 3 == 0 else taints
+
+
+def is_cordoned(index: int) -> bool:
+    """Every twelfth node is."""
+    return index % 12 == 10
 
 
 def varied_pods(
@@ -49,6 +56,7 @@ def _pod(name: str, chance: random.Random, namespace: str, gated: bool) -> Json:
         spec["schedulingGates"] = [{"name": GATE}]
     if chance.random() < 0.5:
         spec["tolerations"] = [chance.choice(_TOLERATIONS)]
+    _run_more(spec, chance)
     _choose_nodes(spec, chance)
     _relate(spec, labels, chance)
     return {
@@ -65,6 +73,8 @@ _TOLERATIONS: list[Json] = [
     {"operator": "Exists"},
     {"key": "dedicated", "value": "others"},
     {"key": "dedicated", "operator": "Exists", "effect": "NoExecute"},
+    {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"},
+    {"operator": "Exists", "effect": "NoExecute"},
 ]
 
 
@@ -88,6 +98,32 @@ def _container(chance: random.Random) -> Json:
     return container
 
 
+def _run_more(spec: Json, chance: random.Random) -> None:
+    """Init containers, sidecars and requests of the pod itself, by which its requests are others
+    than its container's.
+    """
+    kind = chance.random()
+    init = {"name": "init", "image": "none", "resources": {"requests": {"cpu": "1500m"}}}
+    sidecar = {
+        "name": "sidecar",
+        "image": "none",
+        "restartPolicy": "Always",
+        "resources": {"requests": {"cpu": "300m", "memory": "256Mi"}},
+        "ports": [{"containerPort": 81, "hostPort": 8080}] if chance.random() < 0.2 else [],
+    }
+    if kind < 0.1:
+        spec["initContainers"] = [init]
+    elif kind < 0.15:
+        spec["initContainers"] = [sidecar]
+    elif kind < 0.2:
+        spec["initContainers"] = chance.sample([init, sidecar], 2)
+    elif kind < 0.3:
+        spec["resources"] = {"requests": {"cpu": chance.choice(("1200m", "2"))}}
+    elif kind < 0.33:
+        spec["hostNetwork"] = True
+        spec["containers"][0]["ports"] = [{"containerPort": chance.choice((8080, 8081))}]
+
+
 def _choose_nodes(spec: Json, chance: random.Random) -> None:
     kind = chance.random()
     if kind < 0.15:
@@ -99,12 +135,17 @@ def _choose_nodes(spec: Json, chance: random.Random) -> None:
                 {"key": GENERATION, "operator": "Gt", "values": ["1"]},
                 {"key": GENERATION, "operator": "Lt", "values": ["3"]},
                 {"key": "example.com/absent", "operator": "DoesNotExist"},
+                {"key": "example.com/absent", "operator": "NotIn", "values": ["x"]},
+                {"key": "example.com/absent", "operator": "Lt", "values": ["9"]},
+                {"key": ZONE, "operator": "Gt", "values": ["0"]},
+                {"key": ZONE, "operator": "Exists"},
                 {"key": ZONE, "operator": "In", "values": chance.sample(ZONES, 2)},
             ]
         )
         term: Json = {"matchExpressions": [expression]}
         if chance.random() < 0.2:
-            field = {"key": "metadata.name", "operator": "NotIn", "values": ["n03"]}
+            operator, name = chance.choice((("NotIn", "n03"), ("In", "n05")))
+            field = {"key": "metadata.name", "operator": operator, "values": [name]}
             term["matchFields"] = [field]
         terms = {"nodeSelectorTerms": [term]}
         spec["affinity"]["nodeAffinity"] = {_REQUIRED: terms}
@@ -122,6 +163,8 @@ def _relate(spec: Json, labels: dict[str, str], chance: random.Random) -> None:
         term: Json = {"topologyKey": HOST, "labelSelector": selector}
         if chance.random() < 0.3:
             term["namespaceSelector"] = {"matchLabels": {"team": "x"}}
+        if chance.random() < 0.2:
+            term["mismatchLabelKeys"] = ["revision"]
         spec["affinity"]["podAntiAffinity"] = {_REQUIRED: [term]}
     elif kind < 0.2:
         term = {"topologyKey": chance.choice((ZONE, ZONE, HOST)), "labelSelector": mine}
