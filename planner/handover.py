@@ -51,8 +51,10 @@ def hand_back(
             yield DeleteLayout(layout)
         elif not layout.spec.release:
             yield WriteSpec(layout, LayoutSpec(release=True))
-        elif _is_released(layout):
-            yield DeleteLayout(layout)
+        elif layout.status is None or _is_released(layout):
+            yield DeleteLayout(layout)  # without a status: no agent ever was there to carve
+        elif node.labels.get(MANAGED_LABEL) != "true":
+            yield SetManaged(node, managed=True)  # only an agent can release what stands there
 
 
 def _is_released(layout: NodeLayout) -> bool:

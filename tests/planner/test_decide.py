@@ -225,6 +225,13 @@ HANDED: list[tuple[str, Node, NodeLayout | None, list[type[Action]]]] = [
         a_layout(release=True, released=True),
         [DeleteLayout],
     ),
+    (
+        "handed back before an agent was there",
+        a_node(labels={MANAGED_LABEL: "true"}),
+        replace(a_layout(release=True), status=None),
+        [DeleteLayout],
+    ),
+    ("releasing without agents", a_node(labels={}), a_layout(release=True), [SetManaged]),
     ("deleted", a_node(labels={MANAGED_LABEL: "true"}), None, [SetManaged]),
     ("labelled again", a_node(), a_layout(release=True), [WriteSpec]),
     ("labelled again, released", a_node(), a_layout(release=True, released=True), [WriteSpec]),

@@ -88,6 +88,40 @@ async def test_label_flapping_ends_in_what_it_says_last(kube: Session) -> None:
         await eventually(lambda: is_released(kube, "n1"), "the node is released")
 
 
+async def test_node_whose_agent_never_came_is_given_back(kube: Session) -> None:
+    """As on a node without a driver, where the agent cannot start."""
+    await add_node(kube, "n1")
+    async with planning(kube, {}):
+
+        async def is_managed() -> bool:
+            node = await kube.read(NODES, "n1")
+            return MANAGED_LABEL in node["metadata"]["labels"] and bool(await layout_of(kube, "n1"))
+
+        await eventually(is_managed, "the node is handed over")
+        await label(kube, "n1", None)
+        await eventually(lambda: is_released(kube, "n1"), "the node is given back")
+
+
+async def test_node_whose_managed_label_was_lost_is_released_by_its_agents(kube: Session) -> None:
+    await add_node(kube, "n1")
+    async with planning(kube, {"n1": [80]}) as agents:
+        await served(kube, "n1")
+        await make(kube, slice_pod("holder", 10))
+        await bound(kube, "holder")
+        agents.slow = {"n1"}  # they are gone
+        gone = {"metadata": {"labels": {KEY: None, MANAGED_LABEL: None}}}
+        await kube.patch(NODES, "n1", gone, type=PatchType.MERGE)
+
+        async def is_managed() -> bool:
+            node = await kube.read(NODES, "n1")
+            return bool(node["metadata"]["labels"].get(MANAGED_LABEL) == "true")
+
+        await eventually(is_managed, "the agents are called back")
+        await delete_pod(kube, "holder")
+        agents.hurry()
+        await eventually(lambda: is_released(kube, "n1"), "the node is given back")
+
+
 async def test_node_made_anew_under_its_old_name_gets_a_layout_of_its_own(kube: Session) -> None:
     await add_node(kube, "n1")
     async with planning(kube, {"n1": [80]}):
