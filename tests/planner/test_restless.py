@@ -11,9 +11,11 @@ from mpslice.kube.api import NAMESPACES, NODES, Json, PatchType, Query, Resource
 from mpslice.kube.errors import ApiError
 from mpslice.kube.events import EventType, ObjectRef
 from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
+from planner import controller
 from planner.actions import MANAGED_LABEL
 from planner.cluster import Cluster
 from planner.controller import Controller
+from planner.decide import Decision, View, decide
 from planner.metrics import Metrics
 from tests.planner.agents import LABEL, node_manifest, node_status
 from tests.planner.conftest import SETTINGS
@@ -63,8 +65,8 @@ def pod_object(name: str, size: int, created: str, **options: Any) -> Json:
 @asynccontextmanager
 async def leading(kube: Memory) -> AsyncIterator[Recorder]:
     recorder: Any = Recorder()
-    controller = Controller(kube, SETTINGS, recorder, Metrics())
-    tasks = [asyncio.create_task(controller.follow()), asyncio.create_task(controller.lead())]
+    planner = Controller(kube, SETTINGS, recorder, Metrics())
+    tasks = [asyncio.create_task(planner.follow()), asyncio.create_task(planner.lead())]
     try:
         yield recorder
     finally:
@@ -176,3 +178,30 @@ async def test_pod_whose_nomination_is_refused_holds_up_nobody(status: int) -> N
 
         await eventually(let_go, "its gate is taken away", seconds=5)
         assert kube.seen.count(("first", "status")) == 1
+
+
+async def test_planner_decides_nothing_while_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decided = 0
+
+    def counting(view: View) -> Decision:
+        nonlocal decided
+        decided += 1
+        return decide(view)
+
+    monkeypatch.setattr(controller, "decide", counting)
+    kube = Memory(
+        nodes=[node_object("n1", {})],
+        nodelayouts=[layout_object(a_layout("n1"))],
+        pods=[pod_object("huge", 500, "2026-01-01T00:00:00Z", gated=False)],
+    )
+    async with leading(kube) as recorder:
+
+        async def told() -> bool:
+            return bool(recorder.said)
+
+        await eventually(told, "the first decision is told")
+        before = decided
+        await asyncio.sleep(1.5)  # longer than anything that it looks at again by itself
+        assert decided == before
