@@ -57,14 +57,16 @@ class Decision:
     """What to do, and what there is to tell.
 
     `carving` waits for its slices, or for those of its group. `standing` are the placements that
-    the scheduler can carry out, now or once the gate is gone. `gated` are slice pods that wait for
-    other people's gates.
+    the scheduler can carry out, now or once the gate is gone. `refused` fit nowhere now, and
+    `patient` are those of them that wait with their gates for an agent to come back. `gated` are
+    slice pods that wait for other people's gates.
     """
 
     actions: tuple[Action, ...] = ()
     carving: tuple[Placement, ...] = ()
     standing: tuple[Placement, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    patient: tuple[Placement, ...] = ()
     gated: tuple[Pod, ...] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
@@ -73,7 +75,7 @@ class Decision:
     @property
     def planned(self) -> dict[str, Placement]:
         """Where pods were put, by uid, for the next decision's view."""
-        return {p.pod.uid: p for p in (*self.carving, *self.plan.placements)}
+        return {p.pod.uid: p for p in (*self.patient, *self.plan.placements)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,13 @@ def decide(view: View) -> Decision:
     snapshot = _snapshot(view, sites.labelled, sites.here)
     made = plan(snapshot, _pending(view), solver=view.solver)
     patient = _patient(view, sites, made)
-    refused = _without(made.refusals, patient)
-    refused = hold_back(refused, made.reservations, snapshot.nodes)
+    refused = hold_back(made.refusals, made.reservations, snapshot.nodes)
     slices = Bindable(made, sites.here, view.nodes, view.pods)
     bindable, waiting = slices.split()
     ready, carving = whole_groups(bindable, waiting, made.refusals, snapshot.groups)
-    carving += patient
-    for_pods = tuple(_pod_actions(view, made, slices.leaving, ready, carving, refused, snapshot))
+    held = (*carving, *patient)
+    let_go = _without(refused, patient)
+    for_pods = tuple(_pod_actions(view, made, slices.leaving, ready, held, let_go, snapshot))
     going = {action.pod.key for action in for_pods if isinstance(action, Ungate)}
     return Decision(
         actions=(
@@ -114,10 +116,11 @@ def decide(view: View) -> Decision:
         carving=tuple(carving),
         standing=tuple(p for p in bindable if not p.pod.gated or p.pod.key in going),
         refused=refused,
+        patient=patient,
         gated=tuple(pod for pod in view.pods if _waits_for_others(pod)),
         unreadable=view.unreadable,
         plan=made,
-        snapshot=_snapshot(view, sites.labelled, sites.layouts) if sites.asleep else snapshot,
+        snapshot=snapshot,
     )
 
 

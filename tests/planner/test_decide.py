@@ -183,8 +183,9 @@ def test_pod_that_fits_only_where_the_agent_is_away_keeps_its_gate() -> None:
     layouts, away = [a_layout(free={10: 1})], frozenset({"n1"})
     decision = decided([a_node()], layouts, [a_pod("p", 10)], away=away)
     assert decision.actions == ()
-    assert decision.refused == ()
-    assert [placement.pod.name for placement in decision.carving] == ["p"]
+    assert [refusal.reason for refusal in decision.refused] == ["NotReady"]
+    assert decision.carving == ()
+    assert [placement.node for placement in decision.planned.values()] == ["n1"]
 
 
 def test_pod_seen_as_holder_before_its_binding_is_not_planned_again() -> None:
