@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, PatchType, list_all
 from mpslice.kube.session import Session
 from mpslice.nodelayout import (
@@ -15,7 +17,7 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize, resource_name
 from tests.planner.agents import add_node, gpu_of
-from tests.planner.conftest import planning
+from tests.planner.conftest import planning, served
 from tests.planner.pods import bound, delete_pod, slice_pod
 from tests.waiting import eventually
 
@@ -207,3 +209,22 @@ async def test_five_small_pods_touch_no_more_nodes_than_they_need(kube: Session)
             await bound(kube, f"p{i}")
         carved = [name for name in names if await slices(kube, name)]
         assert len(carved) == 2
+
+
+@pytest.mark.timeout(180)
+async def test_five_sizes_on_many_empty_gpus_are_all_bound(kube: Session) -> None:
+    """nos carves no slice of 40gb and none of 80gb."""
+    names = [f"n{i:03}" for i in range(100)]
+    await asyncio.gather(*(add_node(kube, name) for name in names))
+    sizes = [5, 10, 20, 40, 80] * 100
+    async with planning(kube, {name: [80] * 8 for name in names}):
+        await served(kube, *names)
+        for start in range(0, len(sizes), 50):
+            batch = enumerate(sizes[start : start + 50], start)
+            await create(kube, *(slice_pod(f"p{i}", size) for i, size in batch))
+
+        async def all_bound() -> bool:
+            pods = await list_all(kube, PODS, namespace="default")
+            return all(pod["spec"].get("nodeName") for pod in pods)
+
+        await eventually(all_bound, "all 500 pods are bound", seconds=60, every=0.2)
