@@ -65,7 +65,7 @@ def build_snapshot(
                 raise Contradiction("the node is listed twice")
             if node.problem:
                 raise Contradiction(node.problem)
-            gpus = gpus_of(layouts.get(name), on_node)
+            gpus = gpus_of(layouts.get(name), on_node, max_slices_per_gpu)
         except Contradiction as problem:
             set_aside[name] = str(problem)
         states[name] = _node_state(node, gpus, on_node)

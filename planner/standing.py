@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mpslice.allocation import GpuRoom, preferred
-from mpslice.gpus import DeviceId, GpuUuid
+from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
 from mpslice.nodelayout import (
     ConditionType,
     GpuStatus,
@@ -48,15 +48,18 @@ class _Count:
         return self.capacity - self.used_gb - self.free_gb
 
 
-def gpus_of(layout: NodeLayout | None, pods: Iterable[Pod]) -> tuple[Gpu, ...]:
-    """The GPUs of a node that may be carved, by index; `pods` are those bound to it.
+def gpus_of(
+    layout: NodeLayout | None, pods: Iterable[Pod], most: int = MAX_SLICES_PER_GPU
+) -> tuple[Gpu, ...]:
+    """The GPUs of a node that may be carved, by index; `pods` are those bound to it, and `most` is
+    how many slices a GPU may have.
 
     None while the agent has not reported that it serves the node. Raises Contradiction.
     """
     if layout is None or layout.status is None or not layout.status.is_true(ConditionType.READY):
         return ()
     held: Held = {}
-    counts = _count_all(layout, layout.status, held)
+    counts = _count_all(layout, layout.status, held, most)
     _settle_claims(counts, held, pods)
     counts.sort(key=lambda gpu: (gpu.index, gpu.uuid))
     return tuple([Gpu(g.uuid, g.index, g.capacity, g.product, g.used, g.free) for g in counts])
@@ -73,14 +76,14 @@ def spec_was_refused(layout: NodeLayout) -> bool:
     )
 
 
-def _count_all(layout: NodeLayout, status: LayoutStatus, held: Held) -> list[_Count]:
+def _count_all(layout: NodeLayout, status: LayoutStatus, held: Held, most: int) -> list[_Count]:
     """Every healthy GPU. What exists is what the spec says, since the agent is heading there."""
     refused = spec_was_refused(layout)
     specs = () if refused else layout.spec.gpus
     wanted = {gpu.uuid: gpu.slices for gpu in specs}
     if len(wanted) < len(specs):
         raise Contradiction(f"the layout wants {_first_twice(g.uuid for g in specs)} twice")
-    counts = [_count(gpu, wanted.get(gpu.uuid), held) for gpu in status.gpus]
+    counts = [_count(gpu, wanted.get(gpu.uuid), held, most) for gpu in status.gpus]
     if len({gpu.uuid for gpu in status.gpus}) < len(counts):
         raise Contradiction(f"GPU {_first_twice(g.uuid for g in status.gpus)} is listed twice")
     healthy = zip(counts, status.gpus, strict=True)
@@ -91,7 +94,7 @@ def _first_twice(names: Iterable[str]) -> str:
     return next(name for name, count in Counter(names).items() if count > 1)
 
 
-def _count(gpu: GpuStatus, wanted: Slices | None, held: Held) -> _Count:
+def _count(gpu: GpuStatus, wanted: Slices | None, held: Held, most: int) -> _Count:
     """One GPU as status and spec have it; notes in `held` who uses its slices."""
     if gpu.capacity_gb < 0 and gpu.healthy:
         raise Contradiction(f"GPU {gpu.index} has {gpu.capacity_gb}gb")
@@ -111,14 +114,24 @@ def _count(gpu: GpuStatus, wanted: Slices | None, held: Held) -> _Count:
         wanted = shown
     elif wanted:
         _total(wanted, gpu, "are wanted")
+    free, free_gb, number = _beside(used, wanted)
+    if used_gb + free_gb > gpu.capacity_gb or sum(used.values()) + number > most:
+        # A slice that was to go has been taken: there is no room for all that was to come.
+        free, free_gb, _ = _beside(used, shown)
+    return _Count(gpu.uuid, gpu.index, gpu.product, gpu.capacity_gb, used, free, used_gb, free_gb)
+
+
+def _beside(used: Slices, slices: Slices) -> tuple[dict[SliceSize, int], int, int]:
+    """Those of the slices that nobody uses, their gb and their number."""
     free: dict[SliceSize, int] = {}
-    free_gb = 0
-    for size, count in wanted.items():
+    gb = number = 0
+    for size, count in slices.items():
         left = count - used.get(size, 0)
         if left > 0:
             free[size] = left
-            free_gb += left * size
-    return _Count(gpu.uuid, gpu.index, gpu.product, gpu.capacity_gb, used, free, used_gb, free_gb)
+            gb += left * size
+            number += left
+    return free, gb, number
 
 
 def _total(slices: Slices, gpu: GpuStatus, what: str) -> int:

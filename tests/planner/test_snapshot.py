@@ -101,6 +101,27 @@ def test_slice_taken_while_a_spec_was_on_its_way_is_no_contradiction() -> None:
     assert snapshot.set_aside == {}
 
 
+@pytest.mark.parametrize(
+    ("spec", "taken"),
+    [({20: 4}, 50), ({1: 48}, 30)],
+    ids=["more memory than there is", "more slices than MPS serves"],
+)
+def test_what_can_no_more_be_made_beside_a_slice_taken_meanwhile_is_not_wanted_again(
+    spec: dict[int, int], taken: int
+) -> None:
+    layout = a_layout(spec=spec, used=[(taken, "default/quick")], generation=2, observed=1)
+    assert layout.status is not None
+    second = replace(layout.status.gpus[0], uuid=GpuUuid("n1-second"), index=1, slices=())
+    status = replace(layout.status, gpus=(*layout.status.gpus, second))
+    bound = [a_pod("quick", taken, node="n1")]
+    snapshot = build_snapshot([a_node()], {"n1": replace(layout, status=status)}, bound)
+    made = plan(snapshot, [a_pod("large", 60)])  # it has the node written
+    assert made.layouts["n1"] == {
+        GpuUuid("n1-gpu"): gb({taken: 1}),
+        GpuUuid("n1-second"): gb({60: 1}),
+    }
+
+
 def test_node_that_is_listed_twice_counts_once_and_is_set_aside() -> None:
     nodes = [a_node("n1"), a_node("n2"), a_node("n1")]
     snapshot = build_snapshot(nodes, {name: a_layout(name) for name in ("n1", "n2")}, ())
