@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +35,10 @@ _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
 _LONG: Final = 0.1  # seconds: decisions that take longer leave the same time to all else
 _BUSY: Final = frozenset({429, 503, 504})
+FAULTS: Final = 8
+"""Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
+them over a second, which a change of etcd's leader takes."""
+
 _ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
 
 log = logging.getLogger(__name__)
@@ -93,6 +98,7 @@ class Controller:
         self._untold: Decision | None = None
         self._tell_at: float | None = None
         self._unnominable: set[str] = set()  # uids
+        self._faults: Counter[str] = Counter()  # by uid, of the API server at a nomination
         self._planned: dict[str, Placement] = {}  # by uid; a restart may begin a plan anew
         self._breath = 0.0  # seconds before the next decision
 
@@ -110,6 +116,7 @@ class Controller:
         await self._cluster.synced()
         self._batch.release()
         self._unnominable.clear()
+        self._faults.clear()
         self._absences = Absences()  # what was seen in an earlier term is no start of this one
         self._planned = {}
         self._changed = True
@@ -255,11 +262,20 @@ class Controller:
 
     def _complain(self, action: Action, error: Exception) -> None:
         facts = {**action.facts, "error": str(error) or "no answer in time"}
-        if isinstance(action, Nominate) and _is_final(error):
+        if isinstance(action, Nominate) and self._is_final(action.pod.uid, error):
             self._unnominable.add(action.pod.uid)  # or the others of its size would wait for it
             log.warning("not nominated: is `patch` on pods/status allowed?", extra=facts)
         else:
             log.warning("a write failed, it is tried again", extra=facts)
+
+    def _is_final(self, uid: str, error: Exception) -> bool:
+        """Whether the API server has refused a nomination, rather than been away or in trouble."""
+        if not isinstance(error, ApiError) or error.status in _BUSY:
+            return False
+        if error.status < 500:
+            return True
+        self._faults[uid] += 1
+        return self._faults[uid] >= FAULTS
 
     def _note(self, action: Action) -> None:
         match action:
@@ -267,7 +283,8 @@ class Controller:
                 self._metrics.carved(pod)
             case WriteSpec():
                 self._metrics.written(action)
-            case Nominate():
+            case Nominate(pod=pod):
+                self._faults.pop(pod.uid, None)
                 self._trigger()  # gates may go that waited for it
 
     def _on_pod(self, change: Change[Pod]) -> None:
@@ -281,6 +298,7 @@ class Controller:
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
             self._tries.forget(old.uid)
             self._unnominable.discard(old.uid)
+            self._faults.pop(old.uid, None)
             self._metrics.left(old.uid)
         if self._batch.holds(change.key):
             self._wake.set()  # only the time at which the batch is complete has changed
@@ -292,11 +310,6 @@ class Controller:
         if old is None or new is None or old.unschedulable == new.unschedulable:
             return False
         return self._tries.follows(new.uid)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the API server has refused a request, rather than been away or too busy."""
-    return isinstance(error, ApiError) and error.status not in _BUSY
 
 
 def _was_pending(old: Pod | None, new: Pod) -> bool:
