@@ -6,7 +6,7 @@ loops, because this runs over every slice of the cluster for each plan.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpslice.allocation import GpuRoom, preferred
@@ -32,12 +32,17 @@ class Contradiction(Exception):
 
 @dataclass(slots=True)
 class _Count:
-    """A GPU while a node's claims are being settled; memory in gb."""
+    """A GPU while a node's claims are being settled; memory in gb.
+
+    `shown` are the slices that stand, `free` those that are to stand and that nobody has.
+    """
 
     uuid: GpuUuid
     index: int
     product: str
     capacity: int
+    most: int  # slices
+    shown: Slices
     used: dict[SliceSize, int]
     free: dict[SliceSize, int]
     used_gb: int
@@ -46,6 +51,18 @@ class _Count:
     @property
     def uncarved_gb(self) -> int:
         return self.capacity - self.used_gb - self.free_gb
+
+    def leaves(self, size: SliceSize) -> bool:
+        """Whether a slice of the size stands here that nobody has and that is to go."""
+        return self.shown.get(size, 0) > self.used.get(size, 0) + self.free.get(size, 0)
+
+    def settle(self) -> None:
+        """Where a slice that was to go has been taken, not all that was to come has room: then
+        nothing comes.
+        """
+        number = sum(self.used.values()) + sum(self.free.values())
+        if self.used_gb + self.free_gb > self.capacity or number > self.most:
+            self.free, self.free_gb = _beside(self.used, self.shown)
 
 
 def gpus_of(
@@ -114,24 +131,23 @@ def _count(gpu: GpuStatus, wanted: Slices | None, held: Held, most: int) -> _Cou
         wanted = shown
     elif wanted:
         _total(wanted, gpu, "are wanted")
-    free, free_gb, number = _beside(used, wanted)
-    if used_gb + free_gb > gpu.capacity_gb or sum(used.values()) + number > most:
-        # A slice that was to go has been taken: there is no room for all that was to come.
-        free, free_gb, _ = _beside(used, shown)
-    return _Count(gpu.uuid, gpu.index, gpu.product, gpu.capacity_gb, used, free, used_gb, free_gb)
+    free, free_gb = _beside(used, wanted)
+    uuid, index, capacity = gpu.uuid, gpu.index, gpu.capacity_gb
+    count = _Count(uuid, index, gpu.product, capacity, most, shown, used, free, used_gb, free_gb)
+    count.settle()
+    return count
 
 
-def _beside(used: Slices, slices: Slices) -> tuple[dict[SliceSize, int], int, int]:
-    """Those of the slices that nobody uses, their gb and their number."""
+def _beside(used: Slices, slices: Slices) -> tuple[dict[SliceSize, int], int]:
+    """Those of the slices that nobody uses, and their gb."""
     free: dict[SliceSize, int] = {}
-    gb = number = 0
+    gb = 0
     for size, count in slices.items():
         left = count - used.get(size, 0)
         if left > 0:
             free[size] = left
             gb += left * size
-            number += left
-    return free, gb, number
+    return free, gb
 
 
 def _total(slices: Slices, gpu: GpuStatus, what: str) -> int:
@@ -156,11 +172,12 @@ def _check_ids(gpu: GpuStatus) -> None:
         raise Contradiction(f"GPU {gpu.index} lists slice {twice} twice")
 
 
-def _settle_claims(gpus: list[_Count], held: Held, pods: Iterable[Pod]) -> None:
+def _settle_claims(gpus: Sequence[_Count], held: Held, pods: Iterable[Pod]) -> None:
     """Gives the pods that are bound, but not seen to hold their slices yet, free ones of the size.
 
-    The kubelet takes them in allocation order, so the same order is used here. Where none is free,
-    the memory counts as held on the tightest GPU that has it: a bound pod holds what it requests.
+    The kubelet takes them in allocation order, so the same order is used here, and one that is to
+    go while it still stands. Where there is none, the memory counts as held on the tightest GPU
+    that has it: a bound pod holds what it requests.
     """
     late = [(pod, seats) for pod in pods if pod.seats and (seats := _missing(pod, held))]
     if not late:
@@ -186,27 +203,30 @@ def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
     return Counter(seats) - Counter(mine or {})
 
 
-def _hold(gpus: Iterable[_Count], size: SliceSize) -> None:
-    gpu = _next_taken(gpus, size)
+def _hold(gpus: Sequence[_Count], size: SliceSize) -> None:
+    gpu = _next_taken([gpu for gpu in gpus if size in gpu.free], size)
     if gpu is not None:
         gpu.free[size] -= 1
         gpu.free_gb -= size
         if not gpu.free[size]:
             del gpu.free[size]
     else:
+        gpu = _next_taken([gpu for gpu in gpus if gpu.leaves(size)], size)
+    if gpu is None:
         able = [gpu for gpu in gpus if gpu.uncarved_gb >= size]
         gpu = min(able, key=lambda gpu: (gpu.uncarved_gb, gpu.index), default=None)
     if gpu is not None:
         gpu.used[size] = gpu.used.get(size, 0) + 1
         gpu.used_gb += size
+        gpu.settle()
 
 
-def _next_taken(gpus: Iterable[_Count], size: SliceSize) -> _Count | None:
-    """The GPU whose free slice of the size the kubelet takes next."""
-    having = {gpu.uuid: gpu for gpu in gpus if size in gpu.free}
-    rooms = {g.uuid: GpuRoom(g.index, g.capacity - g.used_gb) for g in having.values()}
-    first = preferred((DeviceId(uuid, size, 0) for uuid in having), 1, rooms)
-    return having[first[0].gpu] if first else None
+def _next_taken(having: Iterable[_Count], size: SliceSize) -> _Count | None:
+    """The GPU whose slice of the size the kubelet takes next."""
+    by_uuid = {gpu.uuid: gpu for gpu in having}
+    rooms = {g.uuid: GpuRoom(g.index, g.capacity - g.used_gb) for g in by_uuid.values()}
+    first = preferred((DeviceId(uuid, size, 0) for uuid in by_uuid), 1, rooms)
+    return by_uuid[first[0].gpu] if first else None
 
 
 def holders(layouts: Iterable[NodeLayout]) -> Mapping[str, str]:

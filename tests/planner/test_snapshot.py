@@ -149,6 +149,13 @@ def test_bound_pod_takes_the_slice_that_the_kubelet_takes_or_the_memory_for_it()
     assert (state.gpus[0].used, state.gpus[0].free) == (gb({10: 2}), {})
 
 
+def test_bound_pod_keeps_the_slice_that_an_unacknowledged_spec_withdraws() -> None:
+    layout = a_layout(spec={40: 2}, free={30: 1}, generation=2, observed=1)
+    quick = a_pod("quick", 30, node="n1")
+    (state,) = build_snapshot([a_node()], {"n1": layout}, [quick]).nodes
+    assert (state.gpus[0].used, state.gpus[0].free) == (gb({30: 1}), {})
+
+
 def test_finished_pods_hold_nothing() -> None:
     pod = replace(a_pod("done", 10, node="n1"), finished=True)
     (state,) = build_snapshot([a_node()], {"n1": a_layout(free={10: 1})}, [pod]).nodes
