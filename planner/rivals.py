@@ -7,7 +7,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -16,23 +16,24 @@ from mpslice.slices import SliceSize
 from planner.actions import Nominate
 from planner.feasibility import node_refusal
 from planner.gates import standing_sizes
-from planner.model import Constraints, NodeState, Placement, Pod, Reservation
+from planner.model import Constraints, NodeState, Placement, Pod, Reservation, Resources
 
 _MANY: Final = 64  # kinds of rivals for a size: more are not looked at one by one
 
 
 @dataclass(slots=True)
 class _Claims:
-    """Who asks for a size: kinds of pods with a place, where, and kinds of pods without any."""
+    """Who asks for a size: kinds of pods with a place and what they request, how many of them on
+    which node, and kinds of pods without any.
+
+    `mixed`: pods that may not take each other's slices are to go to different nodes.
+    """
 
     kinds: set[Hashable] = field(default_factory=set)
-    homes: set[str] = field(default_factory=set)
+    requests: set[Resources] = field(default_factory=set)
+    homes: Counter[str] = field(default_factory=Counter)
     placeless: Counter[tuple[Constraints, int]] = field(default_factory=Counter)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether pods that may not take each other's slices are to go to different nodes."""
-        return len(self.kinds) > 1 and len(self.homes) > 1
+    mixed: bool = False
 
 
 class Rivals:
@@ -58,18 +59,39 @@ class Rivals:
         self._claims: dict[SliceSize, _Claims] = {}
         self._answers: dict[tuple[Constraints, str], bool] = {}
         self._within_reach: dict[tuple[Constraints, SliceSize], tuple[str, ...]] = {}
+        placements = tuple(placements)
         for placement in placements:
             pod = placement.pod
             for size in set(pod.seats):
                 claims = self._claims.setdefault(size, _Claims())
-                claims.kinds.add(
-                    (pod.constraints, pod.relations, pod.ports, pod.priority, pod.group_key)
-                )
-                claims.homes.add(placement.node)
+                claims.kinds.add(_kind(pod))
+                claims.requests.add(pod.requests)
+                claims.homes[placement.node] += 1
+        self._find_mixed(placements)
         for pod in placeless:
             for size in set(pod.seats):
                 claims = self._claims.setdefault(size, _Claims())
                 claims.placeless[pod.constraints, pod.priority] += 1
+
+    def _find_mixed(self, placements: Iterable[Placement]) -> None:
+        apart = [claims for claims in self._claims.values() if len(claims.homes) > 1]
+        for claims in apart:
+            claims.mixed = len(claims.kinds) > 1
+        unlike = [claims for claims in apart if len(claims.requests) > 1 and not claims.mixed]
+        if unlike:
+            left = self._left({node for claims in unlike for node in claims.homes}, placements)
+            for claims in unlike:
+                claims.mixed = _is_tight(claims, left)
+
+    def _left(
+        self, names: Iterable[str], placements: Iterable[Placement]
+    ) -> dict[str, Counter[str]]:
+        """What is left of the nodes beside all that is to go there."""
+        left = {name: _amounts(self._states[name].idle) for name in names if name in self._states}
+        for placement in placements:
+            if placement.node in left:
+                left[placement.node].subtract(_amounts(placement.pod.requests))
+        return left
 
     def endanger(self, placement: Placement) -> bool:
         """Whether another pod might be bound to its slices, or it to another's."""
@@ -136,6 +158,37 @@ class Rivals:
             and reservation.node in self._states
             for gpu in self._states[reservation.node].gpus
         )
+
+
+def _kind(pod: Pod) -> Hashable:
+    """All but requests by which a pod may not take a slice that another of its kind may take."""
+    several = tuple(sorted(pod.seats)) if len(pod.seats) > 1 else ()  # all on one node
+    return pod.constraints, pod.relations, pod.ports, pod.priority, pod.group_key, several
+
+
+def _is_tight(claims: _Claims, left: Mapping[str, Counter[str]]) -> bool:
+    """Whether a node could be short of something if those who ask for most of it came there."""
+    wanted = [_amounts(requests) for requests in claims.requests]
+    names = {name for amounts in wanted for name in amounts}
+    counts = {name: [amounts[name] for amounts in wanted] for name in names}
+    spans = {name: max(found) - min(found) for name, found in counts.items()}
+    everybody = claims.homes.total()
+    return any(
+        left[node][name] < min(many, everybody - many) * span
+        for node, many in claims.homes.items()
+        if node in left
+        for name, span in spans.items()
+        if span
+    )
+
+
+def _amounts(resources: Resources) -> Counter[str]:
+    own = {
+        "cpu": resources.cpu_milli,
+        "memory": resources.memory,
+        "ephemeral-storage": resources.ephemeral,
+    }
+    return Counter(own | dict(resources.extended))
 
 
 def nominations(

@@ -145,3 +145,20 @@ async def test_pods_are_bound_where_they_were_planned(kube: Session) -> None:
             await bound(kube, f"flexible-{number}")
         # Had one taken another's slice, a further one would have been carved.
         assert sum([await carved(kube, name) for name in nodes]) == 8
+
+
+async def test_pod_that_needs_much_cpu_is_not_kept_out_by_one_that_needs_little(
+    kube: Session,
+) -> None:
+    """Of like slices on two nodes the scheduler would give the light pod that with the more CPU."""
+    await add_node(kube, "n1", cpu="4")
+    await add_node(kube, "n2", cpu="2")
+    async with planning(kube, {"n1": [40], "n2": [40]}):
+        await served(kube, "n1", "n2")
+        light, heavy = slice_pod("early-and-light", 10), slice_pod("late-and-heavy", 10)
+        for pod, cpu in ((light, "500m"), (heavy, "3800m")):
+            pod["spec"]["containers"][0]["resources"]["requests"] = {"cpu": cpu}
+        await make(kube, slice_pod("first", 5))  # after it the others are a burst
+        await make(kube, light, heavy)
+        assert await bound(kube, "late-and-heavy") == "n1"
+        assert await bound(kube, "early-and-light") == "n2"

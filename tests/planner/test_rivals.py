@@ -7,7 +7,7 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation
+from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation, Resources
 from planner.rivals import Rivals, nominations
 from tests.planner.test_packing import gb, node, on, pod
 
@@ -58,6 +58,22 @@ def test_pods_that_may_not_take_each_others_slices_are_all_nominated() -> None:
     flexible, pinned = gated("flexible"), gated("pinned", constraints=on("n2"))
     assert nominated(at(flexible, "n1"), at(pinned, "n2")) == {"flexible": "n1", "pinned": "n2"}
     assert nominated(at(flexible, "n2"), at(pinned, "n2")) == {}
+
+
+@pytest.mark.parametrize(("idle", "named"), [(4000, {"light": "n2", "heavy": "n1"}), (8000, {})])
+def test_pods_are_nominated_where_one_could_take_the_cpu_that_another_needs(
+    idle: int, named: dict[str, str]
+) -> None:
+    light = replace(gated("light"), requests=Resources(cpu_milli=500))
+    heavy = replace(gated("heavy"), requests=Resources(cpu_milli=3800))
+    states = tuple(replace(state, idle=Resources(cpu_milli=idle)) for state in STATES)
+    assert nominated(at(light, "n2"), at(heavy, "n1"), states=states) == named
+    assert nominated(at(light, "n1"), at(heavy, "n1"), states=states) == {}
+
+
+def test_pod_that_needs_two_slices_of_one_node_is_kept_from_losing_one() -> None:
+    single, double = gated("single"), gated("double", 10, 20)
+    assert nominated(at(single, "n2"), at(double, "n1")) == {"single": "n2", "double": "n1"}
 
 
 def test_each_size_of_a_pod_counts() -> None:
