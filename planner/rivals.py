@@ -163,7 +163,8 @@ class Rivals:
 def _kind(pod: Pod) -> Hashable:
     """All but requests by which a pod may not take a slice that another of its kind may take."""
     several = tuple(sorted(pod.seats)) if len(pod.seats) > 1 else ()  # all on one node
-    return pod.constraints, pod.relations, pod.ports, pod.priority, pod.group_key, several
+    alone = pod.constraints, pod.avoid, pod.ports, pod.priority
+    return alone, pod.relations, pod.group_key, several
 
 
 def _is_tight(claims: _Claims, left: Mapping[str, Counter[str]]) -> bool:

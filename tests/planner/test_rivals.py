@@ -76,6 +76,11 @@ def test_pod_that_needs_two_slices_of_one_node_is_kept_from_losing_one() -> None
     assert nominated(at(single, "n2"), at(double, "n1")) == {"single": "n2", "double": "n1"}
 
 
+def test_pod_that_the_scheduler_refused_elsewhere_is_kept_from_losing_its_last_place() -> None:
+    tried, other = gated("tried", avoid=frozenset({"n1"})), gated("other")
+    assert nominated(at(tried, "n2"), at(other, "n1")) == {"tried": "n2", "other": "n1"}
+
+
 def test_each_size_of_a_pod_counts() -> None:
     assert nominated(at(gated("a", 10, 20)), loose=(pod("rival", 20),)) == {"a": "n1"}
 
