@@ -51,8 +51,7 @@ class Storyteller:
 
     def tell(self, decision: Decision, *, now: float) -> None:
         """Records the Events of a decision; `now` in seconds on any steady clock."""
-        self._tell_of_nodes(decision)
-        self.due = None
+        self.due = None if self._tell_of_nodes(decision) else now + _LATER
         live: set[str] = set()
         for story in self._stories(decision):
             live.add(story.pod.uid)
@@ -104,8 +103,11 @@ class Storyteller:
         self._told[pod.uid] = _Told(story.cause, story.facts, now)
         return None
 
-    def _tell_of_nodes(self, decision: Decision) -> None:
-        """A Warning on each node that is left alone, again only once it was well in between."""
+    def _tell_of_nodes(self, decision: Decision) -> bool:
+        """A Warning on each node that is left alone, again only once it was well in between.
+
+        Whether all of them could be recorded.
+        """
         problems = {
             (node, "NodeSetAside"): f"{problem}; its GPUs are not planned on"
             for node, problem in decision.snapshot.set_aside.items()
@@ -121,3 +123,4 @@ class Storyteller:
                 about = ObjectRef("v1", "Node", node, uid=node)
                 if self._recorder.record(about, EventType.WARNING, reason, message):
                     self._told_of_nodes[node, reason] = message
+        return self._told_of_nodes.keys() == problems.keys()

@@ -114,6 +114,18 @@ def test_what_could_not_be_recorded_is_told_later() -> None:
     assert len(recorder.said) == 1
 
 
+def test_trouble_of_a_node_that_could_not_be_recorded_is_told_later() -> None:
+    teller, recorder = telling()
+    recorder.full = True
+    trouble = Decision(snapshot=Snapshot(set_aside={"n1": "the node is listed twice"}))
+    teller.tell(trouble, now=0.0)
+    assert teller.due is not None
+    recorder.full = False
+    teller.tell(trouble, now=teller.due)
+    assert [name for name, _, _ in recorder.said] == ["n1"]
+    assert teller.due is None
+
+
 def test_pod_that_waits_again_is_told_again() -> None:
     teller, recorder = telling()
     teller.tell(refused(FULL), now=0.0)
