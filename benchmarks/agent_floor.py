@@ -17,6 +17,7 @@ import grpc
 from hack.cluster.node import Node
 from mpslice.kube.api import NODES, PatchType
 from mpslice.kube.session import Session
+from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as plugin_api
 from nodeagent.kubelet_api import podresources_v1_pb2 as resources_api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
@@ -25,7 +26,6 @@ from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     add_DevicePluginServicer_to_server,
 )
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
-from nodeagent.podresources import CHANNEL_OPTIONS
 
 DOMAIN: Final = "floor.mpslice.io/"
 _PAUSE: Final = 0.001

@@ -16,24 +16,24 @@ from mpslice.kube.errors import KubeError
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
 from mpslice.nodelayout import SliceState
-from nodeagent.adoption import adopt
-from nodeagent.board import GpuBoard
-from nodeagent.cluster import ClusterView
+from nodeagent.cluster.publisher import Publisher
+from nodeagent.cluster.report import NodeFacts, gpu_statuses, readiness
+from nodeagent.cluster.view import ClusterView
 from nodeagent.errors import AgentError, KubeletUnavailable, UnknownNode
-from nodeagent.executor import Executor
-from nodeagent.foreign import ForeignDevices
+from nodeagent.gpus.board import GpuBoard
+from nodeagent.gpus.foreign import ForeignDevices
+from nodeagent.gpus.memory import MemorySampler, PodMemory
 from nodeagent.hardware import MpsHealth
-from nodeagent.holders import Holder
-from nodeagent.knowledge import KubeletKnowledge
+from nodeagent.kubelet.knowledge import KubeletKnowledge
+from nodeagent.layout.executor import Executor
+from nodeagent.layout.withdrawal import Withdrawal
 from nodeagent.local import LocalNode
-from nodeagent.memory import MemorySampler, PodMemory
 from nodeagent.metrics import Metrics
 from nodeagent.mps.news import news
-from nodeagent.pods import PodFacts
-from nodeagent.publisher import Publisher
 from nodeagent.pulse import Pulse
-from nodeagent.report import NodeFacts, gpu_statuses, readiness
-from nodeagent.withdrawal import Withdrawal
+from nodeagent.slices.adoption import adopt
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.pods import PodFacts
 
 COMPONENT: Final = "mpslice-nodeagent"
 """The source of its Events; the chart's policy lets an agent write none in another's name."""

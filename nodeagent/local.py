@@ -11,19 +11,19 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from mpslice.gpus import GpuUuid, capacity_gb
-from nodeagent import nos
-from nodeagent.adoption import adopt
-from nodeagent.checkpoint import read_checkpoint
 from nodeagent.errors import KubeletUnavailable
+from nodeagent.gpus import nos
 from nodeagent.hardware import Gpus, MpsControl
-from nodeagent.holders import Pods
-from nodeagent.inventory import Inventory
-from nodeagent.kubelet import KubeletLink, remove_left_sockets
-from nodeagent.ledger import Ledger
-from nodeagent.leftovers import Leftovers
-from nodeagent.podresources import PodResources
-from nodeagent.service import SliceService
+from nodeagent.kubelet.checkpoint import read_checkpoint
+from nodeagent.kubelet.link import KubeletLink, remove_left_sockets
+from nodeagent.kubelet.podresources import PodResources
+from nodeagent.kubelet.service import SliceService
 from nodeagent.settings import Settings
+from nodeagent.slices.adoption import adopt
+from nodeagent.slices.holders import Pods
+from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.ledger import Ledger
+from nodeagent.slices.leftovers import Leftovers
 
 _EARLY_SECONDS: Final = 1.0  # what the first registrations may delay the API server's turn
 

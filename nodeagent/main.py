@@ -18,9 +18,9 @@ from mpslice.errors import MpsliceError
 from mpslice.gpus import MemoryUnit
 from mpslice.logs import set_up_logging
 from mpslice.processes import run_until_signal
-from nodeagent.driver import Driver
 from nodeagent.errors import BadSettings
-from nodeagent.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
+from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
+from nodeagent.kubelet.driver import Driver
 from nodeagent.settings import Compute, DeviceListStrategy, Settings
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ async def run(settings: Settings) -> None:
     try:
         await _serve(settings)
     except Exception as error:
-        from nodeagent.failure import agent_error, report_failure
+        from nodeagent.cluster.failure import agent_error, report_failure
 
         failure = agent_error(error)
         if failure is not None:
@@ -184,7 +184,7 @@ async def _hardware(settings: Settings) -> "tuple[Gpus, MpsControl]":
 
         simulated = SimulatedGpus(settings.simulated_gpus)
         return simulated, SimulatedMps(simulated)
-    from nodeagent.gpus import NvmlGpus
+    from nodeagent.gpus.real import NvmlGpus
     from nodeagent.mps.client import MpsFiles
     from nodeagent.mps.paths import MpsRoot
 

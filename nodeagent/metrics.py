@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 from mpslice.gpus import MIB, GpuUuid
 from mpslice.nodelayout import GpuStatus
 from mpslice.slices import size_label
+from nodeagent.gpus.memory import PodMemory
 from nodeagent.hardware import Gpu, MpsHealth
-from nodeagent.memory import PodMemory
 
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from mpslice.flags import Address
 from mpslice.gpus import GpuUuid, MemoryUnit
-from nodeagent.driver import Driver
 from nodeagent.errors import BadSettings
-from nodeagent.health import NVIDIAS_LIST, IgnoredXids
+from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids
+from nodeagent.kubelet.driver import Driver
 from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
 
 SOCKET_PATH_BYTES: Final = 107

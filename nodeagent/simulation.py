@@ -16,6 +16,7 @@ import yaml
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import BadSimulation
+from nodeagent.gpus.processes import pids_with_variable, pod_uid
 from nodeagent.hardware import (
     Backstop,
     ComputeCapability,
@@ -24,8 +25,7 @@ from nodeagent.hardware import (
     GpusChanged,
     MpsHealth,
 )
-from nodeagent.inotify import DirectoryWatch
-from nodeagent.processes import pids_with_variable, pod_uid
+from nodeagent.kubelet.inotify import DirectoryWatch
 from nodeagent.pulse import Pulse
 
 LOST: Final = "Lost"

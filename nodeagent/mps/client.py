@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Backstop, MpsHealth
-from nodeagent.inotify import DirectoryWatch
+from nodeagent.kubelet.inotify import DirectoryWatch
 from nodeagent.mps.errors import MpsRootUnwritable
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import (

@@ -12,7 +12,7 @@ from typing import Any
 from mpslice import flags
 from mpslice.errors import MpsliceError
 from mpslice.logs import set_up_logging
-from nodeagent.driver import Driver
+from nodeagent.kubelet.driver import Driver
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.reaper import REFUSED, Reaper
 from nodeagent.mps.settings import ComputeMode, MpsSettings, OnFault

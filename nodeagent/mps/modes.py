@@ -10,9 +10,9 @@ from typing import Final
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import GpuLost, NvmlError
+from nodeagent.gpus.nvml import ComputeMode, Nvml
 from nodeagent.hardware import ComputeModes
 from nodeagent.mps.errors import ComputeModeNotSet
-from nodeagent.nvml import ComputeMode, Nvml
 from nodeagent.offloop import OffLoop
 
 _INIT: Final = 60.0  # seconds; without persistence mode the driver initialises every GPU in it

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mpslice.gpus import GpuUuid
-from nodeagent.driver import Driver
+from nodeagent.kubelet.driver import Driver
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.errors import BadMpsSettings, ControlProgramMissing
 from nodeagent.mps.paths import LONGEST_SOCKET, PROGRAM, SERVER_PROGRAM, UUID_LENGTH, MpsRoot

@@ -2,7 +2,7 @@
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
-from nodeagent.adoption import adopt
+from nodeagent.slices.adoption import adopt
 
 A, GONE = GpuUuid("GPU-a"), GpuUuid("GPU-gone")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mpslice.gpus import DeviceId
-from nodeagent.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from nodeagent.holders import Claim
+from nodeagent.kubelet.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as plugin_api
+from nodeagent.slices.holders import Claim
 
 ID = "GPU-00000000-0000-0000-0000-000000000001::10::0"
 WRITTEN = {

@@ -122,7 +122,7 @@ async def test_stopped_agent_leaves_nothing_to_be_bound(machine: Machine) -> Non
 async def test_agent_that_is_stopped_in_trouble_closes_the_node_all_the_same(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.podresources._CALL", 0.2)
+    monkeypatch.setattr("nodeagent.kubelet.podresources._CALL", 0.2)
     async with machine.agent(farewell=True):
         await machine.applied({"10gb": 3})
         await machine.run_pod(10)
@@ -139,7 +139,7 @@ async def test_agent_that_is_stopped_in_trouble_closes_the_node_all_the_same(
 async def test_agent_without_the_kubelets_word_says_which_socket_is_silent(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.podresources._CALL", 0.1)
+    monkeypatch.setattr("nodeagent.kubelet.podresources._CALL", 0.1)
     monkeypatch.setattr("nodeagent.controller._TROUBLE_SECONDS", 0.1)
     machine.kubelet.refusals = 1_000_000
     machine.lay_out({"10gb": 1})

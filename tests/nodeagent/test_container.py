@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
 from mpslice.slices import SliceSize
-from nodeagent.container import Mount, container_edits
-from nodeagent.driver import DeviceNode, Driver
 from nodeagent.hardware import Gpu
+from nodeagent.kubelet.container import Mount, container_edits
+from nodeagent.kubelet.driver import DeviceNode, Driver
 from nodeagent.settings import Compute, DeviceListStrategy, Settings
 from tests.nodeagent.conftest import AMPERE
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
 from mpslice.nodelayout import GpuSpec, LayoutSpec
 from mpslice.slices import SliceSize
-from nodeagent.decision import Decision, Obstacle, Standing, StandingGpu, decide
+from nodeagent.layout.decision import Decision, Obstacle, Standing, StandingGpu, decide
 
 CAPACITY = 85
 UUIDS = (GpuUuid("GPU-a"), GpuUuid("GPU-b"))

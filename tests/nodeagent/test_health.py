@@ -6,8 +6,7 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import DriverHangs, GpuLost
-from nodeagent.hardware import Gpu
-from nodeagent.health import (
+from nodeagent.gpus.health import (
     CALM_SECONDS,
     IgnoredXids,
     Look,
@@ -16,6 +15,7 @@ from nodeagent.health import (
     parse_ignored_xids,
     still_ailing,
 )
+from nodeagent.hardware import Gpu
 from tests.nodeagent.conftest import AMPERE
 
 A = Gpu(GpuUuid("GPU-a"), 0, "A100", 81920, 626, AMPERE)

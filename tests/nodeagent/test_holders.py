@@ -2,8 +2,8 @@
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
-from nodeagent.holders import Claim, Evidence, Holder, Pods, explained, resolve, with_uids
-from nodeagent.pods import Need, PodFacts
+from nodeagent.slices.holders import Claim, Evidence, Holder, Pods, explained, resolve, with_uids
+from nodeagent.slices.pods import Need, PodFacts
 
 
 def slice_(ordinal: int) -> DeviceId:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import BadSettings, DirectoryVanished
-from nodeagent.inotify import DirectoryWatch, Names
+from nodeagent.kubelet.inotify import DirectoryWatch, Names
 
 
 async def test_made_written_moved_and_deleted_names_are_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Gpu
-from nodeagent.kubelet import remove_left_sockets
+from nodeagent.kubelet.link import remove_left_sockets
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import DevicePluginStub
 from nodeagent.local import LocalNode
@@ -114,7 +114,7 @@ async def test_kubelet_that_is_bound_before_it_listens_is_tried_again_at_once(
     local: LocalNode, kubelet: FakeKubelet, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However long the kubelet before it, whose socket was left behind, refused to answer."""
-    caplog.set_level("INFO", "nodeagent.kubelet")
+    caplog.set_level("INFO", "nodeagent.kubelet.link")
     await kubelet.stop()
 
     def failures() -> int:
@@ -283,7 +283,7 @@ async def test_container_waits_for_the_daemon_and_finds_its_directory(
 async def test_container_is_refused_when_the_daemon_does_not_come(
     local: LocalNode, kubelet: FakeKubelet, mps: FakeMps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.service.READY_SECONDS", 0.05)
+    monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.05)
     mps.ready.clear()
     async with serving(local):
         await knows(kubelet)

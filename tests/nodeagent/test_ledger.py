@@ -12,10 +12,10 @@ from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
 from nodeagent.errors import KubeletUnavailable
 from nodeagent.hardware import GpuProcess
-from nodeagent.holders import Claim, Holder, Pods
-from nodeagent.ledger import Ledger
-from nodeagent.leftovers import Leftovers
-from nodeagent.pods import Need, PodFacts
+from nodeagent.slices.holders import Claim, Holder, Pods
+from nodeagent.slices.ledger import Ledger
+from nodeagent.slices.leftovers import Leftovers
+from nodeagent.slices.pods import Need, PodFacts
 from tests.nodeagent.conftest import device
 from tests.waiting import eventually
 
@@ -120,7 +120,7 @@ async def test_allocate_that_nothing_explains_is_forgotten(
     ledger.allocated([SLICE])
     await ledger.refresh()
     assert SLICE in ledger.holders
-    monkeypatch.setattr("nodeagent.ledger.FORGOTTEN_SECONDS", -1.0)
+    monkeypatch.setattr("nodeagent.slices.ledger.FORGOTTEN_SECONDS", -1.0)
     await ledger.refresh()
     assert ledger.holders == {}
 
@@ -129,7 +129,7 @@ async def test_allocate_is_kept_while_a_pod_lives_whose_slice_nobody_shows(
     ledger: Ledger, kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An init container's is told by the checkpoint alone, and that may be out of date."""
-    monkeypatch.setattr("nodeagent.ledger.FORGOTTEN_SECONDS", -1.0)
+    monkeypatch.setattr("nodeagent.slices.ledger.FORGOTTEN_SECONDS", -1.0)
     kubelet.pods = Pods.of([replace(POD, admitted=True)])
     ledger.allocated([SLICE])
     await ledger.refresh()

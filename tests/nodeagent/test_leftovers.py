@@ -6,11 +6,11 @@ import pytest
 
 from mpslice.gpus import DeviceId
 from mpslice.kube.api import PODS
+from nodeagent.gpus.processes import pod_uid_of
 from nodeagent.hardware import GpuProcess
-from nodeagent.holders import Holder, Pods, departed
-from nodeagent.leftovers import remains
-from nodeagent.pods import Need, PodFacts, project_pod
-from nodeagent.processes import pod_uid_of
+from nodeagent.slices.holders import Holder, Pods, departed
+from nodeagent.slices.leftovers import remains
+from nodeagent.slices.pods import Need, PodFacts, project_pod
 from tests.nodeagent.conftest import Machine, device, pod_manifest, resource
 
 SLICE = DeviceId.parse(device(1, 10, 0))
@@ -193,7 +193,7 @@ async def test_agent_that_restarts_suspects_whoever_the_layout_names(machine: Ma
 async def test_start_on_such_a_slice_fails_in_words_when_the_process_stays(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.service.READY_SECONDS", 0.2)
+    monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.2)
     async with machine.agent():
         await machine.applied({"10gb": 1})
         key = await machine.run_pod(10)

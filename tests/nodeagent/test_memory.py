@@ -11,16 +11,16 @@ from prometheus_client import generate_latest
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.api import PODS
 from mpslice.slices import SliceSize
-from nodeagent import memory
 from nodeagent.errors import GpuLost
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus import memory
+from nodeagent.gpus.memory import MemorySampler, PodMemory, memory_by_pod
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpu, GpuProcess
-from nodeagent.holders import Holder
-from nodeagent.inventory import Inventory
-from nodeagent.memory import MemorySampler, PodMemory, memory_by_pod
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.inventory import Inventory
 from tests.nodeagent.conftest import AMPERE, Machine
 from tests.nodeagent.nvml.driver import FakeDriver
 from tests.waiting import eventually
@@ -151,7 +151,7 @@ def test_metric_names_node_gpu_and_pod() -> None:
 async def test_memory_of_a_pod_is_what_the_driver_says_of_its_processes(
     driver: FakeDriver, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.gpus.pod_uid", lambda pid: f"uid-{pid}")
+    monkeypatch.setattr("nodeagent.gpus.real.pod_uid", lambda pid: f"uid-{pid}")
     driver.gpu(A.uuid, memory=81920, reserved=626)
     driver.process(A.uuid, os.getpid(), 512)
     gpus = await NvmlGpus.start()

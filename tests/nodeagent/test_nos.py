@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.holders import Pods
-from nodeagent.nos import Traces, find_traces, serves
-from nodeagent.pods import PodFacts, project_pod
+from nodeagent.gpus.nos import Traces, find_traces, serves
+from nodeagent.slices.holders import Pods
+from nodeagent.slices.pods import PodFacts, project_pod
 from tests.nodeagent.conftest import pod_manifest
 
 

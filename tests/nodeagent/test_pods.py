@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mpslice.slices import SliceSize
-from nodeagent.pods import IN_HAND_SECONDS, Need, PodFacts, project_pod
+from nodeagent.slices.pods import IN_HAND_SECONDS, Need, PodFacts, project_pod
 from tests.nodeagent.conftest import pod_manifest
 
 CREATED = 1767225600.0  # 2026-01-01T00:00:00Z

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from mpslice.gpus import GpuUuid
-from nodeagent.hardware import ComputeCapability, Gpu
-from nodeagent.refusals import (
+from nodeagent.gpus.refusals import (
     Claims,
     foreign_gpus,
     refusals,
     unknown_entries,
     with_refusals,
 )
+from nodeagent.hardware import ComputeCapability, Gpu
 from tests.nodeagent.conftest import AMPERE
 
 A = Gpu(GpuUuid("GPU-aaaa"), 0, "A100", 81920, 626, AMPERE, minor=3)

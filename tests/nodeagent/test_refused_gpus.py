@@ -3,8 +3,8 @@
 import pytest
 
 from mpslice.kube.api import NODES, PODS, Json
-from nodeagent import foreign
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus import foreign
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpus, MpsControl
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as plugin_api
 from nodeagent.simulation import SimulatedGpus, SimulatedMps

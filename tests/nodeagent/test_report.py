@@ -4,10 +4,7 @@ import pytest
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
-from nodeagent.hardware import Gpu, Refusal
-from nodeagent.holders import Holder
-from nodeagent.inventory import Inventory
-from nodeagent.report import (
+from nodeagent.cluster.report import (
     Amount,
     NodeFacts,
     node_patch,
@@ -16,6 +13,9 @@ from nodeagent.report import (
     readiness,
     used_resources,
 )
+from nodeagent.hardware import Gpu, Refusal
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.inventory import Inventory
 from tests.nodeagent.conftest import AMPERE
 
 A, B = GpuUuid("GPU-a"), GpuUuid("GPU-b")

@@ -8,12 +8,12 @@ import pytest
 from mpslice.gpus import DeviceId, GpuUuid
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Gpu
-from nodeagent.holders import Claim, Holder, Pods
-from nodeagent.inventory import Inventory
-from nodeagent.ledger import Ledger
-from nodeagent.leftovers import Leftovers
-from nodeagent.service import SliceService
+from nodeagent.kubelet.service import SliceService
 from nodeagent.settings import Settings
+from nodeagent.slices.holders import Claim, Holder, Pods
+from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.ledger import Ledger
+from nodeagent.slices.leftovers import Leftovers
 from tests.nodeagent.conftest import AMPERE, device, gpu
 from tests.nodeagent.fake_mps import FakeMps
 
@@ -38,7 +38,7 @@ def leftovers() -> Leftovers:
 
 @pytest.fixture
 def service(tmp_path: Path, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch) -> SliceService:
-    monkeypatch.setattr("nodeagent.service.READY_SECONDS", 0.05)
+    monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.05)
     settings = Settings("n1", tmp_path, tmp_path / "p.sock", tmp_path / "mps", None)
     inventory = Inventory([Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE)])
     ledger = Ledger(Silent(), tmp_path / "checkpoint", Pods, leftovers)

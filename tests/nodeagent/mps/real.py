@@ -19,11 +19,11 @@ from typing import Any
 from mpslice.gpus import GpuUuid, capacity_gb, limit_mib
 from mpslice.slices import SliceSize
 from nodeagent.errors import AgentError
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus.nvml import Nvml
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Backstop, Gpu
 from nodeagent.mps.client import MpsFiles
 from nodeagent.mps.paths import PROGRAM, MpsRoot
-from nodeagent.nvml import Nvml
 
 USER, STRANGER = 1000, 1001
 SIZES = (10, 20)  # gb

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpus, MpsControl
 from nodeagent.mps.client import MpsFiles
 from nodeagent.mps.decision import Policy

@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 
 from nodeagent.errors import NvmlError
-from nodeagent.gpus import NvmlGpus
-from nodeagent.nvml import Nvml
+from nodeagent.gpus.nvml import Nvml
+from nodeagent.gpus.real import NvmlGpus
 
 
 async def _with_processes() -> list[dict[str, object]]:

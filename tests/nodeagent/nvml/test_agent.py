@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent import gpus as gpus_module
-from nodeagent import health, main
+from nodeagent import main
 from nodeagent.errors import DriverNotLoaded
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus import health
+from nodeagent.gpus import real as gpus_module
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpus, MpsControl
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps

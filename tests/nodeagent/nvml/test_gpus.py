@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from mpslice.gpus import GpuUuid
-from nodeagent import gpus as gpus_module
-from nodeagent import health
 from nodeagent.errors import DriverHangs, DriverNotLoaded, GpuLost, NoGpus
-from nodeagent.gpus import NvmlGpus
+from nodeagent.gpus import health
+from nodeagent.gpus import real as gpus_module
+from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
+from nodeagent.gpus.processes import pod_uid
+from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpu, GpuProcess
-from nodeagent.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
-from nodeagent.processes import pod_uid
 from tests.nodeagent.nvml.driver import RESET_REQUIRED, UNKNOWN, FakeDriver
 from tests.waiting import eventually
 

@@ -14,8 +14,8 @@ from nodeagent.errors import (
     NvmlMissing,
     NvmlNotPermitted,
 )
+from nodeagent.gpus.nvml import ComputeMode, Nvml
 from nodeagent.hardware import VOLTA, ComputeCapability, Gpu
-from nodeagent.nvml import ComputeMode, Nvml
 from tests.nodeagent.nvml.driver import GPU_IS_LOST, NO_PERMISSION, UNKNOWN, FakeDriver, build
 from tests.nodeagent.nvml.plugin import load
 

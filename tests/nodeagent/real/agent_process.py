@@ -12,7 +12,7 @@ import yaml
 
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.node import Node
-from nodeagent.processes import PROC, pod_uid
+from nodeagent.gpus.processes import PROC, pod_uid
 from tests.nodeagent.conftest import A100, gpu
 
 

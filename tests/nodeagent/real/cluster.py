@@ -17,9 +17,9 @@ from hack.cluster.node import Node
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, PatchType, list_all
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
+from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
 from nodeagent.kubelet_api import podresources_v1_pb2 as api
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
-from nodeagent.podresources import CHANNEL_OPTIONS
 from tests.nodeagent.conftest import gpu, resource
 from tests.nodeagent.real.agent_process import AgentProcess, pids_in_slice
 from tests.waiting import eventually

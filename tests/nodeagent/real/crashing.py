@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 CHECKOUT = Path(__file__).parents[3]
-OURS = {str(CHECKOUT / folder) for folder in ("nodeagent", "mpslice", "mpslice/kube")}
+OURS = tuple(f"{CHECKOUT / folder}{os.sep}" for folder in ("nodeagent", "mpslice"))
 AGENTS_MODULES = (
     "nodeagent.main",
     "nodeagent.controller",
@@ -90,13 +90,13 @@ def site_of(work: Any) -> Site:
 
 
 def _is_ours(code: CodeType) -> bool:
-    return os.path.dirname(code.co_filename) in OURS
+    return code.co_filename.startswith(OURS)
 
 
 def _become_agent(order: dict[str, Any]) -> None:
     """In the forked process: an agent as any other, but for its end."""
     from nodeagent import main
-    from nodeagent.executor import Executor
+    from nodeagent.layout.executor import Executor
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc
 
+from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     DevicePluginServicer,
     RegistrationStub,
     add_DevicePluginServicer_to_server,
 )
-from nodeagent.podresources import CHANNEL_OPTIONS
 
 
 class _Servicer(DevicePluginServicer):

@@ -8,9 +8,9 @@ import threading
 
 import grpc
 
+from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
 from nodeagent.kubelet_api import podresources_v1_pb2 as api
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
-from nodeagent.podresources import CHANNEL_OPTIONS
 
 THREADS = 4
 

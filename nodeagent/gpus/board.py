@@ -9,14 +9,9 @@ from dataclasses import replace
 
 from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
 from mpslice.kube.events import EventType
-from nodeagent.foreign import ForeignDevices
-from nodeagent.hardware import Gpu, MpsHealth
-from nodeagent.holders import Pods
-from nodeagent.inventory import Inventory
-from nodeagent.ledger import Ledger
-from nodeagent.nos import Traces, find_traces
-from nodeagent.pulse import Pulse
-from nodeagent.refusals import (
+from nodeagent.gpus.foreign import ForeignDevices
+from nodeagent.gpus.nos import Traces, find_traces
+from nodeagent.gpus.refusals import (
     EXCLUDED,
     FOREIGN_PARTITIONER,
     Claims,
@@ -24,6 +19,11 @@ from nodeagent.refusals import (
     unknown_entries,
     with_refusals,
 )
+from nodeagent.hardware import Gpu, MpsHealth
+from nodeagent.pulse import Pulse
+from nodeagent.slices.holders import Pods
+from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.ledger import Ledger
 
 TellNode = Callable[[EventType, str, str], None]
 """Records an Event on the node: type, reason, message."""

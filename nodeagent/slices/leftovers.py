@@ -12,8 +12,8 @@ from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.reflector import Backoff
 from nodeagent.errors import NvmlError
 from nodeagent.hardware import GpuProcess
-from nodeagent.holders import Holder
 from nodeagent.pulse import Pulse
+from nodeagent.slices.holders import Holder
 
 _FIRST_LOOK: Final = 0.050
 _LONGEST_LOOK: Final = 2.0

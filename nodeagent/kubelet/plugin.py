@@ -16,15 +16,15 @@ import grpc
 
 from mpslice.errors import MpsliceError
 from mpslice.slices import SliceSize, resource_name
-from nodeagent.container import ContainerEdits
 from nodeagent.errors import UnknownSlice
-from nodeagent.inventory import Listed
+from nodeagent.kubelet.container import ContainerEdits
+from nodeagent.kubelet.service import SliceService
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     DevicePluginServicer,
     add_DevicePluginServicer_to_server,
 )
-from nodeagent.service import SliceService
+from nodeagent.slices.inventory import Listed
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

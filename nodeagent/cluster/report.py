@@ -14,13 +14,13 @@ from mpslice.gpus import DeviceId, GpuUuid, capacity_gb, excluded_gpus
 from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
-from nodeagent.container import slice_limit_mib
-from nodeagent.decision import Blocked, Obstacle, Standing, StandingGpu
+from nodeagent.gpus.refusals import FOREIGN_PARTITIONER, is_whole_gpu
 from nodeagent.hardware import Gpu
-from nodeagent.holders import Holder
-from nodeagent.inventory import Inventory
-from nodeagent.refusals import FOREIGN_PARTITIONER, is_whole_gpu
+from nodeagent.kubelet.container import slice_limit_mib
+from nodeagent.layout.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.settings import Settings
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.inventory import Inventory
 
 Holders = Mapping[DeviceId, Holder]
 

@@ -14,9 +14,10 @@ from typing import Final, NoReturn, Protocol
 
 from mpslice.gpus import DeviceId
 from mpslice.kube.reflector import Backoff
-from nodeagent.checkpoint import read_checkpoint
 from nodeagent.errors import KubeletUnavailable
-from nodeagent.holders import (
+from nodeagent.kubelet.checkpoint import read_checkpoint
+from nodeagent.pulse import Pulse
+from nodeagent.slices.holders import (
     Claim,
     Evidence,
     Holder,
@@ -26,9 +27,8 @@ from nodeagent.holders import (
     resolve,
     with_uids,
 )
-from nodeagent.leftovers import Leftovers
-from nodeagent.pods import PodFacts
-from nodeagent.pulse import Pulse
+from nodeagent.slices.leftovers import Leftovers
+from nodeagent.slices.pods import PodFacts
 
 FORGOTTEN_SECONDS: Final = 30.0
 """An Allocate that no evidence explains for so long was for a pod that failed its admission."""

@@ -13,13 +13,13 @@ from mpslice.allocation import GpuRoom, preferred
 from mpslice.errors import InvalidDeviceId
 from mpslice.gpus import DeviceId, GpuUuid, capacity_gb
 from mpslice.slices import SliceSize
-from nodeagent.container import ContainerEdits, container_edits
 from nodeagent.errors import AgentError, UnknownSlice
 from nodeagent.hardware import Gpu, MpsControl
-from nodeagent.inventory import Inventory, Listed
-from nodeagent.ledger import Ledger
+from nodeagent.kubelet.container import ContainerEdits, container_edits
 from nodeagent.pulse import Pulse
 from nodeagent.settings import Settings
+from nodeagent.slices.inventory import Inventory, Listed
+from nodeagent.slices.ledger import Ledger
 
 READY_SECONDS: Final = 25.0
 """How long a container waits for its daemon: the kubelet gives PreStartContainer 30 s."""

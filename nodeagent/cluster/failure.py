@@ -15,9 +15,9 @@ from mpslice.nodelayout import (
     merge_conditions,
 )
 from nodeagent.agent import Connect
-from nodeagent.cluster import project_layout, reported_status
+from nodeagent.cluster.report import ready
+from nodeagent.cluster.view import project_layout, reported_status
 from nodeagent.errors import AgentError
-from nodeagent.report import ready
 
 _SECONDS: Final = 5.0
 

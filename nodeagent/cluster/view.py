@@ -11,9 +11,9 @@ from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import LayoutStatus, NodeLayout, parse_node_layout
-from nodeagent.holders import Pods
-from nodeagent.pods import PodFacts, project_pod
-from nodeagent.report import NodeFacts, project_node
+from nodeagent.cluster.report import NodeFacts, project_node
+from nodeagent.slices.holders import Pods
+from nodeagent.slices.pods import PodFacts, project_pod
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,19 @@ from typing import Final
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.errors import KubeError
 from mpslice.nodelayout import Condition, NodeLayout
-from nodeagent.cluster import Observed
-from nodeagent.decision import Decision, Obstacle, decide
+from nodeagent.cluster.publisher import Publisher
+from nodeagent.cluster.report import applied, not_applied, ready, released, standing_gpus
+from nodeagent.cluster.view import Observed
 from nodeagent.hardware import MpsControl
-from nodeagent.inventory import Inventory
-from nodeagent.knowledge import KNOWN_SECONDS, KubeletKnowledge
-from nodeagent.kubelet import KubeletLink
-from nodeagent.ledger import Ledger
+from nodeagent.kubelet.knowledge import KNOWN_SECONDS, KubeletKnowledge
+from nodeagent.kubelet.link import KubeletLink
+from nodeagent.layout.decision import Decision, Obstacle, decide
+from nodeagent.layout.withdrawal import Withdrawal
 from nodeagent.metrics import Metrics
 from nodeagent.mps.backstops import backstops
-from nodeagent.publisher import Publisher
-from nodeagent.report import applied, not_applied, ready, released, standing_gpus
 from nodeagent.settings import Settings
-from nodeagent.withdrawal import Withdrawal
+from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.ledger import Ledger
 
 RETRY_PENDING_SECONDS: Final = 1.0
 """When a withdrawal that waited in vain for pods to arrive is tried again."""

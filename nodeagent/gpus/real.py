@@ -12,8 +12,7 @@ from typing import Final, NoReturn
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import NoGpus, NvmlError
-from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
-from nodeagent.health import (
+from nodeagent.gpus.health import (
     NVIDIAS_LIST,
     RECOVERY_CHANGED,
     IgnoredXids,
@@ -22,9 +21,10 @@ from nodeagent.health import (
     judge,
     still_ailing,
 )
-from nodeagent.nvml import Nvml, Xid
+from nodeagent.gpus.nvml import Nvml, Xid
+from nodeagent.gpus.processes import pod_uid
+from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
 from nodeagent.offloop import OffLoop
-from nodeagent.processes import pod_uid
 from nodeagent.pulse import Pulse
 
 LOOK_SECONDS: Final = 10.0

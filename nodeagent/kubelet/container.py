@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from mpslice.gpus import DeviceId, capacity_gb, limit_mib
-from nodeagent.driver import DeviceNode
 from nodeagent.hardware import Gpu
+from nodeagent.kubelet.driver import DeviceNode
 from nodeagent.settings import Compute, DeviceListStrategy, Settings
 
 OWN_PREFIX: Final = "MPSLICE_"

@@ -21,9 +21,7 @@ from mpslice.nodelayout import (
     status_to_json,
 )
 from mpslice.slices import SliceSize
-from nodeagent.holders import Holder
-from nodeagent.inventory import Inventory
-from nodeagent.report import (
+from nodeagent.cluster.report import (
     Amount,
     NodeFacts,
     gpu_statuses,
@@ -34,6 +32,8 @@ from nodeagent.report import (
     used_resources,
 )
 from nodeagent.settings import Settings
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.inventory import Inventory
 
 log = logging.getLogger(__name__)
 

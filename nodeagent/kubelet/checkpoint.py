@@ -14,10 +14,10 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from mpslice.gpus import DeviceId
-from nodeagent.container import OWN_PREFIX
-from nodeagent.holders import Claim
+from nodeagent.kubelet.container import OWN_PREFIX
+from nodeagent.kubelet.podresources import slice_ids
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
-from nodeagent.podresources import slice_ids
+from nodeagent.slices.holders import Claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from typing import Final
 
 from mpslice.gpus import DeviceId
 from mpslice.kube.api import PODS, Kube, list_all
-from nodeagent.decision import Obstacle
-from nodeagent.inventory import Inventory
-from nodeagent.knowledge import KubeletKnowledge
-from nodeagent.ledger import Ledger
-from nodeagent.pods import PodFacts, project_pod
-from nodeagent.publisher import Publisher
+from nodeagent.cluster.publisher import Publisher
+from nodeagent.kubelet.knowledge import KubeletKnowledge
+from nodeagent.layout.decision import Obstacle
+from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.ledger import Ledger
+from nodeagent.slices.pods import PodFacts, project_pod
 
 PODS_SECONDS: Final = 2.0
 """How long pods that are on their way are waited for before the withdrawal is given up."""

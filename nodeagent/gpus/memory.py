@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from mpslice.gpus import DeviceId
-from nodeagent.container import slice_limit_mib
 from nodeagent.errors import NvmlError
 from nodeagent.hardware import Gpu, GpuProcess, Gpus
-from nodeagent.holders import Holder
-from nodeagent.inventory import Inventory
+from nodeagent.kubelet.container import slice_limit_mib
 from nodeagent.settings import Settings
+from nodeagent.slices.holders import Holder
+from nodeagent.slices.inventory import Inventory
 
 SAMPLE_SECONDS: Final = 10.0
 

@@ -10,9 +10,9 @@ from typing import Final, NoReturn, Protocol
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import KubeletUnavailable
+from nodeagent.gpus.refusals import Devices, foreign_gpus
 from nodeagent.hardware import Gpu
 from nodeagent.pulse import Pulse
-from nodeagent.refusals import Devices, foreign_gpus
 
 _AGAIN: Final = 10.0  # seconds
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from mpslice.gpus import DeviceId
-from nodeagent.pods import PodFacts
+from nodeagent.slices.pods import PodFacts
 
 
 @dataclass(frozen=True, slots=True)

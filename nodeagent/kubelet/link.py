@@ -20,13 +20,13 @@ import grpc
 from mpslice.kube.reflector import Backoff
 from mpslice.slices import SliceSize, resource_name
 from nodeagent.errors import KubeletUnavailable
-from nodeagent.inotify import DirectoryWatch
+from nodeagent.kubelet.inotify import DirectoryWatch
+from nodeagent.kubelet.plugin import OPTIONS, Endpoint
+from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
+from nodeagent.kubelet.service import SliceService
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import RegistrationStub
-from nodeagent.plugin import OPTIONS, Endpoint
-from nodeagent.podresources import CHANNEL_OPTIONS
 from nodeagent.pulse import Pulse
-from nodeagent.service import SliceService
 
 if TYPE_CHECKING:
     from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import RegistrationAsyncStub

@@ -16,9 +16,9 @@ from mpslice.errors import InvalidDeviceId
 from mpslice.gpus import DeviceId
 from mpslice.slices import parse_resource
 from nodeagent.errors import KubeletUnavailable
-from nodeagent.holders import Claim
 from nodeagent.kubelet_api import podresources_v1_pb2 as api
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
+from nodeagent.slices.holders import Claim
 
 if TYPE_CHECKING:
     from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerAsyncStub

@@ -1,0 +1,1 @@
+"""The kubelet as the agent meets it: the device plugin, PodResources, its checkpoint."""

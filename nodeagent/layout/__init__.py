@@ -1,0 +1,1 @@
+"""From the slices that stand to the layout that is wanted."""
