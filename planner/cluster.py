@@ -6,7 +6,7 @@ the watch has not caught up with. What cannot be read is no reason to stop: it i
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -87,6 +87,11 @@ class Cluster:
         pods = self._pods.objects.values()
         return tuple(self._answered.get(pod.uid, pod) for pod in pods)
 
+    def is_pending(self, pod: Pod) -> bool:
+        """Whether the pod, which was seen earlier, is there still and has no node yet."""
+        seen = self._pods.objects.get(pod.key)
+        return seen is not None and seen.uid == pod.uid and seen.is_pending
+
     @property
     def layouts(self) -> dict[str, NodeLayout]:
         """By node; the status as last seen, the spec as last written."""
@@ -114,9 +119,9 @@ class Cluster:
         return dict(self._namespaces.objects)
 
     @property
-    def minimums(self) -> Mapping[str, int]:
+    def minimums(self) -> dict[str, int]:
         """The PodGroups' minMember by `Pod.group_key`."""
-        return self._groups.minimums
+        return dict(self._groups.minimums)
 
     def remember(self, action: Action, answer: Json) -> None:
         """What the API server answered to a write; raises InvalidNodeLayout for what is none."""

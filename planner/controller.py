@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -39,6 +39,7 @@ FAULTS: Final = 8
 """Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
 them over a second, which a change of etcd's leader takes."""
 
+_MANY: Final = 200  # pending pods: a plan for more may take long
 _ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Controller:
                         await asyncio.sleep(self._breath)  # what comes in meanwhile is decided too
                         self._changed = False
                         started = time.monotonic()
-                        self._act(self._decide(writer), writer)
+                        self._act(await self._decide(writer), writer)
                         # A long decision leaves as much time to its writes before the next.
                         await asyncio.sleep(min(time.monotonic() - started, _LONGEST_PAUSE))
                     await self._wait()
@@ -178,7 +179,7 @@ class Controller:
         self._changed = True
         self._wake.set()
 
-    def _decide(self, writer: Writer) -> Decision:
+    async def _decide(self, writer: Writer) -> Decision:
         now = time.monotonic()
         due = self._batch.due()
         if due is not None and due <= now:
@@ -186,13 +187,13 @@ class Controller:
         wall = self._clock()
         started = time.perf_counter()
         view = self._view(wall, now, writer)
-        decision = decide(view)
+        decision = await self._think(view, writer)
         for _ in range(_ROUNDS):
-            news = self._tries.watch(decision.standing, now)
+            news = self._tries.watch(self._still_pending(decision.standing), now)
             if not (self._tries.give_up(decision.refused) or news):
                 break
             view = replace(view, pods=self._pods(writer))
-            decision = decide(view)
+            decision = await self._think(view, writer)
         self._planned = decision.planned
         seconds = time.perf_counter() - started
         self._breath = seconds if seconds > _LONG else 0.0
@@ -202,6 +203,19 @@ class Controller:
         alarms = [self._tries.due(), self._absences.due(), None if ageing is None else now + ageing]
         self._alarm = min((alarm for alarm in alarms if alarm is not None), default=None)
         return decision
+
+    async def _think(self, view: View, writer: Writer) -> Decision:
+        """Decides, beside the event loop where that may take long: it has a lease to renew.
+
+        What changes meanwhile is decided upon next, as what a watch has not shown yet.
+        """
+        if self._breath or sum(pod.is_pending for pod in view.pods) > _MANY:
+            writer.withhold()
+            return await asyncio.to_thread(decide, view)
+        return decide(view)
+
+    def _still_pending(self, placements: Iterable[Placement]) -> list[Placement]:
+        return [p for p in placements if self._cluster.is_pending(p.pod)]
 
     def _view(self, wall: datetime, now: float, writer: Writer) -> View:
         nodes, layouts = self._cluster.nodes, self._layouts(writer)

@@ -73,12 +73,16 @@ class Writer:
         """Begins what may begin now; the rest follows unless the next decision says otherwise."""
         now = time.monotonic()
         self._forget(now)
-        self._urgent.clear()
-        self._others = {k: a for k, a in self._others.items() if isinstance(a, WriteSpec)}
+        self.withhold()
         for action in actions:
             if not self._has_to_wait(action, now):
                 (self._urgent if action.urgent else self._others)[action.key] = action
         self._pump()
+
+    def withhold(self) -> None:
+        """Begins nothing but layouts until the next decision, which does not know of the rest."""
+        self._urgent.clear()
+        self._others = {k: a for k, a in self._others.items() if isinstance(a, WriteSpec)}
 
     def close(self) -> None:
         """Nothing more is begun."""

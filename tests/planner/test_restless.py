@@ -1,6 +1,7 @@
 """The controller where watches are out of step or never rest, and where writes are refused."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -227,3 +228,32 @@ async def test_planner_decides_nothing_while_nothing_happens(
         before = decided
         await asyncio.sleep(1.5)  # longer than anything that it looks at again by itself
         assert decided == before
+
+
+async def test_leader_does_all_else_while_it_decides_on_many_pods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Above all it renews its lease, which it would lose every time."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def deciding(view: View) -> Decision:
+        begun.set()
+        assert go_on.wait(5)
+        return decide(view)
+
+    monkeypatch.setattr(controller, "decide", deciding)
+    pods = [pod_object(f"p{i}", 500, "2026-01-01T00:00:00Z", gated=False) for i in range(201)]
+    kube = Memory(nodes=[node_object("n1", {})], nodelayouts=[], pods=pods)
+    async with leading(kube) as recorder:
+
+        async def is_deciding() -> bool:
+            return begun.is_set()
+
+        await eventually(is_deciding, "it decides")
+        assert not recorder.said
+        go_on.set()
+
+        async def told() -> bool:
+            return len(recorder.said) >= len(pods)
+
+        await eventually(told, "all are told")
