@@ -45,8 +45,11 @@ class _Demands:
 
     def note(self, node: str, by: int) -> None:
         """The pod is placed on the node, or with -1 not any more."""
-        if self.together is not None and self.itself:
-            self.together.lean(by)
+        if self.together is not None:
+            if self.itself:
+                self.together.lean(by)
+            for group in self.groups:
+                group.depend(node, by)
         for tally, _ in self.spread:
             tally.guard(node, by)
 

@@ -47,20 +47,22 @@ class Together:
     """The pods that satisfy all affinity terms of somebody, with a tally for each term's topology.
 
     `leaners` of the pass have these terms and satisfy them too: the first of them may start
-    anywhere, but only as long as there is nobody else (satisfyPodAffinity).
+    anywhere, but only as long as there is nobody else (satisfyPodAffinity). `dependants` are
+    members that have other terms, which nobody can count on to be bound first.
     """
 
-    __slots__ = ("_anybody", "_leaners", "_members", "_tallies")
+    __slots__ = ("_anybody", "_dependants", "_leaners", "_members", "_tallies")
 
     def __init__(self, tallies: tuple[Tally, ...]) -> None:
         self._tallies = tallies
         self._anybody = False
         self._members = 0
         self._leaners = 0
+        self._dependants = 0
 
     def change(self, node: str, by: int) -> None:
         """Counts pods on the node in, or out with a negative number."""
-        self._members += by
+        self._members += by if self._counts(node) else 0
         for tally in self._tallies:
             tally.change(node, by)
 
@@ -72,6 +74,10 @@ class Together:
         """Notes a placed pod that has these terms and satisfies them itself."""
         self._leaners += by
 
+    def depend(self, node: str, by: int) -> None:
+        """Notes a pod placed there that satisfies these terms, and has affinity terms of its own."""
+        self._dependants += by if self._counts(node) else 0
+
     def admits(self, node: str, *, itself: bool) -> bool:
         """Whether a pod with the terms may go there; `itself`: it satisfies them."""
         if not all(tally.covers(node) for tally in self._tallies):
@@ -82,8 +88,14 @@ class Together:
         """Whether a member there would be the first elsewhere, and keep out those who are placed
         near one another and of whom nobody is bound yet.
         """
-        alone = not self._anybody and 0 < self._leaners == self._members
+        if self._anybody or not self._leaners or not self._counts(node):
+            return False
+        alone = self._leaners + self._dependants == self._members
         return alone and not self._is_near(node)
+
+    def _counts(self, node: str) -> bool:
+        """Whether a member there is one for anybody: the node is in a domain of some term."""
+        return any(tally.covers(node) for tally in self._tallies)
 
     def _is_near(self, node: str) -> bool:
         return all(tally.near(node) for tally in self._tallies)
