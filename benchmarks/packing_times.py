@@ -17,7 +17,7 @@ from benchmarks.packing_planner import OURS, planned
 from benchmarks.packing_report import Row
 from benchmarks.packing_worlds import Recipe, World, world
 from planner.model import Snapshot
-from planner.snapshot import build_snapshot
+from planner.state.snapshot import build_snapshot
 
 _TIMES: Final = "CPU seconds of a plan"
 _MEMORY: Final = "memory: peak of the whole process"

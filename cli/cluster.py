@@ -23,7 +23,7 @@ from mpslice.nodelayout import (
 )
 from mpslice.quantities import parse_quantity
 from planner.model import Node, Pod
-from planner.parse import parse_node, parse_pod
+from planner.state.parse import parse_node, parse_pod
 
 Json = Mapping[str, Any]
 

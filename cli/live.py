@@ -17,12 +17,12 @@ from mpslice.kube.errors import Forbidden, NotFound
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.decide import pending_pods, serving
-from planner.gates import hold_back
+from planner.gate.gates import hold_back
 from planner.model import GATE, Node, Plan, Pod, Snapshot
 from planner.packing import plan
-from planner.parse import Labels, parse_namespace, parse_node, parse_pod
-from planner.podgroups import POD_GROUPS, minimum_of
-from planner.snapshot import build_snapshot
+from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
+from planner.state.podgroups import POD_GROUPS, minimum_of
+from planner.state.snapshot import build_snapshot
 
 T = TypeVar("T")
 Label = tuple[str, str]

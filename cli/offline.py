@@ -24,12 +24,12 @@ from cli.workloads import KINDS, expand
 from mpslice.gpus import MemoryUnit
 from mpslice.nodelayout import NodeLayout
 from planner.decide import pending_pods, serving
-from planner.explain import refusal_text
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan, solver_is_installed
-from planner.parse import Labels, parse_namespace
-from planner.podgroups import minimum_of
-from planner.snapshot import build_snapshot
+from planner.state.parse import Labels, parse_namespace
+from planner.state.podgroups import minimum_of
+from planner.state.snapshot import build_snapshot
+from planner.words.explain import refusal_text
 from webhook.offline import admit
 from webhook.settings import Settings
 

@@ -13,8 +13,8 @@ from cli.render import gpu_bars
 from mpslice.kube.session import Session
 from mpslice.nodelayout import ConditionType, SliceState
 from mpslice.slices import size_label
-from planner.explain import placement_text, refusal_text, reservation_text
 from planner.model import GATE, Plan
+from planner.words.explain import placement_text, refusal_text, reservation_text
 
 
 async def show(kubeconfig: str | None, label: Label, *, watch: bool) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cli.manifests import Manifest
-from planner.feasibility import node_refusal
+from planner.feasibility.nodes import node_refusal
 from planner.model import Node
-from planner.parse import parse_pod
+from planner.state.parse import parse_pod
 
 Json = dict[str, Any]
 

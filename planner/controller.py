@@ -16,19 +16,19 @@ from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
-from planner.absence import Absences
-from planner.actions import Action, Nominate, Ungate, WriteSpec
 from planner.ageing import seconds_to_change
 from planner.batch import Batch
-from planner.bucket import TokenBucket
-from planner.cluster import Cluster
 from planner.decide import Decision, View, decide
+from planner.gate.tries import Tries
 from planner.metrics import Metrics
 from planner.model import Placement, Pod
-from planner.perform import perform
-from planner.storyteller import Storyteller
-from planner.tries import Tries
-from planner.writer import Writer
+from planner.state.absence import Absences
+from planner.state.cluster import Cluster
+from planner.words.storyteller import Storyteller
+from planner.writes.actions import Action, Nominate, Ungate, WriteSpec
+from planner.writes.bucket import TokenBucket
+from planner.writes.perform import perform
+from planner.writes.writer import Writer
 
 _LONGEST_PAUSE: Final = 1.0  # seconds
 _WRITE: Final = 5.0  # seconds for one write

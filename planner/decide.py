@@ -12,15 +12,15 @@ from datetime import datetime
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
 from mpslice.slices import SliceSize
-from planner.actions import Action, Ungate, WriteSpec
-from planner.bindable import Bindable
-from planner.gates import hold_back, keeps_gate, whole_groups
+from planner.gate.bindable import Bindable
+from planner.gate.gates import hold_back, keeps_gate, whole_groups
+from planner.gate.rivals import Rivals, nominations
 from planner.handover import hand_back, hand_over, outlived
 from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
-from planner.rivals import Rivals, nominations
-from planner.snapshot import build_snapshot
-from planner.standing import holders, spec_was_refused
+from planner.state.snapshot import build_snapshot
+from planner.state.standing import holders, spec_was_refused
+from planner.writes.actions import Action, Ungate, WriteSpec
 
 
 @dataclass(frozen=True, slots=True)

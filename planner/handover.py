@@ -7,7 +7,8 @@ label goes last, and never while something is known to be in use or nothing cert
 from collections.abc import Iterable, Mapping
 
 from mpslice.nodelayout import ConditionType, LayoutSpec, NodeLayout
-from planner.actions import (
+from planner.model import Node, Pod
+from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
     CreateLayout,
@@ -15,7 +16,6 @@ from planner.actions import (
     SetManaged,
     WriteSpec,
 )
-from planner.model import Node, Pod
 
 
 def outlived(layout: NodeLayout, node: Node) -> bool:

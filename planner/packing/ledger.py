@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mpslice.slices import SliceSize
-from planner.feasibility import asks_for_names, label_keys, names_listed, node_refusal
+from planner.feasibility.nodes import asks_for_names, label_keys, names_listed, node_refusal
+from planner.feasibility.relations import RelationBook
 from planner.model import Cause, Constraints, Layout, Placement, Pod, Snapshot
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.pools import Levels, Pool
 from planner.packing.shapes import Shape, ShapeTable
-from planner.relations import RelationBook
 
 
 class Seating(NamedTuple):

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Final
 
 from mpslice.slices import SliceSize
-from planner.feasibility import ports_clash
+from planner.feasibility.nodes import ports_clash
+from planner.feasibility.relations import RelationBook
 from planner.model import Cause, Pod
 from planner.packing.books import NodeBook
-from planner.relations import RelationBook
 
 if TYPE_CHECKING:
     from planner.packing.pools import Pool

@@ -8,7 +8,7 @@ slices carved for one arrangement after another.
 from collections import Counter
 from collections.abc import Iterable
 
-from planner.feasibility import node_refusal
+from planner.feasibility.nodes import node_refusal
 from planner.model import Placement, Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft

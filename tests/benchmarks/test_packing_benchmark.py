@@ -22,7 +22,7 @@ from benchmarks.packing_instances import (
 )
 from benchmarks.packing_report import Row
 from benchmarks.packing_worlds import Recipe, world
-from planner.snapshot import build_snapshot
+from planner.state.snapshot import build_snapshot
 
 
 def test_generated_fleet_and_pods_are_distributed_as_the_trace_is() -> None:

@@ -27,7 +27,7 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize, resource_name
 from planner.model import Pod
-from planner.parse import parse_pod
+from planner.state.parse import parse_pod
 
 LABEL = {"nos.nebuly.com/gpu-partitioning": "mps"}
 _NOW = "2026-01-01T00:00:00Z"

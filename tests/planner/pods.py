@@ -6,7 +6,7 @@ from typing import Any
 from mpslice.kube.api import PODS
 from mpslice.kube.session import Session
 from planner.model import GATE
-from planner.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
+from planner.state.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
 from tests.waiting import eventually
 
 

@@ -1,6 +1,6 @@
 """When a node's agent counts as away, with a clock of our own."""
 
-from planner.absence import Absences
+from planner.state.absence import Absences
 from tests.planner.test_decide import a_layout, a_node
 
 

@@ -20,8 +20,8 @@ from mpslice.nodelayout import (
 from mpslice.slices import SliceSize, resource_name
 from planner.model import Node, Pod, Snapshot
 from planner.packing import plan
-from planner.parse import parse_namespace, parse_node, parse_pod
-from planner.snapshot import build_snapshot
+from planner.state.parse import parse_namespace, parse_node, parse_pod
+from planner.state.snapshot import build_snapshot
 from tests.planner.agents import LABEL, add_node
 from tests.planner.varied import SIZES, is_cordoned, node_labels, node_taints, varied_pods
 from tests.waiting import eventually

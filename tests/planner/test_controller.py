@@ -12,9 +12,9 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
 from planner import controller
-from planner.actions import MANAGED_LABEL
 from planner.decide import Decision, View, decide
 from planner.model import GATE
+from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import LABEL, events_of, planning, served
 from tests.planner.pods import bound, delete_pod, make, slice_pod

@@ -19,7 +19,9 @@ from mpslice.nodelayout import (
     SliceStatus,
 )
 from mpslice.slices import SliceSize
-from planner.actions import (
+from planner.decide import Decision, View, decide
+from planner.model import GATE, Constraints, Node, Pod, Resources, SliceClaim
+from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
     CreateLayout,
@@ -29,8 +31,6 @@ from planner.actions import (
     Ungate,
     WriteSpec,
 )
-from planner.decide import Decision, View, decide
-from planner.model import GATE, Constraints, Node, Pod, Resources, SliceClaim
 from tests.planner.test_packing import gb
 
 LABEL = ("part", "mps")

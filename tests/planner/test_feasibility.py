@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.feasibility import node_refusal, ports_clash
+from planner.feasibility.nodes import node_refusal, ports_clash
 from planner.model import (
     Cause,
     Constraints,

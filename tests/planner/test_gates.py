@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mpslice.gpus import GpuUuid
-from planner.gates import hold_back, keeps_gate, whole_groups
+from planner.gate.gates import hold_back, keeps_gate, whole_groups
 from planner.model import GATE, Cause, Group, NodeState, Placement, Pod, Refusal, Reservation
 from tests.planner.test_packing import gb, node, on, pod
 

@@ -7,7 +7,7 @@ import pytest
 from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, Json, PatchType, list_all
 from mpslice.kube.errors import Conflict, NotFound
 from mpslice.kube.session import Session
-from planner.actions import MANAGED_LABEL
+from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import LABEL, add_node, gpu_of
 from tests.planner.conftest import planning, served
 from tests.planner.pods import bound, delete_pod, make, slice_pod

@@ -7,7 +7,6 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
-from planner.actions import WriteSpec
 from planner.decide import Decision
 from planner.metrics import Metrics
 from planner.model import (
@@ -22,6 +21,7 @@ from planner.model import (
     Snapshot,
 )
 from planner.stranded import stranded_gb
+from planner.writes.actions import WriteSpec
 from tests.planner.test_packing import gb, node, pod
 
 BUSY = Resources(cpu_milli=500, memory=1 << 30)

@@ -8,7 +8,6 @@ import pytest
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.explain import refusal_text
 from planner.model import (
     Cause,
     Constraints,
@@ -24,6 +23,7 @@ from planner.model import (
     Taint,
 )
 from planner.packing import plan
+from planner.words.explain import refusal_text
 
 LABEL = "nos.nebuly.com/gpu-partitioning=mps"
 ROOM = Resources(cpu_milli=32_000, memory=1 << 38)

@@ -13,7 +13,7 @@ from planner.model import (
     Resources,
     Spread,
 )
-from planner.parse import parse_namespace, parse_pod
+from planner.state.parse import parse_namespace, parse_pod
 
 
 def container(name: str, cpu: str = "", **fields: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from mpslice.kube.errors import ApiError, Conflict
 from mpslice.kube.session import Session
 from mpslice.nodelayout import GpuSpec, LayoutSpec, parse_node_layout
 from mpslice.slices import SliceSize
-from planner.actions import (
+from planner.model import GATE, Node, Pod
+from planner.state.parse import parse_node, parse_pod
+from planner.writes.actions import (
     Action,
     CreateLayout,
     DeleteLayout,
@@ -19,9 +21,7 @@ from planner.actions import (
     Ungate,
     WriteSpec,
 )
-from planner.model import GATE, Node, Pod
-from planner.parse import parse_node, parse_pod
-from planner.perform import perform
+from planner.writes.perform import perform
 from tests.planner.agents import add_node
 from tests.planner.pods import slice_pod
 

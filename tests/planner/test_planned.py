@@ -10,9 +10,9 @@ import pytest
 from mpslice.kube.api import NODES, PODS, Json, PatchType, list_all
 from mpslice.kube.session import Session
 from planner import controller
-from planner.actions import Ungate
 from planner.decide import Decision, View, decide
-from planner.parse import parse_pod
+from planner.state.parse import parse_pod
+from planner.writes.actions import Ungate
 from tests.planner.agents import SimulatedAgents, node_status
 from tests.planner.conftest import planning
 from tests.planner.test_agreement import add_varied_nodes, is_judged

@@ -9,8 +9,8 @@ import pytest
 from mpslice.kube.api import PODS, PatchType, Resource
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
-from planner.parse import GROUP_LABEL
-from planner.podgroups import POD_GROUPS, PodGroups
+from planner.state.parse import GROUP_LABEL
+from planner.state.podgroups import POD_GROUPS, PodGroups
 from tests.planner.agents import add_node
 from tests.planner.conftest import events_of, planning, served
 from tests.planner.pods import bound, is_gated, make, slice_pod

@@ -23,7 +23,7 @@ from mpslice.nodelayout import (
 from mpslice.slices import SliceSize
 from planner.model import Gpu, Group, Node, NodeState, Plan, Pod, Resources, SliceClaim, Snapshot
 from planner.packing import plan
-from planner.snapshot import build_snapshot
+from planner.state.snapshot import build_snapshot
 from tests.planner.checker import could_replace, violations
 from tests.planner.strategies import Problem, problems
 

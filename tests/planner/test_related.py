@@ -19,7 +19,7 @@ from planner.model import (
     Taint,
 )
 from planner.packing import plan
-from planner.parse import parse_pod
+from planner.state.parse import parse_pod
 from tests.planner.test_packing import gb as gb_of
 from tests.planner.test_packing import node, pod
 from tests.planner.test_relations import app, plain_refusal

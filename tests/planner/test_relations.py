@@ -7,7 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.feasibility import selects, tolerates_taints
+from planner.feasibility.nodes import selects, tolerates_taints
+from planner.feasibility.relations import RelationBook
+from planner.feasibility.selectors import all_hold
 from planner.model import (
     NAMESPACE_NAME,
     Cause,
@@ -23,8 +25,6 @@ from planner.model import (
     Spread,
     Taint,
 )
-from planner.relations import RelationBook
-from planner.selectors import all_hold
 
 NODES = tuple(
     Node(name, labels={"host": name, "zone": zone})

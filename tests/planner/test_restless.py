@@ -13,11 +13,11 @@ from mpslice.kube.errors import ApiError
 from mpslice.kube.events import EventType, ObjectRef
 from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
 from planner import controller
-from planner.actions import MANAGED_LABEL
-from planner.cluster import Cluster
 from planner.controller import Controller
 from planner.decide import Decision, View, decide
 from planner.metrics import Metrics
+from planner.state.cluster import Cluster
+from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import LABEL, node_manifest, node_status
 from tests.planner.conftest import SETTINGS
 from tests.planner.memory import Memory

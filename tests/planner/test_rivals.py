@@ -7,8 +7,8 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
+from planner.gate.rivals import Rivals, nominations
 from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation, Resources
-from planner.rivals import Rivals, nominations
 from tests.planner.test_packing import gb, node, on, pod
 
 STATES = (node("n1", 80), node("n2", 80))

@@ -11,7 +11,7 @@ from mpslice.nodelayout import GpuSpec, GpuStatus, LayoutSpec, NodeLayout, Slice
 from mpslice.slices import SliceSize
 from planner.model import NO_RELATIONS, Cause, Pod, PodTerm, Relations
 from planner.packing import plan
-from planner.snapshot import build_snapshot
+from planner.state.snapshot import build_snapshot
 from tests.planner.test_decide import a_layout, a_node, a_pod
 from tests.planner.test_packing import gb
 

@@ -6,9 +6,9 @@ from typing import Any
 from mpslice.gpus import GpuUuid
 from mpslice.kube.events import EventType, ObjectRef
 from planner.decide import Decision
-from planner.explain import refusal_text
 from planner.model import Cause, Placement, Plan, Refusal, Reservation, Snapshot
-from planner.storyteller import AGAIN, Storyteller
+from planner.words.explain import refusal_text
+from planner.words.storyteller import AGAIN, Storyteller
 from tests.planner.test_packing import node, pod
 
 LABEL = ("part", "mps")

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mpslice.gpus import GpuUuid
+from planner.gate.tries import PATIENCE, SILENCE, Tries
 from planner.model import Placement, Pod, Refusal
-from planner.tries import PATIENCE, SILENCE, Tries
 
 POD = Pod("default", "p", uid="u")
 REFUSED = replace(POD, unschedulable="0/2 nodes are available: volume node affinity conflict")

@@ -7,7 +7,7 @@ from typing import Any
 from mpslice.kube.api import PODS, Resource
 from mpslice.kube.errors import Conflict
 from mpslice.kube.session import Session
-from planner.tries import Tries
+from planner.gate.tries import Tries
 from tests.planner.agents import add_node
 from tests.planner.conftest import events_of, planning, served
 from tests.planner.pods import bound, delete_pod, is_gated, make, node_of, slice_pod, verdict

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout
-from planner.actions import Action, Key, SetManaged, Ungate, WriteSpec
-from planner.bucket import TokenBucket
 from planner.model import Node, Pod
-from planner.writer import AT_ONCE, Writer
+from planner.writes.actions import Action, Key, SetManaged, Ungate, WriteSpec
+from planner.writes.bucket import TokenBucket
+from planner.writes.writer import AT_ONCE, Writer
 from tests.waiting import eventually
 
 

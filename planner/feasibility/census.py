@@ -1,14 +1,16 @@
 """Which pods count in which tally: every term of a planning pass with the pods that it means.
 
-Apart from the verdicts (planner/relations.py), because a pod counts for others whether or not it
-demands anything itself. Sources: kube-scheduler/framework/types.go, AffinityTerm.Matches;
+Apart from the verdicts (relations.py), because a pod counts for others whether or not it demands
+anything itself. Sources: kube-scheduler/framework/types.go, AffinityTerm.Matches;
 pkg/scheduler/framework/plugins/podtopologyspread/{common,filtering}.go.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from planner.feasibility import selects, tolerates_taints
+from planner.feasibility.nodes import selects, tolerates_taints
+from planner.feasibility.selectors import all_hold
+from planner.feasibility.tallies import SpreadTally, Tally, Together
 from planner.model import (
     NAMESPACE_NAME,
     Constraints,
@@ -19,8 +21,6 @@ from planner.model import (
     Selector,
     Spread,
 )
-from planner.selectors import all_hold
-from planner.tallies import SpreadTally, Tally, Together
 
 T = TypeVar("T")
 AnyTally = Tally | SpreadTally | Together

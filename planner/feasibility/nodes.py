@@ -1,7 +1,7 @@
 """Which nodes a pod may use by their identity, as kube-scheduler's filter plugins decide it.
 
 Only what does not depend on the other pods is here; room and ports are the ledger's, relations
-between pods planner/relations.py's. Sources: pkg/scheduler/framework/plugins/{nodeaffinity,
+between pods relations.py's. Sources: pkg/scheduler/framework/plugins/{nodeaffinity,
 tainttoleration,nodeunschedulable,nodeports}, component-helpers/scheduling/corev1/nodeaffinity.
 """
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from planner.feasibility.selectors import all_hold, as_int64
 from planner.model import (
     ANY_ADDRESS,
     Cause,
@@ -21,7 +22,6 @@ from planner.model import (
     Taint,
     Toleration,
 )
-from planner.selectors import all_hold, as_int64
 
 _UNSCHEDULABLE: Final = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 _BLOCKING: Final = frozenset({"NoSchedule", "NoExecute"})  # DoNotScheduleTaintsFilterFunc

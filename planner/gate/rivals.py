@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Final
 
 from mpslice.slices import SliceSize
-from planner.actions import Nominate
-from planner.feasibility import node_refusal
-from planner.gates import standing_sizes
+from planner.feasibility.nodes import node_refusal
+from planner.gate.gates import standing_sizes
 from planner.model import Constraints, NodeState, Placement, Pod, Reservation, Resources
+from planner.writes.actions import Nominate
 
 _MANY: Final = 64  # kinds of rivals for a size: more are not looked at one by one
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mpslice.slices import SliceSize
-from planner.explain import gpus_text
-from planner.feasibility import node_refusal
+from planner.feasibility.nodes import node_refusal
 from planner.model import Cause, Group, NodeState, Placement, Pod, Refusal, Reservation
 from planner.packing.order import group_minimum, planned_order
+from planner.words.explain import gpus_text
 
 Groups = Mapping[str, Group]
 

@@ -75,7 +75,7 @@ class Together:
         self._leaners += by
 
     def depend(self, node: str, by: int) -> None:
-        """Notes a pod placed there that satisfies these terms, and has affinity terms of its own."""
+        """Notes a pod placed there that satisfies these terms, and has others of its own."""
         self._dependants += by if self._counts(node) else 0
 
     def admits(self, node: str, *, itself: bool) -> bool:

@@ -3,7 +3,8 @@
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict
 from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
-from planner.actions import (
+from planner.model import GATE, Node, Pod
+from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
     CreateLayout,
@@ -13,7 +14,6 @@ from planner.actions import (
     Ungate,
     WriteSpec,
 )
-from planner.model import GATE, Node, Pod
 
 
 async def perform(kube: Kube, action: Action) -> Json:

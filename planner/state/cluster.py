@@ -14,10 +14,10 @@ from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
-from planner.actions import Action, Nominate, Ungate, WriteSpec
 from planner.model import NAMESPACE_NAME, Node, Pod
-from planner.parse import Labels, parse_namespace, parse_node, parse_pod
-from planner.podgroups import PodGroups
+from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
+from planner.state.podgroups import PodGroups
+from planner.writes.actions import Action, Nominate, Ungate, WriteSpec
 
 _GROUPS: Final = 5.0  # seconds that a new leader waits to learn of PodGroups, not to wait for ever
 

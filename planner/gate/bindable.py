@@ -8,7 +8,7 @@ from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod
-from planner.standing import spec_was_refused
+from planner.state.standing import spec_was_refused
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision
-from planner.explain import placement_text, refusal_text, reservation_text
 from planner.model import Pod, Refusal
+from planner.words.explain import placement_text, refusal_text, reservation_text
 
 AGAIN: Final = 60.0
 """Seconds until other words about the same cause are told."""

@@ -1,7 +1,7 @@
 """Kubernetes JSON to the planner's records: the edge behind which nothing is a dict any more.
 
-Requests have a module of their own (planner/parse_requests.py), and so have relations between pods
-(planner/parse_relations.py).
+Requests have a module of their own (parse_requests.py), and so have relations between pods
+(parse_relations.py).
 """
 
 import re
@@ -21,8 +21,8 @@ from planner.model import (
     Taint,
     Toleration,
 )
-from planner.parse_relations import parse_relations
-from planner.parse_requests import allocatable, host_ports, is_sidecar, pod_requests
+from planner.state.parse_relations import parse_relations
+from planner.state.parse_requests import allocatable, host_ports, is_sidecar, pod_requests
 
 Json = Mapping[str, Any]
 Labels = Mapping[str, str]

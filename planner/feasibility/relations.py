@@ -8,10 +8,10 @@ scheduler counts afresh for each pod is kept up to date here as pods are booked 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
-from planner.census import AnyTally, Census
+from planner.feasibility.census import AnyTally, Census
+from planner.feasibility.selectors import all_hold
+from planner.feasibility.tallies import SpreadTally, Tally, Together
 from planner.model import NO_RELATIONS, Cause, Pod, Snapshot
-from planner.selectors import all_hold
-from planner.tallies import SpreadTally, Tally, Together
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from planner.model import (
     Resources,
     Snapshot,
 )
-from planner.standing import Contradiction, gpus_of
+from planner.state.standing import Contradiction, gpus_of
 
 
 def build_snapshot(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mpslice.kube.reflector import Backoff
-from planner.actions import Action, Key, Ungate, WriteSpec
-from planner.bucket import TokenBucket
+from planner.writes.actions import Action, Key, Ungate, WriteSpec
+from planner.writes.bucket import TokenBucket
 
 AT_ONCE: Final = 16
 """Writes under way that pods wait for, and as many others."""

@@ -1,0 +1,1 @@
+"""Which nodes a pod may use, as kube-scheduler's filter plugins decide it. Pure."""

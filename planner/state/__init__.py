@@ -1,0 +1,1 @@
+"""The cluster as records: watched, parsed, and put together for one decision."""

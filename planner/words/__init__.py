@@ -1,0 +1,1 @@
+"""What people are told: sentences, and the Events that carry them."""

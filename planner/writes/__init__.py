@@ -1,0 +1,1 @@
+"""What the planner does to the cluster: actions as data, and how they are carried out."""
