@@ -47,7 +47,7 @@ class _Demands:
         """The pod is placed on the node, or with -1 not any more."""
         if self.together is not None:
             if self.itself:
-                self.together.lean(by)
+                self.together.lean(node, by)
             for group in self.groups:
                 group.depend(node, by)
         for tally, _ in self.spread:

@@ -70,9 +70,9 @@ class Together:
         """All who are bound have been counted; whoever comes now is of the pass."""
         self._anybody = self._members > 0
 
-    def lean(self, by: int) -> None:
-        """Notes a placed pod that has these terms and satisfies them itself."""
-        self._leaners += by
+    def lean(self, node: str, by: int) -> None:
+        """Notes a pod placed there that has these terms and satisfies them itself."""
+        self._leaners += by if self._counts(node) else 0
 
     def depend(self, node: str, by: int) -> None:
         """Notes a pod placed there that satisfies these terms, and has others of its own."""

@@ -20,9 +20,10 @@ from planner.model import (
 )
 from planner.packing import plan
 from planner.state.parse import parse_pod
+from tests.planner.plain_relations import plain_refusal
 from tests.planner.test_packing import gb as gb_of
 from tests.planner.test_packing import node, pod
-from tests.planner.test_relations import app, plain_refusal
+from tests.planner.test_relations import app
 from tests.planner.varied import HOST, node_labels, node_taints, varied_pods
 
 SEEDS = range(42, 47)
