@@ -1,7 +1,6 @@
 """A few words for talking to the real cluster: make a pod, wait for it, read what it printed."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -42,25 +41,18 @@ class Cluster:
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--filename=-", input=json.dumps(document))
 
-    def created(self, *objects: Json) -> bool:
-        """Whether the API server took objects that are new."""
-        return self._create(*objects).returncode == 0
-
     def refused(self, *objects: Json) -> str:
         """What kubectl says of objects that the API server does not take."""
-        done = self._create(*objects)
-        assert done.returncode != 0, "it was taken"
-        return done.stderr
-
-    def _create(self, *objects: Json) -> subprocess.CompletedProcess[str]:
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        return self.plane.kubectl(
+        done = self.plane.kubectl(
             f"--namespace={self.namespace}",
             "create",
             "--filename=-",
             input=json.dumps(document),
             check=False,
         )
+        assert done.returncode != 0, "it was taken"
+        return done.stderr
 
     def get(self, *what: str) -> Json:
         found: Json = json.loads(self.kubectl("get", *what, "--output=json"))

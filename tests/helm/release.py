@@ -155,6 +155,17 @@ class Release:
         pods: list[Json] = self.plane.api.get(f"{path}?{selector}")["items"]
         return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
+    def until_replaced(self, component: str) -> None:
+        """Until no pod of the component is ending, which may still answer as it was told before."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+        selector = f"labelSelector=app.kubernetes.io/component={component}"
+
+        def all_stay() -> bool:
+            pods = self.plane.api.get(f"{path}?{selector}")["items"]
+            return not any(pod["metadata"].get("deletionTimestamp") for pod in pods)
+
+        until(all_stay, f"the old pods of {component} have gone", 60)
+
     def process(self, pod: str, namespace: str = "default") -> int:
         """The pid on this machine of a pod's first container."""
         found = self.plane.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")

@@ -8,7 +8,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -69,7 +68,8 @@ def test_mps_user_changes_while_no_node_is_handed_over(release: Release) -> None
     release.upgrade("mps.userID=2000")
     release.hand_over()
     # The policy asks for the new user at once; a replica that still drains completes with the old.
-    until(lambda: release.pods.created(slice_pod("train", 10)), "completed with the new user", 60)
+    release.until_replaced("webhook")
+    release.pods.apply(slice_pod("train", 10))
     release.pods.running("train")
     assert release.pods.environment("train")["uid"] == "2000"
     old = slice_pod("old", 10, securityContext={"runAsUser": 1000})
@@ -78,9 +78,10 @@ def test_mps_user_changes_while_no_node_is_handed_over(release: Release) -> None
     release.label(**{KEY: None})
     until(lambda: release.layout() is None, "the node is handed back", 60)
     release.upgrade()
+    release.until_replaced("webhook")
 
 
-def test_node_moves_from_nos_once_its_last_pod_has_ended(release: Release, tmp_path: Path) -> None:
+def test_node_moves_from_nos_once_its_last_pod_has_ended(release: Release) -> None:
     """The steps of docs/moving-from-nos.md: another label first, then node by node."""
     own = "mpslice.io/enabled"
     release.upgrade(f"nodeLabel.key={own}", "nodeLabel.value=yes", "admission.enforcement=warn")
