@@ -1,9 +1,11 @@
 """Rows: how long a plan takes on large clusters, and how much memory.
 
 Times are seconds of one core's work, and stand beside a fixed pure-Python loop of the same run, so
-that machines can be compared. Memory is measured in a process of its own.
+that machines can be compared. Each time and each peak is measured in a process of its own, as in a
+planner's, where other instances have left nothing behind.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -79,36 +81,36 @@ def _snapshot(given: World) -> Snapshot:
 
 def time_rows(seeds: Sequence[int], solvers: Sequence[bool]) -> Iterator[Row]:
     """One row a timing; the first seed is used."""
-    for timing in TIMINGS:
+    for number, timing in enumerate(TIMINGS):
         if timing.solver not in solvers:
             continue
-        given = world(timing.recipe, seeds[0])
-        snapshot = _snapshot(given)
-        made = planned(snapshot, given.pending, solver=timing.solver)
-        rounds = 5 if timing.seconds < 0.5 else 3
-
-        def work(given: World = given, timing: Timing = timing, ready: Snapshot = snapshot) -> None:
-            snapshot = _snapshot(given) if timing.snapshot else ready
-            planned(snapshot, given.pending, solver=timing.solver)
-
-        stick = _best(yardstick, 3)
-        seconds = _best(work, rounds)
-        stick = min(stick, _best(yardstick, 3))
-        placed = sum(sum(placement.pod.seats) for placement in made.placements)
-        row = Row(
-            _TIMES,
-            timing.name + (", with build_snapshot" if timing.snapshot else ""),
-            OURS[timing.solver],
-            seconds,
-            "s",
-            more={
-                "× yardstick": seconds / stick,
-                "yardstick s": stick,
-                "GB placed %": 100 * placed / asked_gb(given.pending),
-                "build_snapshot s": _best(lambda given=given: _snapshot(given), 2),  # type: ignore[misc]
-            },
-        )
+        figures = _elsewhere("time", number, seeds[0])
+        seconds = figures.pop("seconds")
+        name = timing.name + (", with build_snapshot" if timing.snapshot else "")
+        row = Row(_TIMES, name, OURS[timing.solver], seconds, "s", more=figures)
         yield row.at_most(timing.seconds)
+
+
+def _measure_time(timing: Timing, seed: int) -> dict[str, float]:
+    given = world(timing.recipe, seed)
+    ready = _snapshot(given)
+    made = planned(ready, given.pending, solver=timing.solver)
+
+    def work() -> None:
+        snapshot = _snapshot(given) if timing.snapshot else ready
+        planned(snapshot, given.pending, solver=timing.solver)
+
+    stick = _best(yardstick, 3)
+    seconds = _best(work, 5 if timing.seconds < 0.5 else 3)
+    stick = min(stick, _best(yardstick, 3))
+    placed = sum(sum(placement.pod.seats) for placement in made.placements)
+    return {
+        "seconds": seconds,
+        "× yardstick": seconds / stick,
+        "yardstick s": stick,
+        "GB placed %": 100 * placed / asked_gb(given.pending),
+        "build_snapshot s": _best(lambda: _snapshot(given), 2),
+    }
 
 
 def memory_rows(seeds: Sequence[int], solvers: Sequence[bool]) -> Iterator[Row]:
@@ -116,33 +118,35 @@ def memory_rows(seeds: Sequence[int], solvers: Sequence[bool]) -> Iterator[Row]:
     for number, timing in enumerate(TIMINGS):
         if timing.recipe.gpus < 10_000 or timing.solver not in solvers:
             continue
-        command = [sys.executable, "-m", "benchmarks.packing_times", str(number), str(seeds[0])]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        before, records, peak = (int(kib) / 1024 for kib in answer.split())
-        row = Row(
-            _MEMORY,
-            timing.name,
-            OURS[timing.solver],
-            peak,
-            "MiB",
-            more={"of it imports": before, "of it records": records - before},
-        )
+        figures = _elsewhere("memory", number, seeds[0])
+        peak = figures.pop("peak")
+        row = Row(_MEMORY, timing.name, OURS[timing.solver], peak, "MiB", more=figures)
         yield row.at_most(_MOST_MB)
 
 
-def _resident_kib(field: str) -> int:
+def _resident_mib(field: str) -> float:
     """A field of /proc/self/status, which, unlike getrusage's, starts anew with the program."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def _measure_memory(timing: Timing, seed: int) -> None:
-    before = _resident_kib("VmRSS")
+def _measure_memory(timing: Timing, seed: int) -> dict[str, float]:
+    before = _resident_mib("VmRSS")
     given = world(timing.recipe, seed)
-    records = _resident_kib("VmRSS")
+    records = _resident_mib("VmRSS")
     planned(_snapshot(given), given.pending, solver=timing.solver)
-    print(before, records, _resident_kib("VmHWM"))
+    peak = _resident_mib("VmHWM")
+    return {"peak": peak, "of it imports": before, "of it records": records - before}
+
+
+def _elsewhere(what: str, number: int, seed: int) -> dict[str, float]:
+    """The figures of one timing, measured by this module run as a program."""
+    command = [sys.executable, "-m", "benchmarks.packing_times", what, str(number), str(seed)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures: dict[str, float] = json.loads(answer)
+    return figures
 
 
 if __name__ == "__main__":
-    _measure_memory(TIMINGS[int(sys.argv[1])], int(sys.argv[2]))
+    measure = {"time": _measure_time, "memory": _measure_memory}[sys.argv[1]]
+    print(json.dumps(measure(TIMINGS[int(sys.argv[2])], int(sys.argv[3]))))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from mpslice.gpus import MAX_SLICES_PER_GPU, GpuUuid
 from mpslice.nodelayout import Slices
@@ -299,8 +299,7 @@ class Neighbours:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """A pod and the node and GPUs meant for it; `gpus` by seat."""
 
     pod: Pod

@@ -39,7 +39,6 @@ class GpuBook:
         "limit",
         "node",
         "order",
-        "pools",
         "reclaimable",
         "room",
         "start",
@@ -69,7 +68,6 @@ class GpuBook:
                 self.free_count += number
         self.carved = 0
         self.closed = False  # reserved: nobody gets anything here any more
-        self.pools: list[Pool] = []
         self._settle()
 
     def close(self) -> None:
@@ -136,6 +134,8 @@ class GpuBook:
                 total[size] = total.get(size, 0) + number
             for size in self.withdrawn(wanted):
                 total[size] -= 1
+        elif self.claims and len(total) == 1:
+            return total  # as mostly; nothing to sort
         return {size: number for size, number in sorted(total.items()) if number > 0}
 
     def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
@@ -188,6 +188,7 @@ class NodeBook:
         "name",
         "order",
         "pods",
+        "pools",
         "ports",
         "room",
         "state",
@@ -203,6 +204,7 @@ class NodeBook:
         self.pods = state.idle_pods
         self.ports = set(state.ports)
         self.gpus: list[GpuBook] = []
+        self.pools: list[Pool] = []  # where its GPUs are indexed
         self.carved = 0
         self.room = 0  # gb, of all GPUs
         self.level = 0  # how much it has left compared with what pods ask for (pools.Levels)

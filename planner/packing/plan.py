@@ -37,9 +37,7 @@ def plan(snapshot: Snapshot, pending: Iterable[Pod], *, solver: bool = False) ->
     """
     pods = [pod for pod in pending if pod.seats]
     with _no_collections():
-        packing = _Packing(snapshot, pods, solver=solver)
-        packing.run()
-        return packing.result()
+        return _Packing(snapshot, pods, solver=solver).run()
 
 
 @contextmanager
@@ -65,7 +63,14 @@ class _Packing:
         self._solver = solver
         self._fell_back = False
 
-    def run(self) -> None:
+    def run(self) -> Plan:
+        """The whole plan; the packing is spent then."""
+        self._seat_all()
+        made = self._result()
+        self._draft.ledger.dissolve()
+        return made
+
+    def _seat_all(self) -> None:
         draft = self._draft
         everyone = range(len(draft.units))
         ranks = [list(numbers) for _, numbers in groupby(everyone, key=draft.rank.__getitem__)]
@@ -207,7 +212,7 @@ class _Packing:
         ledger, pods = self._draft.ledger, self._draft.units[number].pods
         return any(could_fit(self._draft, ledger.shape(pod)) for pod in pods)
 
-    def result(self) -> Plan:
+    def _result(self) -> Plan:
         """The draft as it stands, in planned order."""
         draft, ledger = self._draft, self._draft.ledger
         seated = {id(s.pod): s.placement for seatings in draft.seated for s in seatings}

@@ -80,9 +80,10 @@ class Pool:
         self._reclaimable = [_Cell() for _ in range(levels)]
         self._free: dict[SliceSize, dict[int, GpuBook]] = {}
         if not self._few:
-            for gpu in self.gpus:
-                gpu.pools.append(self)
-                self.add(gpu)
+            for node in nodes:
+                node.pools.append(self)
+                for gpu in node.gpus:
+                    self.add(gpu)
 
     def add(self, gpu: GpuBook) -> None:
         """Indexes a GPU as it is now."""

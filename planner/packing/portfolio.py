@@ -6,7 +6,7 @@ from typing import Final
 from planner.packing.draft import Draft
 from planner.packing.greedy import Choose, strand_aware, tightest
 
-_RUNS: Final = 2_500
+_RUNS: Final = 1_500
 """How many units may be placed in all runs of one rank: a big rank has fewer runs, but one."""
 
 
@@ -17,13 +17,16 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     """
     free = [number for number in numbers if number not in draft.fixed]
     best, kept = draft.worth(free), draft.arrangement(free)
+    better = True  # than all before, so that it can stay
     for order, choose in _runs(draft, free)[: max(1, _RUNS // max(1, len(free)))]:
         draft.clear(free)
         draft.fill(order, choose)
         worth = draft.worth(free)
-        if worth > best:
+        better = worth > best
+        if better:
             best, kept = worth, draft.arrangement(free)
-    draft.rearrange(kept)
+    if not better:
+        draft.rearrange(kept)
 
 
 def _runs(draft: Draft, numbers: Sequence[int]) -> list[tuple[Sequence[int], Choose]]:

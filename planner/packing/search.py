@@ -20,28 +20,25 @@ from planner.packing.waiting import Waiting
 BUDGET: Final = 3_000_000
 """Cells of knapsacks that may be computed in one plan: a second or so on one core."""
 
-_SWEEPS: Final = 3
 _FEW: Final = 32  # nodes on which a thorough search costs little
 _THROWS: Final = 500  # of the dice for them, in a round
-_THROWS_OF_MANY: Final = 125
+_THROWS_OF_MANY: Final = 125  # at least, and one for every node
+_VAIN: Final = 20  # throws in a row that gain nothing end a round; one for every ten nodes, if more
 _OTHERS: Final = 3  # nodes at most that they are filled anew beside
 _MUCH: Final = 200  # this part of what waits has to be fitted in, or it is not worth another round
 
 
 def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
-    """Fills nodes anew one by one, the most room first, as long as a whole sweep gains much.
+    """Fills every node anew, one by one, the most room first.
 
     `numbers` are the units of the ranks that count so far. Returns what is left of the budget.
+    A second sweep finds next to nothing that `shake` would not.
     """
     waiting = Waiting(draft, numbers)
-    for _ in range(_SWEEPS):
-        before = draft.worth(numbers)
-        for node in _with_room(_within_reach(waiting)):
-            if waiting.work > budget:
-                return 0
-            step(draft, waiting, [node])
-        if not _much_gained(draft, numbers, before):
-            break
+    for node in _with_room(_within_reach(waiting)):
+        if waiting.work > budget:
+            return 0
+        step(draft, waiting, [node])
     return budget - waiting.work
 
 
@@ -55,8 +52,10 @@ def shake(draft: Draft, numbers: Sequence[int], budget: int) -> int:
     nodes = _within_reach(waiting)
     few = len(nodes) <= _FEW
     throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
+    patience = throws if few else max(_VAIN, len(nodes) // 10)
     while nodes:
         before = draft.worth(numbers)
+        vain = 0
         for throw in range(throws):
             if throw % len(nodes) == 0:
                 with_room = _with_room(nodes)
@@ -64,7 +63,10 @@ def shake(draft: Draft, numbers: Sequence[int], budget: int) -> int:
                 return max(0, budget - waiting.work)
             first = dice.choice(with_room)
             beside = dice.sample(nodes, min(len(nodes), dice.randint(1, others)))
-            step(draft, waiting, [first, *(node for node in beside if node is not first)], dice)
+            chosen = [first, *(node for node in beside if node is not first)]
+            vain = 0 if step(draft, waiting, chosen, dice) else vain + 1
+            if vain == patience:
+                break
         if not _much_gained(draft, numbers, before):
             break
     return max(0, budget - waiting.work)

@@ -33,7 +33,7 @@ def moved(made: Plan, name: str, node: str, gpu: str | None = None) -> Plan:
     """The plan with a pod on another node's GPU."""
     uuid = GpuUuid(gpu or f"{node}-0")
     placements = (
-        replace(p, node=node, gpus=(uuid,) * len(p.gpus)) if p.pod.name == name else p
+        p._replace(node=node, gpus=(uuid,) * len(p.gpus)) if p.pod.name == name else p
         for p in made.placements
     )
     return replace(made, placements=tuple(placements))
