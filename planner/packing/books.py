@@ -126,8 +126,8 @@ class GpuBook:
 
     def layout(self, wanted: Mapping[SliceSize, int]) -> dict[SliceSize, int]:
         """Every slice that is to exist here: used, claimed, and free ones that stay."""
-        total = dict(self.start.used)
-        for size, number in self.claims.items():
+        total = dict(self.claims)
+        for size, number in self.start.used.items():
             total[size] = total.get(size, 0) + number
         if self.free:
             for size, number in self.free.items():

@@ -137,7 +137,7 @@ class _Packing:
         if self._solver and self._consult_solver(numbers):
             return
         before, kept = draft.worth(numbers), draft.arrangement(numbers)
-        self._budget = shake(draft, numbers, self._budget)
+        self._budget = shake(draft, numbers, self._budget, patient=self._solver)
         if draft.worth(numbers) == before:
             draft.rearrange(kept)  # moved for nothing
 
@@ -215,12 +215,16 @@ class _Packing:
     def _result(self) -> Plan:
         """The draft as it stands, in planned order."""
         draft, ledger = self._draft, self._draft.ledger
-        seated = {id(s.pod): s.placement for seatings in draft.seated for s in seatings}
         order = [*(n for n in range(len(draft.units)) if n not in draft.late), *draft.late]
         inquest = Inquest(ledger)
         placements, refusals = [], []
         for number in order:
-            for pod in draft.units[number].pods:
+            pods, seatings = draft.units[number].pods, draft.seated[number]
+            if len(pods) == len(seatings) == 1:
+                placements.append(seatings[0].placement)
+                continue
+            seated = {id(s.pod): s.placement for s in seatings}
+            for pod in pods:
                 placement = seated.get(id(pod))
                 if placement is not None:
                     placements.append(placement)

@@ -42,17 +42,18 @@ def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
     return budget - waiting.work
 
 
-def shake(draft: Draft, numbers: Sequence[int], budget: int) -> int:
+def shake(draft: Draft, numbers: Sequence[int], budget: int, *, patient: bool) -> int:
     """Fills some nodes anew that the dice choose, one of which has room; as `improve` otherwise.
 
-    It finds what needs several pods to move at once. On many nodes pairs find most for the work.
+    It finds what needs several pods to move at once. On many nodes pairs find most for the work,
+    and who is not patient ends a round in which many throws in a row gained nothing.
     """
     dice = Random(0)  # noqa: S311  the same throws every time, so that plans are the same
     waiting = Waiting(draft, numbers)
     nodes = _within_reach(waiting)
     few = len(nodes) <= _FEW
     throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
-    patience = throws if few else max(_VAIN, len(nodes) // 10)
+    patience = throws if few or patient else max(_VAIN, len(nodes) // 10)
     while nodes:
         before = draft.worth(numbers)
         vain = 0
