@@ -21,12 +21,10 @@ demo: $(RUNTIME) ## plan the examples offline and show the result; needs nothing
 	if [ $$status -gt 1 ]; then exit $$status; fi; \
 	echo; echo 'Status 1 of the command says that a pod was refused or not placed, as meant here.'
 
-# A machine can have one kubelet: what needs it comes last and in one process.
 test: $(TESTING) $(PROTOC)/.installed ## the whole suite; the first run obtains a real cluster's parts (minutes, cached)
 	-@$(RUN) -m hack.cluster parts
 	-@$(RUN) -m hack.image >/dev/null
-	@$(RUN) -m pytest -m 'not node' --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
-	@$(RUN) -m pytest -m node $(PYTEST_ARGS)
+	@$(RUN) -m hack.suite $(PYTEST_ARGS)
 
 lint: $(TESTING) ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
