@@ -52,7 +52,9 @@ class Walk:
             self._stage += 1
         site = f"{self._stage}. {' > '.join(frames)}"
         if site not in self._survived:
-            self._report.write_text(site)
+            draft = self._report.with_suffix(".draft")
+            draft.write_text(site)
+            draft.rename(self._report)  # who waits for it must not read half of it
             os.kill(os.getpid(), signal.SIGKILL)
 
 
