@@ -155,6 +155,8 @@ def load_certificate(pem: bytes) -> x509.Certificate:
             getattr(certificate, field)
     except _UNREADABLE as error:
         raise UnusableCertificate("no certificate in PEM form can be read") from error
+    if certificate.serial_number < 1:  # Go's crypto/x509, the API server's, refuses it since 1.23
+        raise UnusableCertificate("the certificate's serial number is not positive")
     return certificate
 
 

@@ -79,6 +79,18 @@ def flipped(value: str, place: int, bits: int) -> str:
     return base64.b64encode("\n".join(pem).encode()).decode()
 
 
+negative_serials = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
+
+@negative_serials
+def test_ca_whose_serial_number_is_negative_is_broken(state: State) -> None:
+    first_of_the_number = 15  # in the DER of each of our certificates
+    spoilt = flipped(encode(state)["ca.crt"], first_of_the_number, 0x80)
+    with pytest.raises(BrokenSecret):
+        decode({**encode(state), "ca.crt": spoilt})
+
+
+@negative_serials
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_with_a_damaged_byte_anywhere_the_secret_is_broken_or_can_be_worked_with(
