@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-_ON_THE_NODE: Final = ("-m", "node")
+# A cache of its own: `--lf` means the last failures of both, and each would overwrite the other's.
+_ON_THE_NODE: Final = ("-m", "node", "-o", "cache_dir=.pytest_cache/node")
 _OTHERS: Final = ("-m", "not node", "--numprocesses", "2", "--dist", "loadfile")
 _NOTHING_SELECTED: Final = 5  # pytest.ExitCode.NO_TESTS_COLLECTED
 

@@ -1,0 +1,33 @@
+"""The suite's two halves: both are run, and none fails unseen."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hack import suite
+
+
+@pytest.mark.parametrize(
+    ("node", "others", "whole"),
+    [(0, 0, 0), (1, 0, 1), (0, 1, 1), (5, 0, 0), (0, 5, 0), (5, 1, 1), (5, 5, 5), (2, 1, 2)],
+)
+def test_whole_fails_if_a_half_does(
+    node: int,
+    others: int,
+    whole: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$*"\ncase "$*" in *"not node"*) exit {others};; *) exit {node};; esac\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert suite.main(["-k", "some"]) == whole
+    printed = capfd.readouterr().out.splitlines()
+    halves = [line for line in printed if line.startswith("-m pytest -m ")]
+    assert len(halves) == 2
+    assert all(line.endswith("-k some") for line in halves)
