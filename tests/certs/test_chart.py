@@ -13,6 +13,17 @@ def kinds(documents: list[dict[str, Any]]) -> list[str]:
     return [document["kind"] for document in documents]
 
 
+def named(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """The spec of the one document of that kind and name."""
+    (spec,) = (
+        document["spec"]
+        for document in documents
+        if document["kind"] == kind and document["metadata"]["name"] == name
+    )
+    assert isinstance(spec, dict)
+    return spec
+
+
 @pytest.mark.parametrize("mode", ["self-managed", "secret"])
 def test_without_cert_manager_none_of_its_kinds_is_asked_for(
     cluster_parts: Parts, mode: str
@@ -35,14 +46,24 @@ def test_cert_manager_is_asked_for_the_names_that_api_servers_call(cluster_parts
     rendered = render(
         cluster_parts.helm, "--set=tls.mode=cert-manager", "--set=clusterDomain=example.org"
     )
-    (certificate,) = (d["spec"] for d in rendered if d["kind"] == "Certificate")
+    certificate = named(rendered, "Certificate", "mpslice-webhook")
     name = "mpslice-webhook.mpslice-system.svc"
     assert certificate["dnsNames"] == [name, f"{name}.example.org"]
-    assert certificate["issuerRef"] == {"kind": "Issuer", "name": "mpslice-webhook"}
-    assert "Issuer" in kinds(rendered)
 
 
-def test_an_issuer_of_ones_own_takes_the_place_of_the_self_signed_one(cluster_parts: Parts) -> None:
+def test_what_is_trusted_outlives_the_webhooks_certificate(cluster_parts: Parts) -> None:
+    rendered = render(cluster_parts.helm, "--set=tls.mode=cert-manager")
+    leaf = named(rendered, "Certificate", "mpslice-webhook")
+    issuer = named(rendered, "Issuer", leaf["issuerRef"]["name"])
+    authority = named(rendered, "Certificate", "mpslice-webhook-ca")
+    assert issuer == {"ca": {"secretName": authority["secretName"]}}
+    assert authority["secretName"] != leaf["secretName"]
+    assert authority["isCA"]
+    assert authority["privateKey"]["rotationPolicy"] == "Never"
+    assert named(rendered, "Issuer", authority["issuerRef"]["name"]) == {"selfSigned": {}}
+
+
+def test_an_issuer_of_ones_own_takes_the_place_of_our_ca(cluster_parts: Parts) -> None:
     rendered = render(
         cluster_parts.helm,
         "--set=tls.mode=cert-manager",

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ import planner.main
 import webhook.main
 from hack.cluster.parts import Parts
 from mpslice.flags import Address, FlagParser
+from mpslice.gpus import GpuUuid
+from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
+from nodeagent.settings import SOCKET_PATH_BYTES
 from tests.chart import CHART, render
 
 Json = dict[str, Any]
@@ -121,12 +125,31 @@ def test_every_value_has_a_comment_of_its_own() -> None:
         ("webhook.repicas=3", "at '/webhook': additional properties 'repicas' not allowed"),
         ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
         ("nodeLabel.key=not a label", "at '/nodeLabel/key': 'not a label' does not match pattern"),
+        ("mps.maxSlicesPerGPU=60", "at '/mps/maxSlicesPerGPU': maximum: got 60, want 48"),
+        ("tls.certLifetime=0s", "at '/tls/certLifetime': '0s' does not match pattern"),
+        ("tls.secretName=Bad_Name", "at '/tls/secretName': 'Bad_Name' does not match pattern"),
+        ("tls.issuerRef.kind=Issuer", "at '/tls/issuerRef': "),
+        (f"nodeAgent.mpsRoot=/{'x' * 42}", "at '/nodeAgent/mpsRoot': maxLength: got 43, want 42"),
+        (
+            "nodeAgent.updateStrategy.rollingUpdate.maxUnavailable=0",
+            "at '/nodeAgent/updateStrategy/rollingUpdate/maxUnavailable': minimum: got 0, want 1",
+        ),
+        ("webhook.opsPort=8443", "webhook.securePort and webhook.opsPort are both 8443"),
+        ("webhook.shutdownDelay=25s", "make it more than webhook.shutdownDelay (25s) and 5 s"),
     ],
 )
 def test_bad_value_is_refused_by_its_name(cluster_parts: Parts, value: str, message: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         render(cluster_parts.helm, f"--set={value}")
     assert message in refused.value.stderr
+
+
+def test_longest_mps_root_leaves_room_for_its_sockets() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    bounds = schema["properties"]["nodeAgent"]["properties"]["mpsRoot"]["allOf"]
+    longest = Path("/" + "x" * (bounds[1]["maxLength"] - 1))
+    pipe = MpsRoot(longest).pipe(GpuUuid("G" * UUID_LENGTH))
+    assert len(bytes(pipe / LONGEST_SOCKET)) == SOCKET_PATH_BYTES
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
