@@ -192,7 +192,7 @@ class Controller:
             news = self._tries.watch(self._still_pending(decision.standing), now)
             if not (self._tries.give_up(decision.refused) or news):
                 break
-            view = replace(view, pods=self._pods(writer))
+            view = self._view(wall, now, writer)  # what has changed meanwhile counts as a whole
             decision = await self._think(view, writer)
         self._planned = decision.planned
         seconds = time.perf_counter() - started

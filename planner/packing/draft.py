@@ -1,7 +1,8 @@
 """A plan in the making: which unit is seated where, and what that is worth."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from typing import NamedTuple
 
 from planner.packing.books import GpuBook
 from planner.packing.greedy import Choose, seat_pod, seat_unit, tightest
@@ -11,8 +12,12 @@ from planner.packing.order import Unit
 Worth = tuple[int, ...]
 """GB of the placed slices by rank, the first counting most; compares as tuples do."""
 
-Arrangement = dict[int, list[Seating]]
-"""Units by number, and how they are seated."""
+
+class Arrangement(NamedTuple):
+    """How units were seated, by number; and who came late then, in the order in which they came."""
+
+    seated: dict[int, list[Seating]]
+    late: tuple[int, ...]
 
 
 class Draft:
@@ -126,17 +131,27 @@ class Draft:
 
     def clear(self, numbers: Iterable[int]) -> Arrangement:
         """Unseats units; what `rearrange` brings back."""
-        return {number: self.take_back(number) for number in numbers}
+        late = tuple(self.late)
+        return Arrangement({number: self.take_back(number) for number in numbers}, late)
 
     def rearrange(self, arrangement: Arrangement) -> None:
         """Seats units exactly as they were, wherever they are now."""
-        self.clear(arrangement)
-        for number, seated in arrangement.items():
+        self.clear(arrangement.seated)
+        for number, seated in arrangement.seated.items():
             self.restore(number, seated)
+        self.come_late(arrangement.late, arrangement.seated)
+
+    def come_late(self, late: Iterable[int], numbers: Container[int]) -> None:
+        """Of `numbers`, those in `late` come late again if they are seated, in the order there."""
+        self.late = dict.fromkeys(
+            number
+            for number in (*late, *self.late)
+            if number in self.late or (number in numbers and self.seated[number])
+        )
 
     def arrangement(self, numbers: Iterable[int]) -> Arrangement:
         """How units are seated now, for `rearrange`."""
-        return {number: self.seated[number] for number in numbers}
+        return Arrangement({number: self.seated[number] for number in numbers}, tuple(self.late))
 
     def worth(self, numbers: Iterable[int]) -> Worth:
         """What the placed ones of these units are worth."""

@@ -4,7 +4,7 @@ After it, nobody of a rank would fit if all lower ranks were not there, so plann
 nothing to do.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from planner.packing.draft import Draft
 
@@ -15,23 +15,22 @@ def close_gaps(draft: Draft, ranks: Sequence[Sequence[int]]) -> None:
         waiting = [number for number in numbers if draft.is_lacking(number)]
         if waiting:
             lower = [n for later in ranks[place + 1 :] for n in later if draft.seated[n]]
-            _fill(draft, waiting, dict.fromkeys([*lower, *draft.late]))
+            _fill(draft, waiting, [*dict.fromkeys([*lower, *draft.late])])
 
 
-def _fill(draft: Draft, waiting: Sequence[int], lower: Iterable[int]) -> None:
-    """Seats units as if `lower` were not there, who are where they were as far as that goes."""
-    before, late = _seats(draft, waiting), list(draft.late)
-    held = draft.clear(lower)
+def _fill(draft: Draft, waiting: Sequence[int], lower: Sequence[int]) -> None:
+    """Seats units as if `lower` were not there, who are where they were as far as that goes.
+
+    Where all together is worth no more then, everybody stays where they are.
+    """
+    everyone, there = range(len(draft.units)), set(waiting)
+    before, kept = draft.worth(everyone), draft.arrangement({*there, *lower})
+    held = draft.clear(number for number in lower if number not in there)
     draft.fill(waiting)
-    if _seats(draft, waiting) == before:
-        for number, seated in held.items():
-            draft.restore(number, seated)
+    left = list(held.seated)
+    while back := {n for n in left if draft.try_again(n, held.seated[n])}:
+        left = [number for number in left if number not in back]
+    if draft.worth(everyone) > before:
+        draft.come_late(held.late, held.seated)
     else:
-        left = list(held)
-        while back := {n for n in left if draft.try_again(n, held[n])}:
-            left = [number for number in left if number not in back]
-    draft.late = dict.fromkeys(n for n in (*late, *draft.late) if draft.seated[n])
-
-
-def _seats(draft: Draft, numbers: Sequence[int]) -> int:
-    return sum(len(draft.seated[number]) for number in numbers)
+        draft.rearrange(kept)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
+from mpslice.slices import SliceSize
 from planner.model import Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.ledger import Ledger, Seating
@@ -11,6 +12,7 @@ from planner.packing.shapes import Shape
 
 _LOOK: Final = 4  # how many GPUs are compared
 _STRANDED_WEIGHT: Final = 4
+_TRIES: Final = 50  # GPUs that a pod of several slices tries on a node
 
 Choose = Callable[[Iterator[GpuBook], Shape], GpuBook | None]
 """Picks a GPU whose node fits the shape, out of GPUs with room for its largest slice."""
@@ -140,25 +142,47 @@ def _seat_from(
 def gpus_on(node: NodeBook, shape: Shape, *, carve: bool) -> tuple[GpuBook, ...] | None:
     """A GPU of the node for every seat, the largest slice first; None when they do not all fit.
 
-    Without `carve` only slices that stand count.
+    Without `carve` only slices that stand count. Each takes the GPU that suits it best; another
+    only where those after it would have no place.
     """
-    chosen: dict[int, GpuBook] = {}
-    for seat in shape.seating_order:
-        size = shape.seats[seat]
-        gpu = min(
-            (g for g in node.gpus if g.reclaimable >= size and (carve or size in g.free)),
-            key=lambda gpu: (size not in gpu.free, gpu.uncarved < size, gpu.uncarved, gpu.index),
-            default=None,
-        )
-        if gpu is None:
-            break
-        gpu.claim(size)
-        chosen[seat] = gpu
-    for seat, gpu in chosen.items():
-        gpu.unclaim(shape.seats[seat])
-    if len(chosen) < len(shape.seats):
+    if sum(gpu.reclaimable for gpu in node.gpus) < shape.gb:
         return None
+    sizes = [shape.seats[seat] for seat in shape.seating_order]
+    found = _Seats(node, carve=carve).of(sizes)
+    if not found:
+        return None
+    chosen = dict(zip(shape.seating_order, found, strict=True))
     return tuple(chosen[seat] for seat in range(len(shape.seats)))
+
+
+class _Seats:
+    """A search for the GPUs of one pod's slices on one node."""
+
+    def __init__(self, node: NodeBook, *, carve: bool) -> None:
+        self._node = node
+        self._carve = carve
+        self._tries = _TRIES
+
+    def of(self, sizes: Sequence[SliceSize]) -> list[GpuBook]:
+        """A GPU for each, in their order; [] where that many tries find none."""
+        size, *others = sizes
+        for gpu in self._able(size):
+            self._tries -= 1
+            gpu.claim(size)
+            rest = self.of(others) if others else []
+            gpu.unclaim(size)
+            if len(rest) == len(others):
+                return [gpu, *rest]
+            if self._tries <= 0:
+                break
+        return []
+
+    def _able(self, size: SliceSize) -> list[GpuBook]:
+        """The GPUs with room for it, the one that suits it best first."""
+        gpus = self._node.gpus
+        able = [g for g in gpus if g.reclaimable >= size and (self._carve or size in g.free)]
+        able.sort(key=lambda g: (size not in g.free, g.uncarved < size, g.uncarved, g.index))
+        return able
 
 
 def strand_aware(cpu_per_gb: float) -> Choose:

@@ -77,12 +77,12 @@ class _Packing:
         contended = False
         for numbers in ranks:
             contended |= self._seat_rank(numbers)
-        self._seat_late()
+            self._seat_late(range(numbers[-1] + 1))
         if not contended:
             spare_nodes(draft)
         if contended or any(draft.seated[n] and draft.is_lacking(n) for n in everyone):
             close_gaps(draft, ranks)
-            self._seat_late()
+            self._seat_late(everyone)
         if contended:
             seniors_first(draft)
 
@@ -115,15 +115,15 @@ class _Packing:
             and any(pod.uid in draft.ledger.planned for pod in draft.units[number].pods)
         )
 
-    def _seat_late(self) -> None:
-        """Seats units that could not be seated before others were there."""
+    def _seat_late(self, numbers: Sequence[int]) -> None:
+        """Seats units that could not be seated before others were there; of lower ranks, too."""
         draft = self._draft
         if not draft.ledger.relations.active:
             return
-        out = [number for number, seated in enumerate(draft.seated) if not seated]
-        numbers = [number for number in out if draft.may_come_to_fit(number)]
-        left = stay(draft, numbers)
-        draft.late.update(dict.fromkeys(n for n in numbers if draft.seated[n]))
+        out = [number for number in numbers if not draft.seated[number]]
+        able = [number for number in out if draft.may_come_to_fit(number)]
+        left = stay(draft, able)
+        draft.late.update(dict.fromkeys(n for n in able if draft.seated[n]))
         left = [number for number in left if not draft.seated[number]]
         draft.late.update(dict.fromkeys([n for n in left if draft.place(n)]))
         draft.fill(number for number in left if not draft.seated[number])
@@ -185,7 +185,7 @@ class _Packing:
         """Reserves GPUs for a unit of the rank, as if the younger ones were not there."""
         draft = self._draft
         younger = draft.clear(n for n in numbers if n > number and draft.seated[n])
-        if younger and draft.place(number):
+        if younger.seated and draft.place(number):
             if number == numbers[0]:
                 return False
             draft.take_back(number)
@@ -195,6 +195,7 @@ class _Packing:
                 self._reservations.append((number, found))
                 # What was chosen depends on where these are.
                 draft.fixed.update(n for n in range(number) if draft.seated[n])
+                draft.fixed.difference_update(younger.seated)
                 return True
         draft.rearrange(younger)
         return False

@@ -4,13 +4,20 @@ What comes free there goes to nobody younger, so a large pod is not passed by sm
 Which GPUs these are is found anew in each plan and needs no memory: those that lack least.
 """
 
-from planner.model import Reservation
+from typing import Final
+
+from planner.model import Cause, Reservation
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.draft import Draft
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.shapes import Shape
 
 _Choice = tuple[NodeBook, tuple[GpuBook, ...]]
+
+_NOT_OF_GPUS: Final = frozenset(
+    {Cause.NODE_AFFINITY, Cause.HOST_PORT, Cause.POD_AFFINITY, Cause.TOPOLOGY_SPREAD}
+)
+"""Causes that a node refuses a pod for, whatever comes free of its GPUs, CPU and memory."""
 
 
 def reserve(draft: Draft, number: int) -> list[Reservation]:
@@ -94,8 +101,17 @@ def _soonest(shape: Shape, taken: set[int]) -> _Choice | None:
 
 
 def _could_hold(shape: Shape, node: NodeBook) -> bool:
-    has = node.state.node.allocatable
-    return has.cpu_milli >= shape.cpu and has.memory >= shape.memory
+    """Whether it has what the shape needs once all others are gone; who waits for anything else, a
+    port or a neighbour, does not wait for GPUs."""
+    has, wants = node.state.node.allocatable, shape.pod.requests
+    extended = dict(has.extended)
+    return (
+        has.cpu_milli >= shape.cpu
+        and has.memory >= shape.memory
+        and has.ephemeral >= wants.ephemeral
+        and all(extended.get(name, 0) >= amount for name, amount in wants.extended)
+        and shape.refused_by(node) not in _NOT_OF_GPUS
+    )
 
 
 def _least_lacking(shape: Shape, node: NodeBook, taken: set[int]) -> tuple[GpuBook, ...] | None:
@@ -104,14 +120,21 @@ def _least_lacking(shape: Shape, node: NodeBook, taken: set[int]) -> tuple[GpuBo
     by_order = {gpu.order: gpu for gpu in node.gpus}
     chosen: dict[int, GpuBook] = {}
     promised: dict[int, int] = {}
+    seats: dict[int, int] = {}
     for seat in shape.seating_order:
         size = shape.seats[seat]
-        able = [o for o in left if promised.get(o, 0) + size <= by_order[o].capacity]
+        able = [
+            order
+            for order in left
+            if promised.get(order, 0) + size <= by_order[order].capacity
+            and seats.get(order, 0) < by_order[order].limit
+        ]
         if not able:
             return None
         best = min(able, key=lambda order: (max(0, size - left[order]), left[order], order))
         left[best] -= size
         promised[best] = promised.get(best, 0) + size
+        seats[best] = seats.get(best, 0) + 1
         chosen[seat] = by_order[best]
     return tuple(chosen[seat] for seat in range(len(shape.seats)))
 

@@ -44,3 +44,4 @@ def _move_away(draft: Draft, node: NodeBook, numbers: list[int]) -> None:
     held = draft.clear(numbers)
     if not all(draft.place(number, choose) for number in numbers):
         draft.rearrange(held)
+        draft.ledger.epoch += 1  # who may not move to these nodes may well fit elsewhere

@@ -9,11 +9,11 @@ from hack import suite
 
 
 @pytest.mark.parametrize(
-    ("node", "others", "whole"),
+    ("on_the_node", "others", "whole"),
     [(0, 0, 0), (1, 0, 1), (0, 1, 1), (5, 0, 0), (0, 5, 0), (5, 1, 1), (5, 5, 5), (2, 1, 2)],
 )
 def test_whole_fails_if_a_half_does(
-    node: int,
+    on_the_node: int,
     others: int,
     whole: int,
     tmp_path: Path,
@@ -22,7 +22,8 @@ def test_whole_fails_if_a_half_does(
 ) -> None:
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/sh\necho "$*"\ncase "$*" in *"not node"*) exit {others};; *) exit {node};; esac\n'
+        '#!/bin/sh\necho "$*"\n'
+        f'case "$*" in *"not node"*) exit {others};; *) exit {on_the_node};; esac\n'
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))

@@ -269,3 +269,20 @@ def test_mixed_sizes_on_many_empty_gpus_are_all_placed(count: int) -> None:
     pods = [pod(f"p{i:03}", (5, 10, 20, 40, 80)[i % 5]) for i in range(count)]
     made = plan(Snapshot(nodes), pods)
     assert len(made.placements) == count
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        node("n1", 30, 20, free={0: gb({20: 1})}),
+        node("n1", 30, 20, free={1: gb({10: 2})}),
+        node("n1", 30, 20),
+    ],
+    ids=["its size stands on the other", "others stand on the right one", "nothing stands"],
+)
+def test_slices_of_a_pod_find_their_gpus_although_the_first_would_rather_have_another(
+    nodes: NodeState,
+) -> None:
+    made = plan(Snapshot((nodes,)), [pod("p", 20, 15, 15)])
+    (placement,) = made.placements
+    assert placement.gpus == ("n1-1", "n1-0", "n1-0")

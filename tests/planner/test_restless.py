@@ -2,19 +2,21 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from mpslice.kube.api import NAMESPACES, NODES, Json, PatchType, Query, Resource
+from mpslice.kube.api import NAMESPACES, NODES, PODS, Json, PatchType, Query, Resource
 from mpslice.kube.errors import ApiError
 from mpslice.kube.events import EventType, ObjectRef
 from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
 from planner import controller
+from planner.batch import Batch
 from planner.controller import Controller
 from planner.decide import Decision, View, decide
+from planner.gate.tries import Tries
 from planner.metrics import Metrics
 from planner.state.cluster import Cluster
 from planner.writes.actions import MANAGED_LABEL
@@ -257,3 +259,46 @@ async def test_leader_does_all_else_while_it_decides_on_many_pods(
             return len(recorder.said) >= len(pods)
 
         await eventually(told, "all are told")
+
+
+async def test_pod_that_comes_while_it_decides_is_left_to_its_burst(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a second round follows, which sees the pod: its group may not be complete."""
+    views: list[View] = []
+    come: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+    again = iter((True,))
+    arrive = Batch.arrive
+
+    def deciding(view: View) -> Decision:
+        views.append(view)
+        if len(views) == 1:
+            begun.set()
+            assert go_on.wait(5)
+        return decide(view)
+
+    def arriving(batch: Batch, key: str, now: float, *, grouped: bool = False) -> None:
+        come.append(key)
+        arrive(batch, key, now, grouped=True)
+
+    monkeypatch.setattr(controller, "decide", deciding)
+    monkeypatch.setattr(Batch, "arrive", arriving)
+    monkeypatch.setattr(Tries, "give_up", lambda *_: next(again, False))
+    pods = [pod_object(f"p{i}", 500, "2026-01-01T00:00:00Z", gated=False) for i in range(201)]
+    kube = Memory(nodes=[node_object("n1", {})], nodelayouts=[], pods=pods)
+    async with leading(kube):
+        await eventually(until(begun.is_set), "it decides")
+        kube.show(PODS, pod_object("first", 10, "2026-01-01T00:00:01Z"))
+        await eventually(until(lambda: "default/first" in come), "the first of a burst has come")
+        go_on.set()
+        await eventually(until(lambda: len(views) > 1), "the second round")
+    assert "default/first" in {pod.key for pod in views[1].pods}
+    assert "default/first" in views[1].waiting
+
+
+def until(holds: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def told() -> bool:
+        return holds()
+
+    return told
