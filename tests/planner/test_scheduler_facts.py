@@ -60,8 +60,13 @@ async def test_slice_waits_for_a_gated_pod_that_is_nominated(kube: Session) -> N
 async def test_nominated_pod_goes_where_it_is_nominated(kube: Session) -> None:
     await add_node(kube, "n1", cpu="4")
     await add_node(kube, "n2", cpu="64")
-    await show_slices(kube, "n1", 1)
-    await show_slices(kube, "n2", 1)
+    for node in ("n1", "n2"):
+        await show_slices(kube, node, 2)
+        # The scheduler has seen the slices when it has given one away.
+        there = slice_pod(f"on-{node}", 10, gated=False)
+        there["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+        await kube.create(PODS, there, namespace="default")
+        await bound(kube, f"on-{node}")
     # Alone, the scheduler would spread to the emptier node.
     await kube.create(PODS, slice_pod("meant", 10), namespace="default")
     await nominate(kube, "meant", "n1")
