@@ -164,7 +164,7 @@ class _Seats:
         self._tries = _TRIES
 
     def of(self, sizes: Sequence[SliceSize]) -> list[GpuBook]:
-        """A GPU for each, in their order; [] where that many tries find none."""
+        """A GPU for each, in their order; [] when all were tried in vain, or `_TRIES` of them."""
         size, *others = sizes
         for gpu in self._able(size):
             self._tries -= 1

@@ -12,17 +12,12 @@ from planner.model import (
     Pod,
     PodTerm,
     Relations,
-    Selector,
     Snapshot,
     Spread,
     Taint,
 )
 from tests.planner.plain_relations import NAMESPACES, plain_guard, plain_refusal
-
-
-def app(*values: str) -> Selector:
-    return (Expression("app", "In", values),)
-
+from tests.planner.test_relations import app
 
 KEYS = ("zone", "host", "rack")
 selectors = st.one_of(
