@@ -6,14 +6,18 @@ can be taken back in any order, which is what lets a search move pods about with
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mpslice.gpus import GpuUuid
+from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
 from planner.model import Gpu, NodeState
 
 if TYPE_CHECKING:
     from planner.packing.pools import Pool
+
+NOTHING: Final[dict[SliceSize, int]] = {}
+"""What most GPUs have of something: the same for all, and nobody writes into it."""
 
 
 class GpuBook:
@@ -27,7 +31,6 @@ class GpuBook:
     """
 
     __slots__ = (
-        "capacity",
         "carved",
         "claims",
         "closed",
@@ -35,7 +38,6 @@ class GpuBook:
         "free",
         "free_count",
         "free_gb",
-        "index",
         "limit",
         "node",
         "order",
@@ -47,28 +49,35 @@ class GpuBook:
     )
 
     def __init__(self, gpu: Gpu, node: "NodeBook", order: int, limit: int) -> None:
+        self.start = gpu
         self.uuid: GpuUuid = gpu.uuid
-        self.index, self.capacity = gpu.index, gpu.capacity
         self.node = node
         self.order = order
         self.limit = limit  # slices at most
-        self.start = gpu
-        self.claims: dict[SliceSize, int] = {}
-        self.free: dict[SliceSize, int] = {}
+        self.claims = self.free = NOTHING
         self.free_gb = self.free_count = 0
-        self.room, self.count = gpu.capacity, 0
+        room, count = gpu.capacity, 0
         for size, number in gpu.used.items():
-            self.room -= size * number
-            self.count += number  # used and claimed
-        node.room += self.room
-        for size, number in gpu.free.items():
-            if number > 0:
-                self.free[size] = number
-                self.free_gb += size * number
-                self.free_count += number
+            room -= size * number
+            count += number
+        self.room, self.count = room, count  # used and claimed
+        node.room += room
         self.carved = 0
         self.closed = False  # reserved: nobody gets anything here any more
-        self._settle()
+        self.reclaimable = self.uncarved = room if count < limit else 0
+        if gpu.free:
+            self.free = {size: number for size, number in gpu.free.items() if number > 0}
+            self.free_gb = sum(size * number for size, number in self.free.items())
+            self.free_count = sum(self.free.values())
+            self._settle()
+
+    @property
+    def index(self) -> int:
+        return self.start.index
+
+    @property
+    def capacity(self) -> int:
+        return self.start.capacity
 
     def close(self) -> None:
         """From now on nobody gets anything here."""
@@ -80,22 +89,27 @@ class GpuBook:
         if self.closed or self.count >= self.limit:
             self.uncarved = self.reclaimable = 0
             return
-        self.reclaimable = self.room
-        beside = self.room - self.free_gb
-        self.uncarved = beside if beside > 0 and self.count + self.free_count < self.limit else 0
+        self.reclaimable = self.uncarved = self.room
+        if self.free:
+            beside = self.room - self.free_gb
+            full = beside <= 0 or self.count + self.free_count >= self.limit
+            self.uncarved = 0 if full else beside
 
     def claim(self, size: SliceSize) -> None:
         """Gives a slice of the size to a pod; the caller has seen that there is room."""
+        node = self.node
         self.room -= size
-        self.node.room -= size
+        node.room -= size
         self.count += 1
-        self.claims[size] = self.claims.get(size, 0) + 1
-        standing = self.free.get(size, 0)
-        if standing:
-            self._set_free(size, standing - 1)
+        if self.claims:
+            self.claims[size] = self.claims.get(size, 0) + 1
+        else:
+            self.claims = {size: 1}
+        if size in self.free:
+            self._set_free(size, self.free[size] - 1)
         else:
             self.carved += 1
-            self.node.carved += 1
+            node.carved += 1
         self._settle()
 
     def unclaim(self, size: SliceSize) -> None:
@@ -124,19 +138,21 @@ class GpuBook:
         else:
             del self.free[size]
 
-    def layout(self, wanted: Mapping[SliceSize, int]) -> dict[SliceSize, int]:
+    def layout(self, wanted: Mapping[SliceSize, int]) -> Slices:
         """Every slice that is to exist here: used, claimed, and free ones that stay."""
-        total = dict(self.claims)
-        for size, number in self.start.used.items():
+        used = self.start.used
+        if not self.claims and not self.free:
+            return used
+        total = dict(used)
+        for size, number in self.claims.items():
             total[size] = total.get(size, 0) + number
-        if self.free:
-            for size, number in self.free.items():
-                total[size] = total.get(size, 0) + number
-            for size in self.withdrawn(wanted):
-                total[size] -= 1
-        elif self.claims and len(total) == 1:
-            return total  # as mostly; nothing to sort
-        return {size: number for size, number in sorted(total.items()) if number > 0}
+        if not self.free:
+            return total
+        for size, number in self.free.items():
+            total[size] = total.get(size, 0) + number
+        for size in self.withdrawn(wanted):
+            total[size] -= 1
+        return {size: number for size, number in total.items() if number > 0}
 
     def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
         """The free slices that have to go for what is claimed: as few as possible.

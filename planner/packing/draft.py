@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from planner.packing.books import GpuBook
-from planner.packing.greedy import Choose, seat_pod, seat_unit, tightest
+from planner.packing.greedy import Choose, seat_pod, seat_unit
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
+from planner.packing.pools import tightest
 
 Worth = tuple[int, ...]
 """GB of the placed slices by rank, the first counting most; compares as tuples do."""
@@ -27,10 +30,11 @@ class Draft:
         self.ledger = ledger
         self.units = units
         self.seated: list[list[Seating]] = [[] for _ in units]
-        ranks = sorted({unit.rank for unit in units})
-        place = {rank: number for number, rank in enumerate(ranks)}
-        self.rank = [place[unit.rank] for unit in units]
-        self.ranks = len(ranks)
+        self.rank: list[int] = []
+        self.ranks = 0
+        for _, alike in groupby(units, key=attrgetter("rank")):
+            self.rank += [self.ranks for _ in alike]
+            self.ranks += 1
         self.fixed: set[int] = set()  # seated units that nobody moves any more
         self.late: dict[int, None] = {}  # placed once others were that made it possible
         self.on: list[dict[int, None]] = [{} for _ in ledger.nodes]  # units by node order
@@ -39,9 +43,11 @@ class Draft:
         """Seats the unit where it fits best, or what is left of it; whether any of it is seated."""
         if self.seated[number]:
             self._top_up(number, choose)
-        else:
-            self.note(number, seat_unit(self.ledger, self.units[number], choose))
-        return bool(self.seated[number])
+            return True
+        seated = seat_unit(self.ledger, self.units[number], choose)
+        if seated:
+            self.note(number, seated)
+        return bool(seated)
 
     def _top_up(self, number: int, choose: Choose) -> None:
         """Seats further pods of a unit that has the pods it needs."""
@@ -160,6 +166,13 @@ class Draft:
             for seating in self.seated[number]:
                 total[self.rank[number]] += seating.shape.gb
         return tuple(total)
+
+    def has_gaps(self) -> bool:
+        """Whether of some unit not all pods are seated that could be."""
+        return any(
+            0 < len(seated) < len(unit.pods)
+            for seated, unit in zip(self.seated, self.units, strict=True)
+        )
 
 
 def _have_room(seating: Seating) -> bool:

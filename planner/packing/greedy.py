@@ -8,6 +8,7 @@ from planner.model import Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
+from planner.packing.pools import tightest
 from planner.packing.shapes import Shape
 
 _LOOK: Final = 4  # how many GPUs are compared
@@ -16,26 +17,6 @@ _TRIES: Final = 50  # GPUs that a pod of several slices tries on a node
 
 Choose = Callable[[Iterator[GpuBook], Shape], GpuBook | None]
 """Picks a GPU whose node fits the shape, out of GPUs with room for its largest slice."""
-
-
-def tightest(gpus: Iterator[GpuBook], shape: Shape) -> GpuBook | None:
-    """The first that fits, unless one as tight stands on a node that is written anyway."""
-    fits = shape.fits
-    first: GpuBook | None = None
-    tight = looked = 0
-    for gpu in gpus:
-        if first is None:
-            if fits(gpu.node):
-                if gpu.node.carved:
-                    return gpu
-                first, tight = gpu, gpu.uncarved
-            continue
-        looked += 1
-        if gpu.uncarved != tight or looked > _LOOK:
-            break
-        if gpu.node.carved and fits(gpu.node):
-            return gpu
-    return first
 
 
 def seat_unit(ledger: Ledger, unit: Unit, choose: Choose = tightest) -> list[Seating]:
@@ -77,11 +58,15 @@ def seat_pod(ledger: Ledger, pod: Pod, choose: Choose = tightest) -> Seating | N
     shape = ledger.shape(pod)
     if shape.failed_at == ledger.epoch:
         return None
-    ledger.steps += 1
-    for source in _sources(ledger, shape):
-        seating = _seat_from(ledger, pod, shape, source, choose)
-        if seating is not None:
-            return seating
+    if shape.single and choose is tightest and not ledger.standing:
+        gpu = shape.pool.tightest(shape)  # the same as below, in a fraction of the time
+        if gpu is not None:
+            return ledger.seat(pod, shape, gpu.node, (gpu,))
+    else:
+        for source in _sources(ledger, shape):
+            seating = _seat_from(ledger, pod, shape, source, choose)
+            if seating is not None:
+                return seating
     if shape.lasting:
         shape.failed_at = ledger.epoch
     return None
@@ -90,7 +75,6 @@ def seat_pod(ledger: Ledger, pod: Pod, choose: Choose = tightest) -> Seating | N
 def seat_standing(ledger: Ledger, pod: Pod) -> Seating | None:
     """Seats one pod on slices that all stand already."""
     shape = ledger.shape(pod)
-    ledger.steps += 1
     return _seat_from(ledger, pod, shape, shape.pool.with_free, tightest, carve=False)
 
 

@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from operator import attrgetter
 
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import asks_for_names, label_keys, names_listed, node_refusal
 from planner.feasibility.relations import RelationBook
 from planner.model import Cause, Constraints, Layout, Placement, Pod, Snapshot
-from planner.packing.books import GpuBook, NodeBook
+from planner.packing.books import NOTHING, GpuBook, NodeBook
 from planner.packing.pools import Levels, Pool
 from planner.packing.shapes import Shape, ShapeTable
 
 
-class Seating(NamedTuple):
+@dataclass(slots=True, eq=False)  # frozen it would take three times as long to make
+class Seating:
     """A pod on a node; `gpus` by seat. `Ledger.unseat` takes it back, in any order."""
 
     pod: Pod
@@ -23,7 +25,9 @@ class Seating(NamedTuple):
 
     @property
     def placement(self) -> Placement:
-        return Placement(self.pod, self.node.name, tuple([gpu.uuid for gpu in self.gpus]))
+        gpus = self.gpus
+        uuids = (gpus[0].uuid,) if len(gpus) == 1 else tuple([gpu.uuid for gpu in gpus])
+        return Placement(self.pod, self.node.name, uuids)
 
 
 class Ledger:
@@ -32,7 +36,6 @@ class Ledger:
     def __init__(self, snapshot: Snapshot, pending: Sequence[Pod]) -> None:
         """`pending` must outlive the ledger, which knows pods by identity."""
         self.nodes = _load(snapshot)
-        self.steps = 0  # how often a place was looked for: the measure of work
         self.epoch = 0  # within one, room only shrinks
         self.planned = snapshot.planned
         self.relations = RelationBook(snapshot, pending)
@@ -72,11 +75,17 @@ class Ledger:
 
     def seat(self, pod: Pod, shape: Shape, node: NodeBook, gpus: tuple[GpuBook, ...]) -> Seating:
         """Gives the pod its slices on these GPUs, by seat; the caller has seen that they fit."""
-        self._book(shape, node, 1)
+        shape.take(node)
+        cpu, memory = self._levels.floors[node.level]
+        if node.cpu < cpu or node.memory < memory:
+            self._relevel(node)
         if self.relations.active:
             self.relations.add(pod, node.name)
-        for size, gpu in zip(shape.seats, gpus, strict=True):
-            self.claim(gpu, size)
+        if shape.single:
+            self.claim(gpus[0], shape.largest)
+        else:
+            for size, gpu in zip(shape.seats, gpus, strict=True):
+                self.claim(gpu, size)
         return Seating(pod, shape, node, gpus)
 
     def unseat(self, seating: Seating) -> None:
@@ -84,25 +93,43 @@ class Ledger:
         self.epoch += 1
         for size, gpu in zip(seating.shape.seats, seating.gpus, strict=True):
             self.unclaim(gpu, size)
-        self._book(seating.shape, seating.node, -1)
+        node = seating.node
+        seating.shape.take(node, -1)
+        cpu, memory = self._levels.ceilings[node.level]
+        if node.cpu >= cpu and node.memory >= memory:
+            self._relevel(node)
         if self.relations.active:
             self.relations.remove(seating.pod, seating.node.name)
 
     def claim(self, gpu: GpuBook, size: SliceSize) -> None:
         """Gives a slice on the GPU away."""
-        for pool in gpu.node.pools:
-            pool.remove(gpu)
-        gpu.claim(size)
-        for pool in gpu.node.pools:
-            pool.add(gpu)
+        pools = gpu.node.pools
+        if gpu.free is not NOTHING:
+            for pool in pools:
+                pool.remove(gpu)
+            gpu.claim(size)
+            for pool in pools:
+                pool.add(gpu)
+        else:  # as mostly, and quicker
+            uncarved = gpu.uncarved
+            gpu.claim(size)
+            for pool in pools:
+                pool.uncarved.move(gpu, gpu.node.level, uncarved, gpu.uncarved)
 
     def unclaim(self, gpu: GpuBook, size: SliceSize) -> None:
         """Takes a claim back."""
-        for pool in gpu.node.pools:
-            pool.remove(gpu)
-        gpu.unclaim(size)
-        for pool in gpu.node.pools:
-            pool.add(gpu)
+        pools = gpu.node.pools
+        if gpu.free is not NOTHING:
+            for pool in pools:
+                pool.remove(gpu)
+            gpu.unclaim(size)
+            for pool in pools:
+                pool.add(gpu)
+        else:
+            uncarved = gpu.uncarved
+            gpu.unclaim(size)
+            for pool in pools:
+                pool.uncarved.move(gpu, gpu.node.level, uncarved, gpu.uncarved)
 
     def close(self, gpu: GpuBook) -> None:
         """From now on nobody gets anything on the GPU."""
@@ -121,19 +148,18 @@ class Ledger:
             node.pools.clear()
             node.gpus.clear()
 
-    def _book(self, shape: Shape, node: NodeBook, sign: int) -> None:
-        wants = shape.pod.requests
-        cpu, memory = node.cpu - sign * wants.cpu_milli, node.memory - sign * wants.memory
-        level = self._levels.of(cpu, memory)
-        if level != node.level:
-            for pool in node.pools:
-                for gpu in node.gpus:
-                    pool.remove(gpu)
-            node.level = level
-            for pool in node.pools:
-                for gpu in node.gpus:
-                    pool.add(gpu)
-        shape.take(node, sign)
+    def _relevel(self, node: NodeBook) -> None:
+        """Has the node's GPUs indexed by what it has left now."""
+        level = self._levels.of(node.cpu, node.memory)
+        if level == node.level:
+            return
+        for pool in node.pools:
+            for gpu in node.gpus:
+                pool.remove(gpu)
+        node.level = level
+        for pool in node.pools:
+            for gpu in node.gpus:
+                pool.add(gpu)
 
     def layout(self, node: NodeBook) -> Layout:
         """Every slice that is to exist on the node's GPUs: used, claimed, and free ones that stay.
@@ -159,6 +185,9 @@ def _wanted(shapes: Iterable[Shape]) -> Counter[SliceSize]:
     return wanted
 
 
+_by_index = attrgetter("index", "uuid")
+
+
 def _load(snapshot: Snapshot) -> list[NodeBook]:
     limit = snapshot.max_slices_per_gpu
     nodes: list[NodeBook] = []
@@ -167,7 +196,7 @@ def _load(snapshot: Snapshot) -> list[NodeBook]:
     for number, state in enumerate(states):
         node = NodeBook(state, number)
         nodes.append(node)
-        for gpu in sorted(state.gpus, key=lambda gpu: (gpu.index, gpu.uuid)):
+        for gpu in sorted(state.gpus, key=_by_index):
             node.gpus.append(GpuBook(gpu, node, order, limit))
             order += 1
     return nodes

@@ -1,8 +1,9 @@
 """Units of planning and their order: what is placed together, whose turn it is, who waited long."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 from planner.model import Group, Pod, Snapshot
 
@@ -16,7 +17,8 @@ Rank = tuple[int, bool]
 """The class of a unit: units of one rank compete by GB, the lowest rank comes first."""
 
 
-class Unit(NamedTuple):
+@dataclass(slots=True, eq=False)  # frozen it would take three times as long to make
+class Unit:
     """A lone pod, or the pending pods of a group, the older first.
 
     At least `needed` of the pods have to be placed, or none is; that may be more than there are.
@@ -45,15 +47,16 @@ def units_of(pending: Iterable[Pod], snapshot: Snapshot) -> list[Unit]:
     """Every pending pod in one unit, in planned order: by rank, then the older first."""
     aged_until, spent_until = _thresholds(snapshot.now)
     units: list[Unit] = []
+    ranks: dict[Rank, Rank] = {}  # one of each: what is the same is compared most quickly
     groups: dict[str, list[Pod]] = {}
     for pod in pending:
         if pod.group:
             groups.setdefault(pod.group_key, []).append(pod)
         else:
             aged = "" < pod.created <= aged_until
-            units.append(
-                Unit((pod,), (-pod.priority, not aged), 1, aged and pod.created > spent_until)
-            )
+            rank = -pod.priority, not aged
+            reserves = aged and pod.created > spent_until
+            units.append(Unit((pod,), ranks.setdefault(rank, rank), 1, reserves))
     for key, pods in groups.items():
         pods.sort(key=planned_order)
         units.extend(_group_units(pods, snapshot.groups.get(key, Group()), aged_until, spent_until))

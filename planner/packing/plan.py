@@ -8,7 +8,8 @@ import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import chain, groupby
+from typing import Final
 
 from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
 from planner.packing.draft import Draft
@@ -19,9 +20,13 @@ from planner.packing.order import units_of
 from planner.packing.portfolio import best_order
 from planner.packing.refusals import Inquest
 from planner.packing.reserve import reserve
-from planner.packing.search import BUDGET, could_fit, improve, seniors_first, shake
+from planner.packing.search import could_fit, improve, seniors_first, shake
 from planner.packing.stay import stay
 from planner.packing.touch import spare_nodes
+from planner.packing.waiting import Waiting
+
+_BUDGET: Final = 3_000_000
+"""Cells of knapsacks that may be computed in one plan: a second or so on one core."""
 
 
 def solver_is_installed() -> bool:
@@ -59,7 +64,7 @@ class _Packing:
         units = units_of(pods, snapshot)
         self._draft = Draft(Ledger(snapshot, pods), units)
         self._reservations: list[tuple[int, list[Reservation]]] = []
-        self._budget = BUDGET * (2 if solver else 1)
+        self._budget = _BUDGET * (2 if solver else 1)
         self._solver = solver
         self._fell_back = False
 
@@ -80,7 +85,7 @@ class _Packing:
             self._seat_late(range(numbers[-1] + 1))
         if not contended:
             spare_nodes(draft)
-        if contended or any(draft.seated[n] and draft.is_lacking(n) for n in everyone):
+        if contended or draft.has_gaps():
             close_gaps(draft, ranks)
             self._seat_late(everyone)
         if contended:
@@ -131,15 +136,25 @@ class _Packing:
     def _search(self, numbers: Sequence[int], rank: Sequence[int]) -> None:
         """Fits in what greedy left out of `rank`; `numbers` are the units of all ranks so far."""
         draft = self._draft
-        self._budget = improve(draft, numbers, self._budget)
+        waiting = self._improve(numbers)
         if not any(not draft.seated[number] and self._is_contended(number) for number in rank):
             return
-        if self._solver and self._consult_solver(numbers):
-            return
+        if self._solver:
+            if self._consult_solver(numbers):
+                return
+            waiting = Waiting(draft, numbers, self._budget)
         before, kept = draft.worth(numbers), draft.arrangement(numbers)
-        self._budget = shake(draft, numbers, self._budget, patient=self._solver)
+        shake(draft, waiting, numbers, patient=self._solver)
+        self._budget = max(0, waiting.budget)
         if draft.worth(numbers) == before:
             draft.rearrange(kept)  # moved for nothing
+
+    def _improve(self, numbers: Sequence[int]) -> Waiting:
+        """Fills nodes anew; returns who waits then."""
+        waiting = Waiting(self._draft, numbers, self._budget)
+        improve(self._draft, waiting)
+        self._budget = max(0, waiting.budget)
+        return waiting
 
     def _consult_solver(self, numbers: Sequence[int]) -> bool:
         """Seats what may be moved as a program over all nodes says, if that is worth more.
@@ -156,7 +171,7 @@ class _Packing:
         self._fell_back |= advice is Advice.TOO_LATE
         if advice in (Advice.EXACT, Advice.ROUNDED):
             draft.fill(number for number in movable if not draft.seated[number])
-            self._budget = improve(draft, numbers, self._budget)
+            self._improve(numbers)
             if draft.worth(movable) > before:
                 return advice is Advice.EXACT
         draft.rearrange(held)
@@ -216,10 +231,10 @@ class _Packing:
     def _result(self) -> Plan:
         """The draft as it stands, in planned order."""
         draft, ledger = self._draft, self._draft.ledger
-        order = [*(n for n in range(len(draft.units)) if n not in draft.late), *draft.late]
+        on_time = (number for number in range(len(draft.units)) if number not in draft.late)
         inquest = Inquest(ledger)
         placements, refusals = [], []
-        for number in order:
+        for number in chain(on_time, draft.late):
             pods, seatings = draft.units[number].pods, draft.seated[number]
             if len(pods) == len(seatings) == 1:
                 placements.append(seatings[0].placement)

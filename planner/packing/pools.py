@@ -7,6 +7,7 @@ ran out of CPU are not looked at again and again.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from typing import Final
 
 from mpslice.slices import SliceSize
@@ -15,7 +16,28 @@ from planner.packing.shapes import Shape
 
 _CUTS: Final = 8  # levels that tell nodes apart, beside the lowest
 _NONE: Final[dict[int, GpuBook]] = {}
+_LOOK: Final = 4  # how many GPUs are compared with the first that fits
 _FEW: Final = 32  # so many GPUs are quicker to look through than to keep in an index
+
+
+def tightest(gpus: Iterable[GpuBook], shape: Shape) -> GpuBook | None:
+    """The first that fits, unless one as tight stands on a node that is written anyway."""
+    fits = shape.fits
+    first: GpuBook | None = None
+    tight = looked = 0
+    for gpu in gpus:
+        if first is None:
+            if fits(gpu.node):
+                if gpu.node.carved:
+                    return gpu
+                first, tight = gpu, gpu.uncarved
+            continue
+        looked += 1
+        if gpu.uncarved != tight or looked > _LOOK:
+            break
+        if gpu.node.carved and fits(gpu.node):
+            return gpu
+    return first
 
 
 class Levels:
@@ -29,7 +51,12 @@ class Levels:
         shapes = list(shapes)
         self._cpu = _cuts(shape.cpu for shape in shapes)
         self._memory = _cuts(shape.memory for shape in shapes)
-        self.count = max(len(self._cpu), len(self._memory)) + 1
+        self.count = min(len(self._cpu), len(self._memory)) + 1
+        bounds = [*zip(self._cpu, self._memory, strict=False)]
+        self.floors = [(-inf, -inf), *bounds]
+        """By level: a node that has less CPU or less memory is on a lower one."""
+        self.ceilings = [*bounds, (inf, inf)]
+        """By level: a node that has so much of both is on a higher one."""
 
     def of(self, cpu: int, memory: int) -> int:
         return min(bisect_right(self._cpu, cpu), bisect_right(self._memory, memory))
@@ -42,29 +69,95 @@ def _cuts(amounts: Iterable[int]) -> list[int]:
     return distinct[::step]
 
 
-class _Cell:
-    """GPUs of one level by gb. A bit of `mask` says which amounts occur."""
+_Bucket = dict[GpuBook, None]
+"""GPUs in the order in which they came. The last ones are taken first: a dict finds its last entry
+at once, but its first only past all that have gone."""
 
-    __slots__ = ("buckets", "mask")
 
-    def __init__(self) -> None:
-        self.buckets: dict[int, dict[int, GpuBook]] = {}
-        self.mask = 0
+class _Index:
+    """GPUs by an amount of gb, and those of one amount by level.
 
-    def add(self, amount: int, gpu: GpuBook) -> None:
-        bucket = self.buckets.get(amount)
-        if bucket is None:
-            self.buckets[amount] = {gpu.order: gpu}
-            self.mask |= 1 << amount
-        else:
-            bucket[gpu.order] = gpu
+    A bit of `mask` says whether there are any, at `amount * levels + level`.
+    """
 
-    def remove(self, amount: int, gpu: GpuBook) -> None:
-        bucket = self.buckets[amount]
-        del bucket[gpu.order]
-        if not bucket:
-            del self.buckets[amount]
-            self.mask ^= 1 << amount
+    __slots__ = ("_above", "_buckets", "_levels", "_mask")
+
+    def __init__(self, levels: int, most: int) -> None:
+        """`most` is the largest amount that there can be."""
+        self._levels = levels
+        self._buckets: dict[int, _Bucket] = {}
+        self._mask = 0
+        every = (1 << (max(most, 0) + 1) * levels) - 1
+        lowest = every // ((1 << levels) - 1)  # a bit for each amount
+        self._above = [every - lowest * ((1 << level) - 1) for level in range(levels)]
+
+    def move(self, gpu: GpuBook, level: int, before: int, after: int) -> None:
+        """Has a GPU where the other amount belongs; one of 0 or less belongs nowhere."""
+        buckets = self._buckets
+        if before > 0:
+            place = before * self._levels + level
+            bucket = buckets[place]
+            if len(bucket) == 1:
+                del buckets[place]
+                self._mask ^= 1 << place
+            elif gpu is next(reversed(bucket)):
+                bucket.popitem()
+            else:
+                del bucket[gpu]
+        if after > 0:
+            place = after * self._levels + level
+            if place in buckets:
+                buckets[place][gpu] = None
+            else:
+                buckets[place] = {gpu: None}
+                self._mask |= 1 << place
+
+    def _places(self, shape: Shape) -> Iterator[int]:
+        place = shape.largest * self._levels
+        rest = (self._mask & self._above[shape.level]) >> place
+        place -= 1
+        while rest:
+            step = (rest & -rest).bit_length()
+            place += step
+            rest >>= step
+            yield place
+
+    def walk(self, shape: Shape) -> Iterator[GpuBook]:
+        """GPUs of the shape's level or above with room for its largest slice, the tightest first.
+
+        Within an amount those whose nodes have less left come first.
+        """
+        for place in self._places(shape):
+            yield from reversed(self._buckets[place])
+
+    def tightest(self, shape: Shape) -> GpuBook | None:
+        """`tightest` of `walk` in one go: every pod asks for it, most of them for nothing else."""
+        cpu, memory, plain = shape.cpu, shape.memory, shape.plain
+        first: GpuBook | None = None
+        tight = looked = 0
+        place = shape.largest * self._levels - 1
+        rest = (self._mask & self._above[shape.level]) >> place + 1
+        while rest:
+            step = (rest & -rest).bit_length()
+            place += step
+            rest >>= step
+            if first is not None and place // self._levels != tight:
+                return first
+            for gpu in reversed(self._buckets[place]):
+                node = gpu.node
+                if first is not None:
+                    looked += 1
+                    if looked > _LOOK:
+                        return first
+                    if not node.carved:
+                        continue
+                if node.cpu >= cpu and node.memory >= memory and node.pods > 0:
+                    if not plain and shape.refused_by(node) is not None:
+                        continue
+                    if node.carved:
+                        return gpu
+                    first, tight = gpu, gpu.uncarved
+        return first
 
 
 class Pool:
@@ -76,38 +169,31 @@ class Pool:
         self.orders = frozenset(node.order for node in nodes)
         self.gpus = [gpu for node in nodes for gpu in node.gpus]
         self._few = len(self.gpus) <= _FEW
-        self._uncarved = [_Cell() for _ in range(levels)]
-        self._reclaimable = [_Cell() for _ in range(levels)]
+        most = max((gpu.reclaimable for gpu in self.gpus), default=0)
+        self.uncarved = _Index(levels, most)
+        self._reclaimable = _Index(levels, most)
         self._free: dict[SliceSize, dict[int, GpuBook]] = {}
         if not self._few:
             for node in nodes:
                 node.pools.append(self)
-                for gpu in node.gpus:
-                    self.add(gpu)
+            for gpu in reversed(self.gpus):
+                self.add(gpu)
 
     def add(self, gpu: GpuBook) -> None:
         """Indexes a GPU as it is now."""
         level = gpu.node.level
-        amount = gpu.uncarved
-        if amount > 0:
-            self._uncarved[level].add(amount, gpu)
+        self.uncarved.move(gpu, level, 0, gpu.uncarved)
         if gpu.free_count and not gpu.closed:
-            amount = gpu.reclaimable
-            if amount > 0:
-                self._reclaimable[level].add(amount, gpu)
+            self._reclaimable.move(gpu, level, 0, gpu.reclaimable)
             for size in gpu.free:
                 self._free.setdefault(size, {})[gpu.order] = gpu
 
     def remove(self, gpu: GpuBook) -> None:
         """Takes a GPU out that is as it was when it was added."""
         level = gpu.node.level
-        amount = gpu.uncarved
-        if amount > 0:
-            self._uncarved[level].remove(amount, gpu)
+        self.uncarved.move(gpu, level, gpu.uncarved, 0)
         if gpu.free_count and not gpu.closed:
-            amount = gpu.reclaimable
-            if amount > 0:
-                self._reclaimable[level].remove(amount, gpu)
+            self._reclaimable.move(gpu, level, gpu.reclaimable, 0)
             for size in gpu.free:
                 del self._free[size][gpu.order]
 
@@ -128,7 +214,13 @@ class Pool:
             return _tightest_first(
                 (gpu.uncarved, gpu) for gpu in self.gpus if gpu.uncarved >= shape.largest
             )
-        return _walk(self._uncarved, shape)
+        return self.uncarved.walk(shape)
+
+    def tightest(self, shape: Shape) -> GpuBook | None:
+        """The tightest of `with_uncarved` for a pod of one slice, as `tightest` chooses."""
+        if self._few:
+            return tightest(self.with_uncarved(shape), shape)
+        return self.uncarved.tightest(shape)
 
     def with_reclaimable(self, shape: Shape) -> Iterator[GpuBook]:
         """GPUs with room once free slices are withdrawn, tightest first."""
@@ -138,27 +230,8 @@ class Pool:
                 for gpu in self.gpus
                 if gpu.free_count and gpu.reclaimable >= shape.largest
             )
-        return _walk(self._reclaimable, shape)
+        return self._reclaimable.walk(shape)
 
 
 def _tightest_first(gpus: Iterable[tuple[int, GpuBook]]) -> Iterator[GpuBook]:
     return (gpu for _, gpu in sorted(gpus, key=lambda item: (item[0], item[1].order)))
-
-
-def _walk(cells: list[_Cell], shape: Shape) -> Iterator[GpuBook]:
-    """GPUs from the tightest amount on; nodes with less left first within an amount."""
-    levels = cells[shape.level :]
-    amount = int(shape.largest)
-    while True:
-        mask = 0
-        for cell in levels:
-            mask |= cell.mask
-        rest = mask >> amount
-        if not rest:
-            return
-        amount += (rest & -rest).bit_length() - 1
-        bit = 1 << amount
-        for cell in levels:
-            if cell.mask & bit:
-                yield from cell.buckets[amount].values()
-        amount += 1

@@ -170,17 +170,19 @@ def _best_fill(
         size, sums = hand.size, hand.sums
         if size > room or not sums:
             continue
-        waiting.work += room
-        for gb, way in sorted(best.items()):
-            before = way[0]
-            for count, cpu_more in enumerate(sums, 1):
+        waiting.budget -= room
+        for before, way in sorted(best.items()):
+            if before + size > room:
+                break
+            gb, cpu_before = before, way[0]
+            for cpu_more in sums:
                 gb += size
-                needed = before + cpu_more
+                needed = cpu_before + cpu_more
                 if gb > room or needed > cpu:
                     break
                 known = best.get(gb)
                 if known is None or needed < known[0]:
-                    best[gb] = (needed, hand, count, way)
+                    best[gb] = (needed, hand, (gb - before) // size, way)
     found: _Way | None = best[max(best)]
     while found is not None and found[1] is not None:
         yield found[1], found[2]

@@ -1,8 +1,8 @@
 """What greedy missed: pods that could be placed if others stood elsewhere or waited instead.
 
 Nodes are emptied of what this pass put there and filled anew, first one by one and then in pairs as
-the dice choose; a step that lowers the plan's worth is not taken. The budget is counted in work, so
-that the same input gives the same plan on a slow machine.
+the dice choose; a step that lowers the plan's worth is not taken. It ends when the budget of those
+who wait is spent, which is counted in work, so that a slow machine makes the same plan.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,6 @@ from planner.packing.refill import refill
 from planner.packing.shapes import Shape
 from planner.packing.waiting import Waiting
 
-BUDGET: Final = 3_000_000
-"""Cells of knapsacks that may be computed in one plan: a second or so on one core."""
-
 _FEW: Final = 32  # nodes on which a thorough search costs little
 _THROWS: Final = 500  # of the dice for them, in a round
 _THROWS_OF_MANY: Final = 125  # at least, and one for every node
@@ -28,28 +25,25 @@ _OTHERS: Final = 3  # nodes at most that they are filled anew beside
 _MUCH: Final = 200  # this part of what waits has to be fitted in, or it is not worth another round
 
 
-def improve(draft: Draft, numbers: Sequence[int], budget: int) -> int:
+def improve(draft: Draft, waiting: Waiting) -> None:
     """Fills every node anew, one by one, the most room first.
 
-    `numbers` are the units of the ranks that count so far. Returns what is left of the budget.
     A second sweep finds next to nothing that `shake` would not.
     """
-    waiting = Waiting(draft, numbers)
     for node in _with_room(_within_reach(waiting)):
-        if waiting.work > budget:
-            return 0
+        if waiting.budget < 0:
+            return
         step(draft, waiting, [node])
-    return budget - waiting.work
 
 
-def shake(draft: Draft, numbers: Sequence[int], budget: int, *, patient: bool) -> int:
-    """Fills some nodes anew that the dice choose, one of which has room; as `improve` otherwise.
+def shake(draft: Draft, waiting: Waiting, numbers: Sequence[int], *, patient: bool) -> None:
+    """Fills some nodes anew that the dice choose, one of which has room.
 
-    It finds what needs several pods to move at once. On many nodes pairs find most for the work,
-    and who is not patient ends a round in which many throws in a row gained nothing.
+    `numbers` are the units of the ranks that count so far. It finds what needs several pods to
+    move at once. On many nodes pairs find most for the work, and who is not patient ends a round
+    in which many throws in a row gained nothing.
     """
     dice = Random(0)  # noqa: S311  the same throws every time, so that plans are the same
-    waiting = Waiting(draft, numbers)
     nodes = _within_reach(waiting)
     few = len(nodes) <= _FEW
     throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
@@ -60,8 +54,8 @@ def shake(draft: Draft, numbers: Sequence[int], budget: int, *, patient: bool) -
         for throw in range(throws):
             if throw % len(nodes) == 0:
                 with_room = _with_room(nodes)
-            if not with_room or waiting.work > budget:
-                return max(0, budget - waiting.work)
+            if not with_room or waiting.budget < 0:
+                return
             first = dice.choice(with_room)
             beside = dice.sample(nodes, min(len(nodes), dice.randint(1, others)))
             chosen = [first, *(node for node in beside if node is not first)]
@@ -70,7 +64,6 @@ def shake(draft: Draft, numbers: Sequence[int], budget: int, *, patient: bool) -
                 break
         if not _much_gained(draft, numbers, before):
             break
-    return max(0, budget - waiting.work)
 
 
 def _much_gained(draft: Draft, numbers: Sequence[int], before: Worth) -> bool:

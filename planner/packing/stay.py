@@ -18,7 +18,7 @@ from planner.packing.shapes import Shape
 
 
 def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
-    """Seats units where their pods were planned or nominated.
+    """Seats units, of which nothing is seated, where their pods were planned or nominated.
 
     The others are returned, and those of which further pods wait.
     A pod that wants to be near another comes in once that one is there.
@@ -28,6 +28,8 @@ def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
     # Of most units nobody has been placed before, which is told at once.
     turn = [n for n in numbers if known or len(units[n].pods) > 1 or units[n].pods[0].nominated]
     turn = [number for number in turn if _has_home(draft, number)]
+    if not turn:
+        return numbers
     while came := [number for number in turn if _stay(draft, number)]:
         there = set(came)
         turn = [n for n in turn if n not in there and draft.may_come_to_fit(n)]

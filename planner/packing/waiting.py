@@ -16,34 +16,32 @@ Entry = tuple[int, int]
 class Waiting:
     """The movable units of a draft that are not placed, by rank, size, and where they may go.
 
-    `work` counts the cells of knapsacks that were computed for them.
+    `budget` is how many cells of knapsacks may still be computed for them.
     """
 
-    def __init__(self, draft: Draft, numbers: Iterable[int]) -> None:
+    def __init__(self, draft: Draft, numbers: Iterable[int], budget: int) -> None:
         self._draft = draft
         self._lists: list[dict[int, dict[Pool, list[Entry]]]] = [{} for _ in range(draft.ranks)]
+        self._places: dict[int, tuple[list[Entry], Entry]] = {}
         self.movable: dict[int, Shape] = {}
-        self.work = 0
+        self.budget = budget
         for number in numbers:
             if draft.is_movable(number):
-                self.movable[number] = draft.ledger.shape(draft.units[number].pods[0])
+                shape = self.movable[number] = draft.ledger.shape(draft.units[number].pods[0])
+                by_pool = self._lists[draft.rank[number]].setdefault(shape.largest, {})
+                entries = by_pool.setdefault(shape.pool, [])
+                self._places[number] = entries, (max(shape.cpu, 0), number)
                 if not draft.seated[number]:
                     self.add(number)
 
     def add(self, number: int) -> None:
-        insort(self._list(number), (max(self.movable[number].cpu, 0), number))
+        insort(*self._places[number])
 
     def discard(self, number: int) -> None:
-        entries = self._list(number)
-        entry = (max(self.movable[number].cpu, 0), number)
+        entries, entry = self._places[number]
         at = bisect_left(entries, entry)
         if at < len(entries) and entries[at] == entry:
             del entries[at]
-
-    def _list(self, number: int) -> list[Entry]:
-        shape = self.movable[number]
-        by_pool = self._lists[self._draft.rank[number]].setdefault(shape.largest, {})
-        return by_pool.setdefault(shape.pool, [])
 
     def pools(self) -> set[Pool]:
         """Where those who wait may go."""

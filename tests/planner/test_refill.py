@@ -19,7 +19,7 @@ def drafted(snapshot: Snapshot, pods: list[Pod], first: int) -> Draft:
 
 def stepped(draft: Draft) -> bool:
     """One step on the first node."""
-    return step(draft, Waiting(draft, range(len(draft.units))), draft.ledger.nodes[:1])
+    return step(draft, Waiting(draft, range(len(draft.units)), 1000), draft.ledger.nodes[:1])
 
 
 def where(draft: Draft) -> dict[str, str]:
