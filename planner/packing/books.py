@@ -27,11 +27,10 @@ class GpuBook:
     and nobody has claimed. `room` is what is neither used nor claimed, so a free slice is part of
     it: it goes when its memory is needed. `uncarved` is room beside all that stands, `reclaimable`
     the largest slice that could stand here if every free one went; both are 0 when another slice
-    would be one too many. `carved` counts the claims that no free slice meets.
+    would be one too many.
     """
 
     __slots__ = (
-        "carved",
         "claims",
         "closed",
         "count",
@@ -62,10 +61,10 @@ class GpuBook:
             count += number
         self.room, self.count = room, count  # used and claimed
         node.room += room
-        self.carved = 0
         self.closed = False  # reserved: nobody gets anything here any more
         self.reclaimable = self.uncarved = room if count < limit else 0
         if gpu.free:
+            node.standing = True
             self.free = {size: number for size, number in gpu.free.items() if number > 0}
             self.free_gb = sum(size * number for size, number in self.free.items())
             self.free_count = sum(self.free.values())
@@ -98,7 +97,7 @@ class GpuBook:
     def claim(self, size: SliceSize) -> None:
         """Gives a slice of the size to a pod; the caller has seen that there is room."""
         node = self.node
-        self.room -= size
+        self.room = room = self.room - size
         node.room -= size
         self.count += 1
         if self.claims:
@@ -108,9 +107,11 @@ class GpuBook:
         if size in self.free:
             self._set_free(size, self.free[size] - 1)
         else:
-            self.carved += 1
             node.carved += 1
-        self._settle()
+        if self.free or self.closed or self.count >= self.limit:
+            self._settle()
+        else:
+            self.reclaimable = self.uncarved = room
 
     def unclaim(self, size: SliceSize) -> None:
         """Takes one claim of the size back."""
@@ -119,7 +120,6 @@ class GpuBook:
         self.count -= 1
         left = self.claims[size] - 1
         if left >= self.start.free.get(size, 0):
-            self.carved -= 1
             self.node.carved -= 1
         else:
             self._set_free(size, self.free.get(size, 0) + 1)
@@ -154,6 +154,11 @@ class GpuBook:
             total[size] -= 1
         return {size: number for size, number in total.items() if number > 0}
 
+    def carved(self) -> int:
+        """How many claims no free slice meets."""
+        taken = sum(number for number in self.start.free.values() if number > 0) - self.free_count
+        return sum(self.claims.values()) - taken
+
     def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
         """The free slices that have to go for what is claimed: as few as possible.
 
@@ -162,7 +167,7 @@ class GpuBook:
         """
         lacking = self.free_gb - self.room
         too_many = self.count + self.free_count - self.limit
-        if not self.carved or (lacking <= 0 and too_many <= 0):
+        if not self.carved() or (lacking <= 0 and too_many <= 0):
             return []
         left = [size for size, number in self.free.items() for _ in range(number)]
         left.sort(key=lambda size: (wanted.get(size, 0) > 0, size))
@@ -191,7 +196,8 @@ def _needed(chosen: Sequence[SliceSize], lacking: int, too_many: int) -> list[Sl
 
 
 class NodeBook:
-    """One node in a pass: what is left of it, and its GPUs. `carved` sums its GPUs' `carved`."""
+    """One node in a pass: what is left of it, and its GPUs. `carved` counts the
+    claims on them that no free slice meets: with one, it is written."""
 
     __slots__ = (
         "carved",
@@ -207,6 +213,7 @@ class NodeBook:
         "pools",
         "ports",
         "room",
+        "standing",
         "state",
     )
 
@@ -223,6 +230,7 @@ class NodeBook:
         self.pools: list[Pool] = []  # where its GPUs are indexed
         self.carved = 0
         self.room = 0  # gb, of all GPUs
+        self.standing = False  # whether anything that nobody has stood there from the start
         self.level = 0  # how much it has left compared with what pods ask for (pools.Levels)
 
     def sketch(self) -> "NodeBook":

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from planner.packing.books import GpuBook
-from planner.packing.greedy import Choose, seat_pod, seat_unit
+from planner.packing.greedy import Choose, seat_group, seat_pod
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
 from planner.packing.pools import tightest
@@ -19,17 +19,18 @@ Worth = tuple[int, ...]
 class Arrangement(NamedTuple):
     """How units were seated, by number; and who came late then, in the order in which they came."""
 
-    seated: dict[int, list[Seating]]
+    seated: dict[int, Sequence[Seating]]
     late: tuple[int, ...]
 
 
 class Draft:
-    """Units by number, in planned order, with their seatings; [] for a unit that is not placed."""
+    """Units by number, in planned order, with their seatings; () for a unit that is not placed."""
 
     def __init__(self, ledger: Ledger, units: Sequence[Unit]) -> None:
         self.ledger = ledger
         self.units = units
-        self.seated: list[list[Seating]] = [[] for _ in units]
+        self.seated: list[Sequence[Seating]] = [()] * len(units)
+        self._groups = [number for number, unit in enumerate(units) if len(unit.pods) > 1]
         self.rank: list[int] = []
         self.ranks = 0
         for _, alike in groupby(units, key=attrgetter("rank")):
@@ -41,13 +42,19 @@ class Draft:
 
     def place(self, number: int, choose: Choose = tightest) -> bool:
         """Seats the unit where it fits best, or what is left of it; whether any of it is seated."""
+        unit = self.units[number]
         if self.seated[number]:
             self._top_up(number, choose)
             return True
-        seated = seat_unit(self.ledger, self.units[number], choose)
-        if seated:
-            self.note(number, seated)
-        return bool(seated)
+        if len(unit.pods) == unit.needed == 1:
+            seating = seat_pod(self.ledger, unit.pods[0], choose)
+            if seating is None:
+                return False
+            self.seated[number] = (seating,)
+            self.on[seating.node.order][number] = None
+            return True
+        self.note(number, seat_group(self.ledger, unit, choose))
+        return bool(self.seated[number])
 
     def _top_up(self, number: int, choose: Choose) -> None:
         """Seats further pods of a unit that has the pods it needs."""
@@ -81,9 +88,9 @@ class Draft:
         shape = self.ledger.shape(pod)
         self.note(number, [self.ledger.seat(pod, shape, gpu.node, (gpu,))])
 
-    def take_back(self, number: int) -> list[Seating]:
+    def take_back(self, number: int) -> Sequence[Seating]:
         """Unseats a unit; what `restore` and `try_again` bring back."""
-        seated, self.seated[number] = self.seated[number], []
+        seated, self.seated[number] = self.seated[number], ()
         self.late.pop(number, None)
         for seating in seated:
             self.ledger.unseat(seating)
@@ -109,7 +116,7 @@ class Draft:
         self.note(number, again)
         return True
 
-    def note(self, number: int, seated: list[Seating]) -> None:
+    def note(self, number: int, seated: Sequence[Seating]) -> None:
         """Takes down how a unit was seated."""
         self.seated[number] = seated
         for seating in seated:
@@ -169,10 +176,7 @@ class Draft:
 
     def has_gaps(self) -> bool:
         """Whether of some unit not all pods are seated that could be."""
-        return any(
-            0 < len(seated) < len(unit.pods)
-            for seated, unit in zip(self.seated, self.units, strict=True)
-        )
+        return any(self.seated[number] and self.is_lacking(number) for number in self._groups)
 
 
 def _have_room(seating: Seating) -> bool:

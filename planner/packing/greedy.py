@@ -19,11 +19,8 @@ Choose = Callable[[Iterator[GpuBook], Shape], GpuBook | None]
 """Picks a GPU whose node fits the shape, out of GPUs with room for its largest slice."""
 
 
-def seat_unit(ledger: Ledger, unit: Unit, choose: Choose = tightest) -> list[Seating]:
+def seat_group(ledger: Ledger, unit: Unit, choose: Choose = tightest) -> list[Seating]:
     """Seats as many of the unit's pods as fit, at least `needed`; else none, and [] is returned."""
-    if len(unit.pods) == 1 and unit.needed == 1:
-        seating = seat_pod(ledger, unit.pods[0], choose)
-        return [] if seating is None else [seating]
     if len(unit.pods) < unit.needed:
         return []
     seated = _seat_enough(ledger, unit.pods, unit.needed, choose)

@@ -42,7 +42,8 @@ class Ledger:
         self._table = ShapeTable(self.relations)
         self._shapes = {id(pod): self._table.of(pod) for pod in pending}
         self.wanted = _wanted(self._shapes.values())
-        self.standing = any(gpu.free_count for node in self.nodes for gpu in node.gpus)
+        self.homes = bool(snapshot.planned) or any(pod.nominated for pod in pending)
+        self.standing = any(node.standing for node in self.nodes)
         self._index(self._table.shapes)
 
     def _index(self, shapes: list[Shape]) -> None:

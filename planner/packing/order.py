@@ -53,9 +53,10 @@ def units_of(pending: Iterable[Pod], snapshot: Snapshot) -> list[Unit]:
         if pod.group:
             groups.setdefault(pod.group_key, []).append(pod)
         else:
-            aged = "" < pod.created <= aged_until
+            created = pod.created
+            aged = "" < created <= aged_until
             rank = -pod.priority, not aged
-            reserves = aged and pod.created > spent_until
+            reserves = aged and created > spent_until
             units.append(Unit((pod,), ranks.setdefault(rank, rank), 1, reserves))
     for key, pods in groups.items():
         pods.sort(key=planned_order)

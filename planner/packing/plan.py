@@ -5,10 +5,9 @@ somebody out who could be placed otherwise, other orders are tried and nodes are
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Final
 
 from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
@@ -41,19 +40,12 @@ def plan(snapshot: Snapshot, pending: Iterable[Pod], *, solver: bool = False) ->
     they are; used slices are never touched. `solver` needs the extra of that name.
     """
     pods = [pod for pod in pending if pod.seats]
-    with _no_collections():
-        return _Packing(snapshot, pods, solver=solver).run()
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """What a pass makes lives until its end: looking for garbage meanwhile costs a third more."""
-    was_on = gc.isenabled()
-    gc.disable()
+    collecting = gc.isenabled()
+    gc.disable()  # what a pass makes lives until its end: to look for garbage costs a third more
     try:
-        yield
+        return _Packing(snapshot, pods, solver=solver).run()
     finally:
-        if was_on:
+        if collecting:
             gc.enable()
 
 
@@ -231,10 +223,12 @@ class _Packing:
     def _result(self) -> Plan:
         """The draft as it stands, in planned order."""
         draft, ledger = self._draft, self._draft.ledger
-        on_time = (number for number in range(len(draft.units)) if number not in draft.late)
+        everyone = range(len(draft.units))
+        late = draft.late
+        order = [*(n for n in everyone if n not in late), *late] if late else everyone
         inquest = Inquest(ledger)
         placements, refusals = [], []
-        for number in chain(on_time, draft.late):
+        for number in order:
             pods, seatings = draft.units[number].pods, draft.seated[number]
             if len(pods) == len(seatings) == 1:
                 placements.append(seatings[0].placement)

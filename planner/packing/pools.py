@@ -15,7 +15,6 @@ from planner.packing.books import GpuBook, NodeBook
 from planner.packing.shapes import Shape
 
 _CUTS: Final = 8  # levels that tell nodes apart, beside the lowest
-_NONE: Final[dict[int, GpuBook]] = {}
 _LOOK: Final = 4  # how many GPUs are compared with the first that fits
 _FEW: Final = 32  # so many GPUs are quicker to look through than to keep in an index
 
@@ -74,6 +73,16 @@ _Bucket = dict[GpuBook, None]
 at once, but its first only past all that have gone."""
 
 
+_NONE: Final[_Bucket] = {}
+
+
+def _leave(bucket: _Bucket, gpu: GpuBook) -> None:
+    if gpu is next(reversed(bucket)):
+        bucket.popitem()
+    else:
+        del bucket[gpu]
+
+
 class _Index:
     """GPUs by an amount of gb, and those of one amount by level.
 
@@ -91,19 +100,31 @@ class _Index:
         lowest = every // ((1 << levels) - 1)  # a bit for each amount
         self._above = [every - lowest * ((1 << level) - 1) for level in range(levels)]
 
+    def fill(self, nodes: Sequence[NodeBook]) -> None:
+        """Adds all GPUs of the nodes by what is uncarved; of like ones the first is taken first."""
+        levels, buckets = self._levels, self._buckets
+        for node in reversed(nodes):
+            level = node.level
+            for gpu in reversed(node.gpus):
+                if gpu.uncarved > 0:
+                    place = gpu.uncarved * levels + level
+                    if place in buckets:
+                        buckets[place][gpu] = None
+                    else:
+                        buckets[place] = {gpu: None}
+        self._mask = sum(1 << place for place in buckets)
+
     def move(self, gpu: GpuBook, level: int, before: int, after: int) -> None:
         """Has a GPU where the other amount belongs; one of 0 or less belongs nowhere."""
         buckets = self._buckets
         if before > 0:
             place = before * self._levels + level
             bucket = buckets[place]
-            if len(bucket) == 1:
+            if len(bucket) > 1:
+                _leave(bucket, gpu)
+            else:
                 del buckets[place]
                 self._mask ^= 1 << place
-            elif gpu is next(reversed(bucket)):
-                bucket.popitem()
-            else:
-                del bucket[gpu]
         if after > 0:
             place = after * self._levels + level
             if place in buckets:
@@ -131,33 +152,21 @@ class _Index:
             yield from reversed(self._buckets[place])
 
     def tightest(self, shape: Shape) -> GpuBook | None:
-        """`tightest` of `walk` in one go: every pod asks for it, most of them for nothing else."""
+        """`tightest` of `walk`, quicker: most pods ask for it once and get the first that fits."""
         cpu, memory, plain = shape.cpu, shape.memory, shape.plain
-        first: GpuBook | None = None
-        tight = looked = 0
         place = shape.largest * self._levels - 1
         rest = (self._mask & self._above[shape.level]) >> place + 1
         while rest:
             step = (rest & -rest).bit_length()
             place += step
-            rest >>= step
-            if first is not None and place // self._levels != tight:
-                return first
             for gpu in reversed(self._buckets[place]):
                 node = gpu.node
-                if first is not None:
-                    looked += 1
-                    if looked > _LOOK:
-                        return first
-                    if not node.carved:
-                        continue
-                if node.cpu >= cpu and node.memory >= memory and node.pods > 0:
-                    if not plain and shape.refused_by(node) is not None:
-                        continue
-                    if node.carved:
-                        return gpu
-                    first, tight = gpu, gpu.uncarved
-        return first
+                if node.cpu < cpu or node.memory < memory or node.pods < 1:
+                    continue
+                if plain or shape.refused_by(node) is None:
+                    return gpu if node.carved else tightest(self.walk(shape), shape)
+            rest >>= step
+        return None
 
 
 class Pool:
@@ -169,24 +178,29 @@ class Pool:
         self.orders = frozenset(node.order for node in nodes)
         self.gpus = [gpu for node in nodes for gpu in node.gpus]
         self._few = len(self.gpus) <= _FEW
-        most = max((gpu.reclaimable for gpu in self.gpus), default=0)
+        most = 0 if self._few else max(gpu.reclaimable for gpu in self.gpus)
         self.uncarved = _Index(levels, most)
         self._reclaimable = _Index(levels, most)
-        self._free: dict[SliceSize, dict[int, GpuBook]] = {}
+        self._free: dict[SliceSize, _Bucket] = {}
         if not self._few:
             for node in nodes:
                 node.pools.append(self)
+            self.uncarved.fill(nodes)
             for gpu in reversed(self.gpus):
-                self.add(gpu)
+                if gpu.free:
+                    self._add_standing(gpu)
 
     def add(self, gpu: GpuBook) -> None:
         """Indexes a GPU as it is now."""
-        level = gpu.node.level
-        self.uncarved.move(gpu, level, 0, gpu.uncarved)
-        if gpu.free_count and not gpu.closed:
-            self._reclaimable.move(gpu, level, 0, gpu.reclaimable)
+        self.uncarved.move(gpu, gpu.node.level, 0, gpu.uncarved)
+        if gpu.free:
+            self._add_standing(gpu)
+
+    def _add_standing(self, gpu: GpuBook) -> None:
+        if not gpu.closed:
+            self._reclaimable.move(gpu, gpu.node.level, 0, gpu.reclaimable)
             for size in gpu.free:
-                self._free.setdefault(size, {})[gpu.order] = gpu
+                self._free.setdefault(size, {})[gpu] = None
 
     def remove(self, gpu: GpuBook) -> None:
         """Takes a GPU out that is as it was when it was added."""
@@ -195,7 +209,7 @@ class Pool:
         if gpu.free_count and not gpu.closed:
             self._reclaimable.move(gpu, level, gpu.reclaimable, 0)
             for size in gpu.free:
-                del self._free[size][gpu.order]
+                _leave(self._free[size], gpu)
 
     def with_free(self, shape: Shape) -> Iterator[GpuBook]:
         """GPUs where a slice of the shape's largest size stands and is nobody's."""
@@ -204,7 +218,7 @@ class Pool:
         if self._few:
             gpus = [gpu for gpu in self.gpus if size in gpu.free]
         else:
-            gpus = self._free.get(size, _NONE).values()
+            gpus = reversed(self._free.get(size, _NONE))
         # It stands there only as long as its memory was not given away.
         return (gpu for gpu in gpus if gpu.reclaimable >= size)
 

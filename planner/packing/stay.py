@@ -24,12 +24,9 @@ def stay(draft: Draft, numbers: Iterable[int]) -> list[int]:
     A pod that wants to be near another comes in once that one is there.
     """
     numbers = list(numbers)
-    units, known = draft.units, bool(draft.ledger.planned)
-    # Of most units nobody has been placed before, which is told at once.
-    turn = [n for n in numbers if known or len(units[n].pods) > 1 or units[n].pods[0].nominated]
-    turn = [number for number in turn if _has_home(draft, number)]
-    if not turn:
+    if not draft.ledger.homes:
         return numbers
+    turn = [number for number in numbers if _has_home(draft, number)]
     while came := [number for number in turn if _stay(draft, number)]:
         there = set(came)
         turn = [n for n in turn if n not in there and draft.may_come_to_fit(n)]

@@ -1,0 +1,107 @@
+"""The index of many GPUs finds what looking at every GPU finds, whatever was seated and unseated.
+
+Small clusters are looked through without an index, so most other tests do not come by here.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpslice.nodelayout import Slices
+from mpslice.slices import SliceSize
+from planner.model import NodeState, Pod, Resources, Snapshot
+from planner.packing.books import GpuBook
+from planner.packing.greedy import seat_pod
+from planner.packing.ledger import Ledger, Seating
+from planner.packing.shapes import Shape
+from tests.planner.test_packing import node, pod
+
+GB = 1 << 30
+
+
+def cluster(dice: Random, *, standing: bool) -> Snapshot:
+    """44 GPUs, more than are looked through, on nodes that have more and less CPU and memory."""
+    return Snapshot(tuple(_node(f"n{number:02}", dice, standing=standing) for number in range(11)))
+
+
+def _node(name: str, dice: Random, *, standing: bool) -> NodeState:
+    free: dict[int, Slices] = {
+        index: {SliceSize(dice.choice([5, 10, 20])): 1} for index in range(4) if dice.random() < 0.5
+    }
+    idle = Resources(cpu_milli=dice.choice([0, 4_000, 32_000]), memory=dice.choice([8, 64]) * GB)
+    capacities = [dice.choice([24, 40, 80]) for _ in range(4)]
+    return node(name, *capacities, free=free if standing else {}, idle=idle)
+
+
+def pods_of(dice: Random) -> list[Pod]:
+    return [
+        pod(
+            f"p{number:02}",
+            dice.choice([5, 10, 20, 24, 40, 80]),
+            requests=Resources(
+                cpu_milli=dice.choice([0, 500, 2_000, 4_000]), memory=dice.choice([0, 1, 4]) * GB
+            ),
+        )
+        for number in range(40)
+    ]
+
+
+@given(seed=st.integers(0, 2**32), standing=st.booleans(), steps=st.integers(0, 60))
+def test_index_finds_what_looking_at_every_gpu_finds(seed: int, standing: bool, steps: int) -> None:
+    dice = Random(seed)
+    pods = pods_of(dice)
+    ledger = Ledger(cluster(dice, standing=standing), pods)
+    seated: list[Seating] = []
+    for _ in range(steps):
+        if seated and dice.random() < 0.4:
+            ledger.unseat(seated.pop(dice.randrange(len(seated))))
+        elif (seating := seat_pod(ledger, dice.choice(pods))) is not None:
+            seated.append(seating)
+    for shape in ledger.shapes:
+        agrees(ledger, shape)
+
+
+def agrees(ledger: Ledger, shape: Shape) -> None:
+    every = [gpu for each in ledger.nodes for gpu in each.gpus]
+    size, pool = shape.largest, shape.pool
+
+    def having(room: Callable[[GpuBook], int]) -> set[GpuBook]:
+        return {gpu for gpu in every if room(gpu) >= size and shape.fits(gpu.node)}
+
+    uncarved = [gpu for gpu in pool.with_uncarved(shape) if shape.fits(gpu.node)]
+    assert set(uncarved) == having(lambda gpu: gpu.uncarved)
+    assert [gpu.uncarved for gpu in uncarved] == sorted(gpu.uncarved for gpu in uncarved)
+    with_reclaimable = [gpu for gpu in pool.with_reclaimable(shape) if shape.fits(gpu.node)]
+    assert set(with_reclaimable) == having(lambda gpu: gpu.reclaimable if gpu.free_count else 0)
+    free = [gpu for gpu in pool.with_free(shape) if shape.fits(gpu.node)]
+    assert set(free) == having(lambda gpu: gpu.reclaimable if size in gpu.free else 0)
+    best = pool.tightest(shape)
+    assert (best is None) == (not uncarved)
+    if best is not None:
+        assert best in uncarved
+        assert best.uncarved == uncarved[0].uncarved
+
+
+def test_of_gpus_as_tight_one_on_a_node_that_is_written_anyway_is_taken() -> None:
+    nodes = tuple(node(f"n{number:02}", *[80] * 4) for number in range(10))
+    first, second = pod("a", 10), pod("b", 80)
+    ledger = Ledger(Snapshot(nodes), [first, second])
+    written = ledger.nodes[1]
+    ledger.seat(first, ledger.shape(first), written, (written.gpus[0],))
+    seating = seat_pod(ledger, second)
+    assert seating is not None
+    assert seating.node is written
+
+
+def test_of_gpus_as_tight_the_one_that_was_touched_last_is_taken() -> None:
+    nodes = tuple(node(f"n{number:02}", *[80] * 4) for number in range(10))
+    pods = [pod("a", 10), pod("b", 10), pod("c", 70)]
+    ledger = Ledger(Snapshot(nodes), pods)
+    for each, number in zip(pods[:2], (7, 3), strict=True):
+        chosen = ledger.nodes[number]
+        ledger.seat(each, ledger.shape(each), chosen, (chosen.gpus[0],))
+    seating = seat_pod(ledger, pods[2])
+    assert seating is not None
+    assert seating.node.name == "n03"
