@@ -6,6 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from planner.model import Pod
 from planner.packing.books import GpuBook
 from planner.packing.greedy import Choose, seat_group, seat_pod
 from planner.packing.ledger import Ledger, Seating
@@ -125,22 +126,20 @@ class Draft:
     def is_free_standing(self, number: int) -> bool:
         """Whether it is a lone pod, of no group that waits, on whose place no other's depends."""
         unit = self.units[number]
-        return len(unit.pods) == 1 and unit.needed <= 1 and not self.is_related(number)
+        if len(unit.pods) > 1 or unit.needed > 1:
+            return False
+        return not self.ledger.relations.active or not self._is_related(unit.pods[0])
 
-    def is_related(self, number: int) -> bool:
-        """Whether a pod's place depends on where others are, or theirs on its."""
-        relations, shape = self.ledger.relations, self.ledger.shape
-        return relations.active and any(
-            relations.counts(pod) or shape(pod).relations is not None
-            for pod in self.units[number].pods
-        )
+    def _is_related(self, pod: Pod) -> bool:
+        """Whether the pod's place depends on where others are, or theirs on its."""
+        ledger = self.ledger
+        return ledger.relations.counts(pod) or ledger.shape(pod).relations is not None
 
     def is_movable(self, number: int) -> bool:
         """Whether a search may seat the unit elsewhere or not at all: a lone pod with one slice."""
-        if number in self.fixed:
+        if number in self.fixed or not self.is_free_standing(number):
             return False
-        shape = self.ledger.shape(self.units[number].pods[0])
-        return shape.single and self.is_free_standing(number)
+        return self.ledger.shape(self.units[number].pods[0]).single
 
     def clear(self, numbers: Iterable[int]) -> Arrangement:
         """Unseats units; what `rearrange` brings back."""
@@ -149,8 +148,10 @@ class Draft:
 
     def rearrange(self, arrangement: Arrangement) -> None:
         """Seats units exactly as they were, wherever they are now."""
-        self.clear(arrangement.seated)
-        for number, seated in arrangement.seated.items():
+        then = arrangement.seated.items()
+        moved = [(number, seated) for number, seated in then if self.seated[number] is not seated]
+        self.clear(number for number, _ in moved)
+        for number, seated in moved:
             self.restore(number, seated)
         self.come_late(arrangement.late, arrangement.seated)
 

@@ -23,6 +23,9 @@ def _fill(draft: Draft, waiting: Sequence[int], lower: Sequence[int]) -> None:
 
     Where all together is worth no more then, everybody stays where they are.
     """
+    if not lower:
+        draft.fill(waiting)
+        return
     everyone, there = range(len(draft.units)), set(waiting)
     before, kept = draft.worth(everyone), draft.arrangement({*there, *lower})
     held = draft.clear(number for number in lower if number not in there)

@@ -11,7 +11,7 @@ from planner.feasibility.relations import RelationBook
 from planner.model import Cause, Constraints, Layout, Placement, Pod, Snapshot
 from planner.packing.books import NOTHING, GpuBook, NodeBook
 from planner.packing.pools import Levels, Pool
-from planner.packing.shapes import Shape, ShapeTable
+from planner.packing.shapes import Shape, shapes_of
 
 
 @dataclass(slots=True, eq=False)  # frozen it would take three times as long to make
@@ -27,7 +27,8 @@ class Seating:
     def placement(self) -> Placement:
         gpus = self.gpus
         uuids = (gpus[0].uuid,) if len(gpus) == 1 else tuple([gpu.uuid for gpu in gpus])
-        return Placement(self.pod, self.node.name, uuids)
+        # As Placement(…) does it, without its detour through Python: it is done for every pod.
+        return tuple.__new__(Placement, (self.pod, self.node.name, uuids))
 
 
 class Ledger:
@@ -39,12 +40,12 @@ class Ledger:
         self.epoch = 0  # within one, room only shrinks
         self.planned = snapshot.planned
         self.relations = RelationBook(snapshot, pending)
-        self._table = ShapeTable(self.relations)
-        self._shapes = {id(pod): self._table.of(pod) for pod in pending}
+        self._shapes = shapes_of(pending, self.relations)
+        self.shapes = [*dict.fromkeys(self._shapes.values())]
         self.wanted = _wanted(self._shapes.values())
         self.homes = bool(snapshot.planned) or any(pod.nominated for pod in pending)
         self.standing = any(node.standing for node in self.nodes)
-        self._index(self._table.shapes)
+        self._index(self.shapes)
 
     def _index(self, shapes: list[Shape]) -> None:
         self._levels = Levels(shapes)
@@ -61,17 +62,12 @@ class Ledger:
                 pools[key] = Pool(nodes, self._levels.count)
             shape.pool = pools[key]
 
-    @property
-    def shapes(self) -> Sequence[Shape]:
-        """The shapes of all pending pods."""
-        return self._table.shapes
-
     def node(self, name: str) -> NodeBook | None:
         """The node of the name, if there is such a labelled one."""
         return self.reach.by_name.get(name)
 
     def shape(self, pod: Pod) -> Shape:
-        """The shape of a pending pod, which is known by identity: that is told most quickly."""
+        """The shape of a pending pod."""
         return self._shapes[id(pod)]
 
     def seat(self, pod: Pod, shape: Shape, node: NodeBook, gpus: tuple[GpuBook, ...]) -> Seating:

@@ -135,11 +135,10 @@ class _Packing:
             if self._consult_solver(numbers):
                 return
             waiting = Waiting(draft, numbers, self._budget)
-        before, kept = draft.worth(numbers), draft.arrangement(numbers)
-        shake(draft, waiting, numbers, patient=self._solver)
-        self._budget = max(0, waiting.budget)
-        if draft.worth(numbers) == before:
+        kept = draft.arrangement(numbers)
+        if not shake(draft, waiting, numbers, patient=self._solver):
             draft.rearrange(kept)  # moved for nothing
+        self._budget = max(0, waiting.budget)
 
     def _improve(self, numbers: Sequence[int]) -> Waiting:
         """Fills nodes anew; returns who waits then."""

@@ -20,9 +20,12 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     Who keeps to an earlier plan is left where it is: a little more worth would move everybody.
     """
     free = [number for number in numbers if number not in draft.fixed]
+    runs = _runs(draft, free)
+    if not runs:
+        return
     best, kept = draft.worth(free), draft.arrangement(free)
-    better = True  # than all before, so that it can stay
-    for order, choose in _runs(draft, free):
+    better = False  # than all before, so that it can stay
+    for order, choose in runs:
         draft.clear(free)
         draft.fill(order, choose)
         worth = draft.worth(free)

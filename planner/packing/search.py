@@ -20,7 +20,7 @@ from planner.packing.waiting import Waiting
 _FEW: Final = 32  # nodes on which a thorough search costs little
 _THROWS: Final = 500  # of the dice for them, in a round
 _THROWS_OF_MANY: Final = 125  # at least, and one for every node
-_VAIN: Final = 20  # throws in a row that gain nothing end a round; one for every ten nodes, if more
+_VAIN: Final = 12  # throws in a row that gain nothing end a round; one for every ten nodes, if more
 _OTHERS: Final = 3  # nodes at most that they are filled anew beside
 _MUCH: Final = 200  # this part of what waits has to be fitted in, or it is not worth another round
 
@@ -30,46 +30,47 @@ def improve(draft: Draft, waiting: Waiting) -> None:
 
     A second sweep finds next to nothing that `shake` would not.
     """
-    for node in _with_room(_within_reach(waiting)):
+    for node in _with_room(_within_reach(draft, waiting)):
         if waiting.budget < 0:
             return
         step(draft, waiting, [node])
 
 
-def shake(draft: Draft, waiting: Waiting, numbers: Sequence[int], *, patient: bool) -> None:
-    """Fills some nodes anew that the dice choose, one of which has room.
+def shake(draft: Draft, waiting: Waiting, numbers: Sequence[int], *, patient: bool) -> bool:
+    """Fills some nodes anew that the dice choose, one of which has room; whether that gained a gb.
 
     `numbers` are the units of the ranks that count so far. It finds what needs several pods to
     move at once. On many nodes pairs find most for the work, and who is not patient ends a round
     in which many throws in a row gained nothing.
     """
     dice = Random(0)  # noqa: S311  the same throws every time, so that plans are the same
-    nodes = _within_reach(waiting)
+    nodes = _within_reach(draft, waiting)
     few = len(nodes) <= _FEW
     throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
     patience = throws if few or patient else max(_VAIN, len(nodes) // 10)
-    while nodes:
-        before = draft.worth(numbers)
+    at_first = before = draft.worth(numbers)
+    while nodes and waiting.budget >= 0:
         vain = 0
         for throw in range(throws):
             if throw % len(nodes) == 0:
                 with_room = _with_room(nodes)
             if not with_room or waiting.budget < 0:
-                return
+                break
             first = dice.choice(with_room)
             beside = dice.sample(nodes, min(len(nodes), dice.randint(1, others)))
             chosen = [first, *(node for node in beside if node is not first)]
             vain = 0 if step(draft, waiting, chosen, dice) else vain + 1
             if vain == patience:
                 break
-        if not _much_gained(draft, numbers, before):
+        then, before = before, draft.worth(numbers)
+        if not _much_gained(draft, numbers, then, before):
             break
+    return before > at_first
 
 
-def _much_gained(draft: Draft, numbers: Sequence[int], before: Worth) -> bool:
+def _much_gained(draft: Draft, numbers: Sequence[int], before: Worth, after: Worth) -> bool:
     """Whether the first rank that changed got in as large a part of what waits as is worth it."""
-    pairs = zip(before, draft.worth(numbers), strict=True)
-    gained = next((now - then for then, now in pairs if now != then), 0)
+    gained = next((now - then for then, now in zip(before, after, strict=True) if now != then), 0)
     waiting = sum(draft.units[number].gb for number in numbers if not draft.seated[number])
     return gained * _MUCH > waiting
 
@@ -95,9 +96,15 @@ def _room_at_start(node: NodeBook, index: int) -> int:
     return 0 if gpu.closed else gpu.room + sum(size * n for size, n in gpu.claims.items())
 
 
-def _within_reach(waiting: Waiting) -> list[NodeBook]:
-    """Nodes that somebody who waits may use."""
-    nodes = {node.order: node for pool in waiting.pools() for node in pool.nodes}
+def _within_reach(draft: Draft, waiting: Waiting) -> list[NodeBook]:
+    """Nodes that somebody who waits may use, and on which anybody could be seated or is."""
+    least = waiting.least_cpu()
+    nodes = {
+        node.order: node
+        for pool in waiting.pools()
+        for node in pool.nodes
+        if draft.on[node.order] or max(node.cpu, 0) >= least
+    }
     return [nodes[order] for order in sorted(nodes)]
 
 

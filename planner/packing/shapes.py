@@ -1,5 +1,6 @@
 """Pods that are alike: what decides where a pod fits, derived once for all pods of one shape."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mpslice.slices import SliceSize
@@ -105,19 +106,14 @@ class Shape:
             node.ports.difference_update(self.pod.ports)
 
 
-class ShapeTable:
-    """Finds each pod's shape. Records are compared field by field: hashing them whole is slower."""
+def shapes_of(pods: Iterable[Pod], relations: RelationBook) -> dict[int, Shape]:
+    """The shape of each pod, by its id(): that is told most quickly.
 
-    def __init__(self, relations: RelationBook) -> None:
-        self._relations = relations
-        self._known: dict[object, Shape] = {}
-
-    @property
-    def shapes(self) -> list[Shape]:
-        """All that were found, in the order of their first pods."""
-        return list(self._known.values())
-
-    def of(self, pod: Pod) -> Shape:
+    Records are compared field by field: hashing them whole is slower.
+    """
+    known: dict[object, Shape] = {}
+    found: dict[int, Shape] = {}
+    for pod in pods:
         wants, constraints = pod.requests, pod.constraints
         key = (
             pod.seats,
@@ -130,9 +126,10 @@ class ShapeTable:
             constraints.tolerations,
             pod.ports,
             pod.avoid,
-            self._relations.alike(pod) if self._relations.active else None,
+            relations.alike(pod) if relations.active else None,
         )
-        shape = self._known.get(key)
+        shape = known.get(key)
         if shape is None:
-            shape = self._known[key] = Shape(pod, self._relations)
-        return shape
+            shape = known[key] = Shape(pod, relations)
+        found[id(pod)] = shape
+    return found

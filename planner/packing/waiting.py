@@ -53,6 +53,10 @@ class Waiting:
             if entries
         }
 
+    def least_cpu(self) -> int:
+        """The least CPU that one of the movable units asks for, in thousandths."""
+        return min((entry[0] for _, entry in self._places.values()), default=0)
+
     def sizes(self, rank: int) -> list[int]:
         """Sizes of which somebody waits, the largest first."""
         waiting = self._lists[rank]

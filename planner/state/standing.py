@@ -60,6 +60,8 @@ class _Count:
         """Where a slice that was to go has been taken, not all that was to come has room: then
         nothing comes.
         """
+        if not self.free:
+            return
         number = sum(self.used.values()) + sum(self.free.values())
         if self.used_gb + self.free_gb > self.capacity or number > self.most:
             self.free, self.free_gb = _beside(self.used, self.shown)

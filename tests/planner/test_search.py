@@ -178,3 +178,19 @@ def test_a_node_where_a_pod_was_placed_in_vain_is_avoided() -> None:
         Snapshot((node("n1", 20), node("n2", 80))), [gated("p", 20, avoid=frozenset({"n1"}))]
     )
     assert where(made) == {"p": "n2"}
+
+
+def test_pod_goes_to_an_idle_node_too_small_for_the_one_that_waits() -> None:
+    nodes = (
+        node("n1", 40, idle=Resources(cpu_milli=4_000, memory=1 << 38)),
+        node("n2", 40, idle=Resources(cpu_milli=2_000, memory=1 << 38)),
+    )
+    first, light, heavy = (
+        pod(name, size, created=f"2026-01-01T00:00:0{turn}Z", requests=Resources(cpu_milli=cpu))
+        for turn, (name, size, cpu) in enumerate(
+            [("first", 5, 0), ("light", 10, 500), ("heavy", 10, 3_800)]
+        )
+    )
+    nodes_of = where(plan(Snapshot(nodes), [first, light, heavy]))
+    assert nodes_of["heavy"] == "n1"
+    assert nodes_of["light"] == "n2"
