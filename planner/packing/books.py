@@ -59,13 +59,14 @@ class GpuBook:
         for size, number in gpu.used.items():
             room -= size * number
             count += number
-        self.room, self.count = room, count  # used and claimed
+        self.room = room
+        self.count = count  # used and claimed
         node.room += room
         self.closed = False  # reserved: nobody gets anything here any more
         self.reclaimable = self.uncarved = room if count < limit else 0
         if gpu.free:
-            node.standing = True
             self.free = {size: number for size, number in gpu.free.items() if number > 0}
+            node.standing |= bool(self.free)
             self.free_gb = sum(size * number for size, number in self.free.items())
             self.free_count = sum(self.free.values())
             self._settle()
@@ -139,7 +140,9 @@ class GpuBook:
             del self.free[size]
 
     def layout(self, wanted: Mapping[SliceSize, int]) -> Slices:
-        """Every slice that is to exist here: used, claimed, and free ones that stay."""
+        """Every slice that is to exist here: used, claimed, and free ones that stay. Not to be
+        written into: where nothing changes it is the snapshot's own.
+        """
         used = self.start.used
         if not self.claims and not self.free:
             return used

@@ -118,8 +118,8 @@ class Draft:
         return True
 
     def note(self, number: int, seated: Sequence[Seating]) -> None:
-        """Takes down how a unit was seated."""
-        self.seated[number] = seated
+        """Takes down how a unit was seated; who moved is told by the sequence's identity."""
+        self.seated[number] = tuple(seated)
         for seating in seated:
             self.on[seating.node.order][number] = None
 

@@ -1,7 +1,7 @@
 """The state of a planning pass: nodes, shapes of pods and who was seated where, all reversible."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -100,33 +100,25 @@ class Ledger:
 
     def claim(self, gpu: GpuBook, size: SliceSize) -> None:
         """Gives a slice on the GPU away."""
-        pools = gpu.node.pools
-        if gpu.free is not NOTHING:
-            for pool in pools:
-                pool.remove(gpu)
-            gpu.claim(size)
-            for pool in pools:
-                pool.add(gpu)
-        else:  # as mostly, and quicker
-            uncarved = gpu.uncarved
-            gpu.claim(size)
-            for pool in pools:
-                pool.uncarved.move(gpu, gpu.node.level, uncarved, gpu.uncarved)
+        self._change(gpu, gpu.claim, size)
 
     def unclaim(self, gpu: GpuBook, size: SliceSize) -> None:
         """Takes a claim back."""
+        self._change(gpu, gpu.unclaim, size)
+
+    def _change(self, gpu: GpuBook, change: Callable[[SliceSize], None], size: SliceSize) -> None:
         pools = gpu.node.pools
-        if gpu.free is not NOTHING:
+        if gpu.free is NOTHING:  # as mostly
+            before = gpu.uncarved
+            change(size)
             for pool in pools:
-                pool.remove(gpu)
-            gpu.unclaim(size)
-            for pool in pools:
-                pool.add(gpu)
-        else:
-            uncarved = gpu.uncarved
-            gpu.unclaim(size)
-            for pool in pools:
-                pool.uncarved.move(gpu, gpu.node.level, uncarved, gpu.uncarved)
+                pool.moved(gpu, before)
+            return
+        for pool in pools:
+            pool.remove(gpu)
+        change(size)
+        for pool in pools:
+            pool.add(gpu)
 
     def close(self, gpu: GpuBook) -> None:
         """From now on nobody gets anything on the GPU."""

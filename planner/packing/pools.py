@@ -86,7 +86,7 @@ def _leave(bucket: _Bucket, gpu: GpuBook) -> None:
 class _Index:
     """GPUs by an amount of gb, and those of one amount by level.
 
-    A bit of `mask` says whether there are any, at `amount * levels + level`.
+    A bit of the mask says whether there are any, at `amount * levels + level`.
     """
 
     __slots__ = ("_above", "_buckets", "_levels", "_mask")
@@ -101,7 +101,7 @@ class _Index:
         self._above = [every - lowest * ((1 << level) - 1) for level in range(levels)]
 
     def fill(self, nodes: Sequence[NodeBook]) -> None:
-        """Adds all GPUs of the nodes by what is uncarved; of like ones the first is taken first."""
+        """Begins with the GPUs of the nodes by what is uncarved; of like ones the first leads."""
         levels, buckets = self._levels, self._buckets
         for node in reversed(nodes):
             level = node.level
@@ -170,8 +170,8 @@ class _Index:
 
 
 class Pool:
-    """The GPUs of some nodes. An index is kept only of many; `gpus` that change say so before and
-    after (`remove`, `add`)."""
+    """The GPUs of some nodes. An index is kept only of many; `gpus` that change are to be taken out
+    before and added after, or `moved` where nothing stood from the start."""
 
     def __init__(self, nodes: Sequence[NodeBook], levels: int) -> None:
         self.nodes = nodes
@@ -179,20 +179,20 @@ class Pool:
         self.gpus = [gpu for node in nodes for gpu in node.gpus]
         self._few = len(self.gpus) <= _FEW
         most = 0 if self._few else max(gpu.reclaimable for gpu in self.gpus)
-        self.uncarved = _Index(levels, most)
+        self._uncarved = _Index(levels, most)
         self._reclaimable = _Index(levels, most)
         self._free: dict[SliceSize, _Bucket] = {}
         if not self._few:
             for node in nodes:
                 node.pools.append(self)
-            self.uncarved.fill(nodes)
+            self._uncarved.fill(nodes)
             for gpu in reversed(self.gpus):
                 if gpu.free:
                     self._add_standing(gpu)
 
     def add(self, gpu: GpuBook) -> None:
         """Indexes a GPU as it is now."""
-        self.uncarved.move(gpu, gpu.node.level, 0, gpu.uncarved)
+        self._uncarved.move(gpu, gpu.node.level, 0, gpu.uncarved)
         if gpu.free:
             self._add_standing(gpu)
 
@@ -202,11 +202,15 @@ class Pool:
             for size in gpu.free:
                 self._free.setdefault(size, {})[gpu] = None
 
+    def moved(self, gpu: GpuBook, before: int) -> None:
+        """Indexes anew a GPU on which nothing stood from the start, with so much uncarved then."""
+        self._uncarved.move(gpu, gpu.node.level, before, gpu.uncarved)
+
     def remove(self, gpu: GpuBook) -> None:
         """Takes a GPU out that is as it was when it was added."""
         level = gpu.node.level
-        self.uncarved.move(gpu, level, gpu.uncarved, 0)
-        if gpu.free_count and not gpu.closed:
+        self._uncarved.move(gpu, level, gpu.uncarved, 0)
+        if gpu.free and not gpu.closed:
             self._reclaimable.move(gpu, level, gpu.reclaimable, 0)
             for size in gpu.free:
                 _leave(self._free[size], gpu)
@@ -228,13 +232,13 @@ class Pool:
             return _tightest_first(
                 (gpu.uncarved, gpu) for gpu in self.gpus if gpu.uncarved >= shape.largest
             )
-        return self.uncarved.walk(shape)
+        return self._uncarved.walk(shape)
 
     def tightest(self, shape: Shape) -> GpuBook | None:
         """The tightest of `with_uncarved` for a pod of one slice, as `tightest` chooses."""
         if self._few:
             return tightest(self.with_uncarved(shape), shape)
-        return self.uncarved.tightest(shape)
+        return self._uncarved.tightest(shape)
 
     def with_reclaimable(self, shape: Shape) -> Iterator[GpuBook]:
         """GPUs with room once free slices are withdrawn, tightest first."""

@@ -1,6 +1,7 @@
 """Other orders than first come, first served: when not everything fits, one may fit more."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from planner.packing.draft import Draft
@@ -17,15 +18,21 @@ _STRANDED: Final = 0.05
 def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     """Seats the units of one rank in the order that is worth most; as they were where none is.
 
-    Who keeps to an earlier plan is left where it is: a little more worth would move everybody.
+    Who keeps to an earlier plan is left where it is: a little more worth would move everybody. A
+    rank that is too big for it has one run where that is the only help: memory that lacks CPU is
+    not found by filling nodes anew, and groups and pods of several slices are not moved by it.
     """
     free = [number for number in numbers if number not in draft.fixed]
-    runs = _runs(draft, free)
-    if not runs:
+    cpu = sum(_cpu(draft, number) for number in free)
+    cpu_per_gb = cpu / max(1, sum(draft.units[number].gb for number in free))
+    stranded = cpu > 0 and _is_stranded(draft, cpu_per_gb)
+    helps = stranded or not all(map(draft.is_movable, free))
+    most = max(_RUNS // max(1, len(free)), int(helps))
+    if not most:
         return
     best, kept = draft.worth(free), draft.arrangement(free)
     better = False  # than all before, so that it can stay
-    for order, choose in runs:
+    for order, choose in islice(_runs(draft, free, cpu_per_gb, stranded=stranded), most):
         draft.clear(free)
         draft.fill(order, choose)
         worth = draft.worth(free)
@@ -36,30 +43,23 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
         draft.rearrange(kept)
 
 
-def _runs(draft: Draft, numbers: Sequence[int]) -> Sequence[tuple[Sequence[int], Choose]]:
-    """Orders, and how to choose in each; the most promising first, and no more than there may be.
-
-    A big rank has one run in spite of its size where so much memory lacks CPU that it pays.
-    """
+def _runs(
+    draft: Draft, numbers: Sequence[int], cpu_per_gb: float, *, stranded: bool
+) -> Iterator[tuple[Sequence[int], Choose]]:
+    """Orders, and how to choose in each; the most promising first, sorted only when it is tried."""
     units = draft.units
-
-    def cpu(number: int) -> int:
-        return sum(pod.requests.cpu_milli for pod in units[number].pods)
-
-    most = _RUNS // max(1, len(numbers))
-    asked = sum(cpu(number) for number in numbers) / max(1, sum(units[n].gb for n in numbers))
-    stranded = asked > 0 and _is_stranded(draft, asked)
-    if most < 2:
-        return [(numbers, strand_aware(asked))] if stranded else []
-    large_first = sorted(numbers, key=lambda number: -units[number].gb)
-    runs: list[tuple[Sequence[int], Choose]] = [(large_first, tightest)]
-    if asked:
-        lean_first = sorted(numbers, key=lambda number: cpu(number) / max(1, units[number].gb))
-        runs.append((lean_first, tightest))
     if stranded:
-        aware = strand_aware(asked)
-        runs = [(numbers, aware), *runs, (large_first, aware)]
-    return runs[:most]
+        yield numbers, strand_aware(cpu_per_gb)
+    large_first = sorted(numbers, key=lambda number: -units[number].gb)
+    yield large_first, tightest
+    if cpu_per_gb > 0:
+        yield sorted(numbers, key=lambda n: _cpu(draft, n) / max(1, units[n].gb)), tightest
+    if stranded:
+        yield large_first, strand_aware(cpu_per_gb)
+
+
+def _cpu(draft: Draft, number: int) -> int:
+    return sum(pod.requests.cpu_milli for pod in draft.units[number].pods)
 
 
 def _is_stranded(draft: Draft, cpu_per_gb: float) -> bool:

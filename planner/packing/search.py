@@ -48,7 +48,7 @@ def shake(draft: Draft, waiting: Waiting, numbers: Sequence[int], *, patient: bo
     few = len(nodes) <= _FEW
     throws, others = (_THROWS, _OTHERS) if few else (max(_THROWS_OF_MANY, len(nodes)), 1)
     patience = throws if few or patient else max(_VAIN, len(nodes) // 10)
-    at_first = before = draft.worth(numbers)
+    at_first = worth = draft.worth(numbers)
     while nodes and waiting.budget >= 0:
         vain = 0
         for throw in range(throws):
@@ -62,10 +62,10 @@ def shake(draft: Draft, waiting: Waiting, numbers: Sequence[int], *, patient: bo
             vain = 0 if step(draft, waiting, chosen, dice) else vain + 1
             if vain == patience:
                 break
-        then, before = before, draft.worth(numbers)
-        if not _much_gained(draft, numbers, then, before):
+        before, worth = worth, draft.worth(numbers)
+        if not _much_gained(draft, numbers, before, worth):
             break
-    return before > at_first
+    return worth > at_first
 
 
 def _much_gained(draft: Draft, numbers: Sequence[int], before: Worth, after: Worth) -> bool:
@@ -97,7 +97,7 @@ def _room_at_start(node: NodeBook, index: int) -> int:
 
 
 def _within_reach(draft: Draft, waiting: Waiting) -> list[NodeBook]:
-    """Nodes that somebody who waits may use, and on which anybody could be seated or is."""
+    """Nodes that somebody who waits may use, and where somebody is or has the CPU to be."""
     least = waiting.least_cpu()
     nodes = {
         node.order: node

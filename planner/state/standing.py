@@ -8,6 +8,7 @@ loops, because this runs over every slice of the cluster for each plan.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mpslice.allocation import GpuRoom, preferred
 from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
@@ -24,6 +25,9 @@ from planner.model import Gpu, Pod
 
 Held = dict[str, dict[SliceSize, int]]
 """The used slices by pod; under "" those whose pod the agent does not know yet."""
+
+_MOST_GB: Final = 1 << 17
+"""No GPU has so much memory; a plan's effort grows with it."""
 
 
 class Contradiction(Exception):
@@ -58,7 +62,7 @@ class _Count:
 
     def settle(self) -> None:
         """Where a slice that was to go has been taken, not all that was to come has room: then
-        nothing comes.
+        nothing comes. Where nothing was to come, what is to go stays out of it.
         """
         if not self.free:
             return
@@ -115,7 +119,7 @@ def _first_twice(names: Iterable[str]) -> str:
 
 def _count(gpu: GpuStatus, wanted: Slices | None, held: Held, most: int) -> _Count:
     """One GPU as status and spec have it; notes in `held` who uses its slices."""
-    if gpu.capacity_gb < 0 and gpu.healthy:
+    if not 0 <= gpu.capacity_gb <= _MOST_GB and gpu.healthy:
         raise Contradiction(f"GPU {gpu.index} has {gpu.capacity_gb}gb")
     used: dict[SliceSize, int] = {}
     shown: dict[SliceSize, int] = {}

@@ -15,6 +15,7 @@ from planner.model import NodeState, Pod, Resources, Snapshot
 from planner.packing.books import GpuBook
 from planner.packing.greedy import seat_pod
 from planner.packing.ledger import Ledger, Seating
+from planner.packing.pools import tightest
 from planner.packing.shapes import Shape
 from tests.planner.test_packing import node, pod
 
@@ -78,6 +79,7 @@ def agrees(ledger: Ledger, shape: Shape) -> None:
     free = [gpu for gpu in pool.with_free(shape) if shape.fits(gpu.node)]
     assert set(free) == having(lambda gpu: gpu.reclaimable if size in gpu.free else 0)
     best = pool.tightest(shape)
+    assert best is tightest(pool.with_uncarved(shape), shape)
     assert (best is None) == (not uncarved)
     if best is not None:
         assert best in uncarved

@@ -63,6 +63,7 @@ CONTRADICTIONS: list[tuple[NodeLayout, str]] = [
     ),
     (with_spec({30: 3}), "90gb are wanted on GPU 0, which has 80gb"),
     (with_slices(capacity_gb=-80), "GPU 0 has -80gb"),
+    (with_slices(capacity_gb=200_000), "GPU 0 has 200000gb"),
 ]
 
 
