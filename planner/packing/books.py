@@ -199,8 +199,10 @@ def _needed(chosen: Sequence[SliceSize], lacking: int, too_many: int) -> list[Sl
 
 
 class NodeBook:
-    """One node in a pass: what is left of it, and its GPUs. `carved` counts the
-    claims on them that no free slice meets: with one, it is written."""
+    """One node in a pass: what is left of it, and its GPUs.
+
+    `carved` counts the claims on them that no free slice meets: with one, the node is written.
+    """
 
     __slots__ = (
         "carved",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import NodeState, Pod, Resources, Snapshot
+from planner.model import Constraints, NodeState, Pod, Resources, Snapshot, Taint, Toleration
 from planner.packing.books import GpuBook
 from planner.packing.greedy import seat_pod
 from planner.packing.ledger import Ledger, Seating
@@ -20,10 +20,15 @@ from planner.packing.shapes import Shape
 from tests.planner.test_packing import node, pod
 
 GB = 1 << 30
+TAINT = Taint("dedicated", "team", "NoSchedule")
+TOLERANT = Constraints(tolerations=(Toleration(operator="Exists"),))
 
 
 def cluster(dice: Random, *, standing: bool) -> Snapshot:
-    """44 GPUs, more than are looked through, on nodes that have more and less CPU and memory."""
+    """44 GPUs, more than are looked through, on nodes that have more and less CPU and memory.
+
+    The first is tainted, so that those who tolerate it and the others have each an index of theirs.
+    """
     return Snapshot(tuple(_node(f"n{number:02}", dice, standing=standing) for number in range(11)))
 
 
@@ -33,7 +38,8 @@ def _node(name: str, dice: Random, *, standing: bool) -> NodeState:
     }
     idle = Resources(cpu_milli=dice.choice([0, 4_000, 32_000]), memory=dice.choice([8, 64]) * GB)
     capacities = [dice.choice([24, 40, 80]) for _ in range(4)]
-    return node(name, *capacities, free=free if standing else {}, idle=idle)
+    taints = (TAINT,) if name == "n00" else ()
+    return node(name, *capacities, free=free if standing else {}, idle=idle, taints=taints)
 
 
 def pods_of(dice: Random) -> list[Pod]:
@@ -41,6 +47,7 @@ def pods_of(dice: Random) -> list[Pod]:
         pod(
             f"p{number:02}",
             dice.choice([5, 10, 20, 24, 40, 80]),
+            constraints=dice.choice([Constraints(), TOLERANT]),
             requests=Resources(
                 cpu_milli=dice.choice([0, 500, 2_000, 4_000]), memory=dice.choice([0, 1, 4]) * GB
             ),
@@ -56,7 +63,10 @@ def test_index_finds_what_looking_at_every_gpu_finds(seed: int, standing: bool, 
     ledger = Ledger(cluster(dice, standing=standing), pods)
     seated: list[Seating] = []
     for _ in range(steps):
-        if seated and dice.random() < 0.4:
+        turn = dice.random()
+        if turn < 0.05:
+            ledger.close(dice.choice(dice.choice(ledger.nodes).gpus))
+        elif seated and turn < 0.4:
             ledger.unseat(seated.pop(dice.randrange(len(seated))))
         elif (seating := seat_pod(ledger, dice.choice(pods))) is not None:
             seated.append(seating)
@@ -65,8 +75,8 @@ def test_index_finds_what_looking_at_every_gpu_finds(seed: int, standing: bool, 
 
 
 def agrees(ledger: Ledger, shape: Shape) -> None:
-    every = [gpu for each in ledger.nodes for gpu in each.gpus]
     size, pool = shape.largest, shape.pool
+    every = [gpu for each in ledger.nodes if each.order in pool.orders for gpu in each.gpus]
 
     def having(room: Callable[[GpuBook], int]) -> set[GpuBook]:
         return {gpu for gpu in every if room(gpu) >= size and shape.fits(gpu.node)}
