@@ -43,6 +43,7 @@ class Ledger:
         self._shapes = shapes_of(pending, self.relations)
         self.shapes = [*dict.fromkeys(self._shapes.values())]
         self.wanted = _wanted(self._shapes.values())
+        # Whether any pod has a place from before, which is told for all at once.
         self.homes = bool(snapshot.planned) or any(pod.nominated for pod in pending)
         self.standing = any(node.standing for node in self.nodes)
         self._index(self.shapes)

@@ -19,15 +19,15 @@ def best_order(draft: Draft, numbers: Sequence[int]) -> None:
     """Seats the units of one rank in the order that is worth most; as they were where none is.
 
     Who keeps to an earlier plan is left where it is: a little more worth would move everybody. A
-    rank that is too big for it has one run where that is the only help: memory that lacks CPU is
-    not found by filling nodes anew, and groups and pods of several slices are not moved by it.
+    rank that is too big for it has a run for each that only another order helps: memory that lacks
+    CPU, and groups and pods of several slices, who are not moved where nodes are filled anew.
     """
     free = [number for number in numbers if number not in draft.fixed]
     cpu = sum(_cpu(draft, number) for number in free)
     cpu_per_gb = cpu / max(1, sum(draft.units[number].gb for number in free))
     stranded = cpu > 0 and _is_stranded(draft, cpu_per_gb)
-    helps = stranded or not all(map(draft.is_movable, free))
-    most = max(_RUNS // max(1, len(free)), int(helps))
+    unmoved = not all(map(draft.is_movable, free))
+    most = max(_RUNS // max(1, len(free)), stranded + unmoved)
     if not most:
         return
     best, kept = draft.worth(free), draft.arrangement(free)

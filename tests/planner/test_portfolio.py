@@ -12,6 +12,7 @@ from planner.model import Group, Pod, Resources, Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import node, pod
 
+WANTS = Resources(cpu_milli=100)
 MANY = 300  # of each kind: more than a rank may have for all runs
 
 
@@ -26,6 +27,18 @@ def test_many_pods_of_several_slices_are_tried_large_first(cpu: int) -> None:
     older = [pod(f"a{number:03}", 30, 20, requests=wants) for number in range(MANY)]
     younger = [pod(f"b{number:03}", 40, 40, requests=wants) for number in range(MANY)]
     assert placed_gb(Snapshot(nodes), [*older, *younger]) == 60 * 80
+
+
+def test_many_pods_of_several_slices_are_tried_large_first_where_memory_lacks_cpu_too() -> None:
+    starved = Resources(cpu_milli=100, memory=1 << 38)
+    nodes = tuple(
+        each
+        for number in range(30)
+        for each in (node(f"a{number:03}", 80), node(f"b{number:03}", 80, 80, idle=starved))
+    )
+    older = [pod(f"a{number:03}", 30, 20, requests=WANTS) for number in range(2 * MANY)]
+    younger = [pod(f"b{number:03}", 40, 40, requests=WANTS) for number in range(2 * MANY)]
+    assert placed_gb(Snapshot(nodes), [*older, *younger]) == 2 * 30 * 80
 
 
 def test_many_groups_are_tried_large_first() -> None:
