@@ -111,7 +111,8 @@ class _Gradient:
         mix = Counter((pod.seats[0], pod.requests.cpu_milli, pod.requests.memory) for pod in pods)
         self.cluster = cluster
         self.size, self.cpu, self.memory = np.array(list(mix), dtype=np.int64).T
-        self.share = np.array(list(mix.values())) / len(pods)
+        # Counts, not shares: sums of whole numbers are exact, so ties break alike on any machine.
+        self.count = np.array(list(mix.values()), dtype=np.float64)
         nodes, counts = np.unique(cluster.node_of, return_counts=True)
         width = counts.max(initial=0)
         first = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -154,13 +155,12 @@ class _Gradient:
         return grown[rows, place], gpus[rows, place]
 
     def _fragments(self, free: Ints, cpu: Ints, memory: Ints) -> Floats:
-        """Expected useless gb, of shape (nodes, variants), for free of (nodes, variants, GPUs)."""
+        """Useless gb of all pods together, (nodes, variants); free is (nodes, variants, GPUs)."""
         hosts = (cpu[:, None] >= self.cpu) & (memory[:, None] >= self.memory)  # nodes, kinds
         fits = free[:, :, None, :] >= self.size[:, None]  # nodes, variants, kinds, GPUs
         usable = np.where(fits, free[:, :, None, :], 0).sum(axis=3) * hosts[:, None, :]
-        useful: Floats = usable @ self.share
-        expected: Floats = free.sum(axis=2) - useful
-        return expected
+        useless: Floats = free.sum(axis=2) * self.count.sum() - usable @ self.count
+        return useless
 
 
 BASELINES: Final[dict[str, Packer]] = {
