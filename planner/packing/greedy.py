@@ -146,17 +146,30 @@ class _Seats:
 
     def of(self, sizes: Sequence[SliceSize]) -> list[GpuBook]:
         """A GPU for each, in their order; [] when all were tried in vain, or `_TRIES` of them."""
-        size, *others = sizes
-        for gpu in self._able(size):
-            self._tries -= 1
-            gpu.claim(size)
-            rest = self.of(others) if others else []
-            gpu.unclaim(size)
-            if len(rest) == len(others):
-                return [gpu, *rest]
-            if self._tries <= 0:
+        claimed: list[GpuBook] = []
+        left = [iter(self._able(sizes[0]))]  # by slice, the GPUs that it has not tried
+        while left and len(claimed) < len(sizes):
+            gpu = next(left[-1], None)
+            if gpu is not None:
+                self._tries -= 1
+                gpu.claim(sizes[len(claimed)])
+                claimed.append(gpu)
+                if len(claimed) < len(sizes):
+                    left.append(iter(self._able(sizes[len(claimed)])))
+                continue
+            left.pop()
+            if self._tries <= 0 or not claimed:
                 break
-        return []
+            self._unclaim_last(claimed, sizes)
+        found = list(claimed) if len(claimed) == len(sizes) else []
+        while claimed:
+            self._unclaim_last(claimed, sizes)
+        return found
+
+    @staticmethod
+    def _unclaim_last(claimed: list[GpuBook], sizes: Sequence[SliceSize]) -> None:
+        gpu = claimed.pop()
+        gpu.unclaim(sizes[len(claimed)])
 
     def _able(self, size: SliceSize) -> list[GpuBook]:
         """The GPUs with room for it, the one that suits it best first."""

@@ -82,6 +82,8 @@ class _Columns:
         self._slots = _least(
             min(gpu.limit - gpu.count for gpu in node.gpus) for node in reversed(self.nodes)
         )
+        self._all_capacity = _least(_all_capacity(node) for node in reversed(self.nodes))
+        self._all_slots = _least(_all_slots(node) for node in reversed(self.nodes))
         holes = (_hole(node) for node in reversed(self.nodes))
         self._holes = list(accumulate(holes, min))
 
@@ -103,6 +105,8 @@ class _Columns:
             or self._pods[last] < 1
             or self._capacity[last] < shape.largest
             or self._slots[last] < 1
+            or self._all_capacity[last] < shape.gb
+            or self._all_slots[last] < len(shape.seats)
         )
 
 
@@ -129,11 +133,24 @@ def _count_each(nodes: Sequence[NodeBook], shape: Shape, counts: Counter[Cause])
 
 
 def gpu_refusal(node: NodeBook, shape: Shape) -> Cause:
-    """Why the GPUs of a node that holds the pod otherwise cannot hold its slices."""
-    largest = shape.largest
-    if all(gpu.capacity < largest for gpu in node.gpus):
+    """Why the GPUs of a node that holds the pod otherwise cannot hold its slices.
+
+    They are too small if they were so even when empty.
+    """
+    largest, gpus = shape.largest, node.gpus
+    if all(gpu.capacity < largest for gpu in gpus) or _all_capacity(node) < shape.gb:
         return Cause.GPU_TOO_SMALL
-    with_memory = [gpu for gpu in node.gpus if gpu.room >= largest]
-    if with_memory and all(gpu.count >= gpu.limit for gpu in with_memory):
-        return Cause.GPU_SLOTS
-    return Cause.GPU_MEMORY
+    with_memory = [gpu for gpu in gpus if gpu.room >= largest]
+    if not with_memory or sum(gpu.room for gpu in gpus) < shape.gb:
+        return Cause.GPU_MEMORY
+    full = all(gpu.count >= gpu.limit for gpu in with_memory)
+    return Cause.GPU_SLOTS if full or _all_slots(node) < len(shape.seats) else Cause.GPU_MEMORY
+
+
+def _all_capacity(node: NodeBook) -> int:
+    return sum(gpu.capacity for gpu in node.gpus)
+
+
+def _all_slots(node: NodeBook) -> int:
+    """How many more slices the node's GPUs may have."""
+    return sum(max(0, gpu.limit - gpu.count) for gpu in node.gpus)

@@ -1,5 +1,6 @@
 """Sentences for people: what the Events on a pod and the CLI say about a placement or a refusal."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -15,8 +16,11 @@ _OWN: Final = {
 
 
 def sizes_text(pod: Pod) -> str:
-    """`20gb`, or `10gb + 20gb` for a pod that holds several slices."""
-    return " + ".join(size_label(size) for size in sorted(pod.seats))
+    """`20gb`, or `3 x 10gb + 20gb` for a pod that holds several slices."""
+    return " + ".join(
+        size_label(size) if number == 1 else f"{number} x {size_label(size)}"
+        for size, number in sorted(Counter(pod.seats).items())
+    )
 
 
 def refusal_text(refusal: Refusal, node_label: str) -> str:

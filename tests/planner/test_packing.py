@@ -167,6 +167,38 @@ def test_gpu_takes_no_more_slices_than_mps_serves() -> None:
     assert made.refusals[0].causes == ((Cause.GPU_SLOTS, 1),)
 
 
+@pytest.mark.parametrize(
+    ("node", "sizes", "cause"),
+    [
+        pytest.param(node("n1", 80), [1] * 50, Cause.GPU_SLOTS, id="more slices than a GPU has"),
+        pytest.param(node("n1", 80), [50, 40], Cause.GPU_TOO_SMALL, id="more gb than a GPU has"),
+        pytest.param(node("n1", 80, 40), [50, 40], None, id="a GPU for each"),
+        pytest.param(
+            node("n1", 80, used={0: gb({10: 1})}), [1] * 72, Cause.GPU_MEMORY, id="memory is short"
+        ),
+        pytest.param(
+            node("n1", 80, used={0: gb({1: 40})}), [1] * 9, Cause.GPU_SLOTS, id="few slots are left"
+        ),
+    ],
+)
+def test_what_a_node_lacks_for_several_slices_is_told_of_all_of_them(
+    node: NodeState, sizes: list[int], cause: Cause | None
+) -> None:
+    made = plan(Snapshot((node,), max_slices_per_gpu=48), [pod("p", *sizes)])
+    assert [dict(refusal.causes) for refusal in made.refusals] == ([{cause: 1}] if cause else [])
+
+
+def test_pod_may_have_more_slices_than_python_has_frames() -> None:
+    """As made while the webhook was away; one pod is not to stop all planning."""
+    made = plan(Snapshot((node("n1", *[48] * 25),)), [pod("p", *[1] * 1100)])
+    assert where(made) == {"p": "n1"}
+
+
+def test_slices_of_equal_size_are_told_as_a_number() -> None:
+    made = plan(Snapshot((node("n1", 16),)), [pod("p", 10, 10, 5)])
+    assert refusal_text(made.refusals[0], LABEL) == ("5gb + 2 x 10gb: 0 of 1 nodes: 1 GPUTooSmall")
+
+
 def test_five_small_pods_touch_two_of_six_nodes() -> None:
     """The predecessor carves all six (research on nos, section 2)."""
     nodes = tuple(node(f"n{i}", 40) for i in range(6))
