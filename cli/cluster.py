@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from cli.errors import UnusableInput
 from cli.manifests import FieldPath, Manifest
-from cli.shapes import dotted
 from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.gpus import GpuUuid, MemoryUnit, capacity_gb, excluded_gpus
+from mpslice.kube.shapes import dotted
 from mpslice.nodelayout import (
     Condition,
     ConditionType,

@@ -16,7 +16,7 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube, 
 from mpslice.kube.errors import Forbidden, NotFound
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
-from planner.decide import pending_pods, serving
+from planner.decide import serving
 from planner.gate.gates import hold_back
 from planner.model import GATE, Node, Plan, Pod, Snapshot
 from planner.packing import plan
@@ -125,13 +125,12 @@ def _picture(
         all_nodes=nodes,
         namespaces=namespaces,
     )
-    pending = pending_pods(pods, layouts.values())
     gated = [
         pod
         for pod in pods
         if pod.claims and not pod.node and not pod.finished and set(pod.gates) - {GATE}
     ]
-    made = plan(snapshot, pending)
+    made = plan(snapshot, [pod for pod in pods if pod.is_pending])
     held = hold_back(made.refusals, made.reservations, snapshot.nodes)
     return Picture(snapshot, layouts, replace(made, refusals=held), tuple(gated))
 

@@ -19,11 +19,11 @@ from cli.cluster import (
     priorities,
 )
 from cli.manifests import Manifest, read_manifests
-from cli.shapes import check_shape
+from cli.shapes import check_manifest
 from cli.workloads import KINDS, expand
 from mpslice.gpus import MemoryUnit
 from mpslice.nodelayout import NodeLayout
-from planner.decide import pending_pods, serving
+from planner.decide import serving
 from planner.model import GATE, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan, solver_is_installed
 from planner.state.parse import Labels, parse_namespace
@@ -108,7 +108,7 @@ def run(files: Iterable[str], options: Options) -> Outcome:
         all_nodes=given.nodes,
         namespaces=given.namespaces,
     )
-    waiting = pending_pods(pods, given.layouts.values())
+    waiting = (pod for pod in pods if pod.is_pending)
     made = plan(snapshot, waiting, solver=solver_is_installed())
     planned = time.perf_counter()
     return Outcome(
@@ -131,7 +131,7 @@ def _read(files: Iterable[str], options: Options) -> _Input:
     skipped: Counter[str] = Counter()
     for manifest in read_manifests(files):
         if manifest.group in (None, _GROUPS.get(manifest.kind)) and manifest.kind in _GROUPS:
-            check_shape(manifest)
+            check_manifest(manifest)
             by_kind.setdefault(manifest.kind, []).append(manifest)
         else:
             skipped[manifest.kind] += 1

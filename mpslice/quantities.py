@@ -16,6 +16,7 @@ _QUANTITY = re.compile(
 )
 _DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+_MOST: Final = (1 << 63) - 1  # more is taken for this (quantity.go, maxAllowed)
 _LONGEST: Final = 64  # longer ones are no honest quantity, and int() of them would cost time
 
 
@@ -44,6 +45,7 @@ def _parse(text: str) -> Fraction:
         number *= 1 << _BINARY[suffix]
     elif suffix:
         number *= Fraction(10) ** _DECIMAL[suffix]
+    number = min(number, Fraction(_MOST))
     return -number if sign == "-" else number
 
 

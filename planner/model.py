@@ -169,7 +169,8 @@ class Pod:
 
     `group` and `min_member` are what its label and annotation say. `avoid` are nodes where it was
     placed and never bound. `nominated` is the node that the scheduler keeps room on for it, and
-    `unschedulable` what the scheduler said when it last found none, "" when it has not.
+    `unschedulable` what the scheduler said when it last found none, "" when it has not. `problem`
+    says why what it takes of its node is not known.
     """
 
     namespace: str
@@ -193,6 +194,7 @@ class Pod:
     avoid: frozenset[str] = frozenset()
     nominated: str = ""
     unschedulable: str = ""
+    problem: str = ""
     seats: tuple[SliceSize, ...] = field(init=False, compare=False)
     """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
 

@@ -123,7 +123,7 @@ class WrongShape(ValueError):
     """A field is of another kind than Kubernetes has it; `path` says which."""
 
     def __init__(self, path: FieldPath, value: object, wanted: type) -> None:
-        super().__init__(f"{dotted(path)} is {value!r:.60}; write {_WORDS[wanted]}")
+        super().__init__(f"{dotted(path) or 'the object'} is {value!r:.60}; write {_WORDS[wanted]}")
         self.path = path
 
 

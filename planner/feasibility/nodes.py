@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from planner.feasibility.selectors import all_hold, as_int64
+from planner.feasibility.selectors import all_hold, as_int64, is_label_value
 from planner.model import (
     ANY_ADDRESS,
     Cause,
@@ -61,6 +61,8 @@ def selects(constraints: Constraints, node: Node) -> bool:
 def _term_matches(term: NodeTerm, node: Node) -> bool:
     if not term.labels and not term.fields:
         return False
+    if not all(is_label_value(value) for each in term.labels for value in each.values):
+        return False  # API servers before 1.32 take such a term, which nothing can parse then
     return all_hold(term.labels, node.labels) and all(
         _field_holds(field, node.name) for field in term.fields
     )
@@ -149,7 +151,7 @@ def names_listed(constraints: Constraints) -> frozenset[str] | None:
     """The names one of which a node must have; None when the terms leave other nodes open."""
     names: set[str] = set()
     for term in constraints.affinity or ():
-        listed = [set(e.values) for e in term.fields if e.operator == "In"]
+        listed = [set(e.values) for e in term.fields if e.operator == "In" and e.key == _NAME]
         if not listed:
             return None
         names |= set.intersection(*listed)

@@ -11,6 +11,7 @@ from planner.model import Expression
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _INT64: Final = range(-(1 << 63), 1 << 63)
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 
 
 def all_hold(requirements: Iterable[Expression], labels: Mapping[str, str]) -> bool:
@@ -41,6 +42,11 @@ def holds(requirement: Expression, labels: Mapping[str, str]) -> bool:
                 return False
             return number > bound if requirement.operator == "Gt" else number < bound
     return False
+
+
+def is_label_value(text: str) -> bool:
+    """Whether a label can have this value (apimachinery's IsValidLabelValue)."""
+    return _LABEL_VALUE.fullmatch(text) is not None
 
 
 def as_int64(text: str | None) -> int | None:

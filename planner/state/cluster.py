@@ -6,7 +6,7 @@ the watch has not caught up with. What cannot be read is no reason to stop: it i
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -189,7 +189,18 @@ def _project_pod(obj: Json) -> Pod | None:
         return parse_pod(obj)
     except _MALFORMED as error:
         log.error("a pod could not be read", extra={"pod": key_of(obj), "error": str(error)})
+        return _unreadable_pod(obj, error)
+
+
+def _unreadable_pod(obj: Json, error: Exception) -> Pod | None:
+    """What is known of a pod that cannot be read: that its node holds more than can be counted."""
+    spec = obj.get("spec")
+    node = spec.get("nodeName") if isinstance(spec, Mapping) else None
+    if not node or not isinstance(node, str):
         return None
+    namespace, _, name = key_of(obj).rpartition("/")
+    problem = f"pod {key_of(obj)} on it cannot be read ({error})"
+    return Pod(namespace, name, str(obj["metadata"].get("uid")), node=node, problem=problem)
 
 
 def _project_node(obj: Json) -> Node:
@@ -202,10 +213,17 @@ def _project_node(obj: Json) -> Node:
         return Node(
             name=metadata["name"],
             uid=metadata.get("uid") or "",
-            labels=metadata.get("labels") or {},
+            labels=_texts(metadata.get("labels")),
             ready=False,
             problem=problem,
         )
+
+
+def _texts(labels: object) -> Labels:
+    """Of labels that may be none, those that are."""
+    if not isinstance(labels, Mapping):
+        return {}
+    return {key: value for key, value in labels.items() if isinstance(value, str)}
 
 
 def _project_namespace(obj: Json) -> Labels | None:

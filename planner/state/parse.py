@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource
 from planner.model import (
@@ -36,7 +37,8 @@ _COUNT: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 
 def parse_pod(obj: Json) -> Pod:
-    """A Pod object; raises InvalidQuantity, or KeyError and the like for what is no pod at all."""
+    """A Pod object; raises InvalidQuantity or WrongShape, and KeyError for what has no name."""
+    check_shape(obj, POD)
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     containers = spec.get("containers") or ()
     init_containers = spec.get("initContainers") or ()
@@ -81,6 +83,7 @@ def _min_member(annotations: Json) -> int | None:
 
 def parse_node(obj: Json) -> Node:
     """A Node object; errors as parse_pod's."""
+    check_shape(obj, NODE)
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     offered = status.get("allocatable") or status.get("capacity") or {}
     return Node(
@@ -88,7 +91,7 @@ def parse_node(obj: Json) -> Node:
         uid=metadata.get("uid") or "",
         labels=metadata.get("labels") or {},
         taints=tuple(
-            Taint(taint["key"], taint.get("value") or "", taint.get("effect") or "")
+            Taint(taint.get("key") or "", taint.get("value") or "", taint.get("effect") or "")
             for taint in spec.get("taints") or ()
         ),
         unschedulable=bool(spec.get("unschedulable")),
@@ -104,7 +107,10 @@ def parse_node(obj: Json) -> Node:
 
 
 def parse_namespace(obj: Json) -> Labels:
-    """The labels of a Namespace object, with the one that the API server gives to each."""
+    """The labels of a Namespace object, with the one that the API server gives to each; errors as
+    parse_pod's.
+    """
+    check_shape(obj, NAMESPACE)
     metadata = obj["metadata"]
     return {**(metadata.get("labels") or {}), NAMESPACE_NAME: metadata["name"]}
 
@@ -152,7 +158,9 @@ def _constraints(spec: Json) -> Constraints:
     node_affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     return Constraints(
-        node_selector=tuple(sorted((spec.get("nodeSelector") or {}).items())),
+        node_selector=tuple(
+            sorted((key, value or "") for key, value in (spec.get("nodeSelector") or {}).items())
+        ),
         affinity=None if required is None else _terms(required),
         tolerations=tuple(
             Toleration(
@@ -175,6 +183,6 @@ def _terms(required: Json) -> tuple[NodeTerm, ...]:
 
 def _expressions(term: Json, field: str) -> tuple[Expression, ...]:
     return tuple(
-        Expression(e["key"], e["operator"], tuple(e.get("values") or ()))
+        Expression(e.get("key") or "", e.get("operator") or "", tuple(e.get("values") or ()))
         for e in term.get(field) or ()
     )

@@ -48,7 +48,7 @@ def _term(term: Json, namespace: str, labels: Mapping[str, str]) -> PodTerm:
         names = (namespace,)
     wanted = term.get("labelSelector")
     # The API server has merged the keys at creation, from the labels that the pod had then.
-    merged = {e["key"] for e in (wanted or {}).get("matchExpressions") or ()}
+    merged = {e.get("key") for e in (wanted or {}).get("matchExpressions") or ()}
     own = {key: value for key, value in labels.items() if key not in merged}
     extra = (
         *_own_values(term.get("matchLabelKeys"), "In", own),
@@ -85,7 +85,7 @@ def _own_values(
     """
     for key in keys or ():
         if key in labels:
-            yield Expression(key, operator, (labels[key],))
+            yield Expression(key, operator, (labels[key] or "",))
 
 
 def parse_selector(selector: Json | None, extra: tuple[Expression, ...] = ()) -> Selector:
@@ -95,11 +95,13 @@ def parse_selector(selector: Json | None, extra: tuple[Expression, ...] = ()) ->
     expressions = {
         *extra,
         *(
-            Expression(key, "In", (value,))
+            Expression(key, "In", (value or "",))
             for key, value in (selector.get("matchLabels") or {}).items()
         ),
         *(
-            Expression(e["key"], e["operator"], tuple(sorted(e.get("values") or ())))
+            Expression(
+                e.get("key") or "", e.get("operator") or "", tuple(sorted(e.get("values") or ()))
+            )
             for e in selector.get("matchExpressions") or ()
         ),
     }

@@ -44,6 +44,7 @@ def build_snapshot(
     between pods. `planned` is the last plan's. Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
+    nominees: dict[str, list[Pod]] = {}
     repelling: list[Pod] = []
     members: Counter[str] = Counter()
     for pod in pods:
@@ -53,21 +54,25 @@ def build_snapshot(
                 repelling.append(pod)
             if pod.group:
                 members[pod.group_key] += 1
+        elif pod.nominated and _keeps_room(pod):
+            nominees.setdefault(pod.nominated, []).append(pod)
     minimums = minimums or {}
     states: dict[str, NodeState] = {}
     set_aside: dict[str, str] = {}
     for node in nodes:
         name = node.name
-        on_node = bound.get(name, ())
+        on_node: Sequence[Pod] = bound.get(name, ())
         gpus: tuple[Gpu, ...] = ()
         try:
             if name in states:
                 raise Contradiction("the node is listed twice")
-            if node.problem:
-                raise Contradiction(node.problem)
+            if problem := node.problem or next((p.problem for p in on_node if p.problem), ""):
+                raise Contradiction(problem)
             gpus = gpus_of(layouts.get(name), on_node, max_slices_per_gpu)
-        except Contradiction as problem:
-            set_aside[name] = str(problem)
+        except Contradiction as contradiction:
+            set_aside[name] = str(contradiction)
+        if name in nominees:
+            on_node = (*on_node, *nominees[name])
         states[name] = _node_state(node, gpus, on_node)
     groups = {
         key: Group(minimums.get(key), members[key]) for key in members.keys() | minimums.keys()
@@ -82,6 +87,15 @@ def build_snapshot(
         neighbours,
         planned or {},
     )
+
+
+def _keeps_room(pod: Pod) -> bool:
+    """Whether the scheduler keeps the room of a nominated pod that is not planned itself.
+
+    It does so from pods of the same or a lower priority (pkg/scheduler/framework/runtime,
+    addGENominatedPods); here from all, since a nominee is bound before long.
+    """
+    return not (pod.node or pod.finished or pod.terminating or pod.is_pending)
 
 
 def _node_state(node: Node, gpus: tuple[Gpu, ...], pods: Sequence[Pod]) -> NodeState:

@@ -420,6 +420,25 @@ def test_field_of_another_kind_is_named_with_what_to_write(
     assert "; write a" in run.err or "is missing" in run.err or "has no name" in run.err
 
 
+def test_null_in_an_affinity_stands_for_nothing(run: Run, given: Any) -> None:
+    terms = [{"matchExpressions": [{"key": None, "operator": "Exists"}, {"key": "zone"}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    run("plan", "-f", given(node(), pod("p", 10, affinity={"nodeAffinity": required})))
+    assert "1 NodeAffinity" in run.out, run.err
+
+
+def test_quantity_beyond_all_reason_is_the_largest_there_is(run: Run, given: Any) -> None:
+    nodes = [node("n1"), node("n2")]
+    nodes[0]["status"]["allocatable"]["cpu"] = "1e999"
+    pods = [pod(f"p{size}", size) for size in (50, 50, 30, 40)]
+    for number, each in enumerate(pods):
+        each["metadata"]["name"] = f"p{number}"
+        each["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "3"}
+    run("plan", "-f", given(*nodes, *pods))
+    assert "Traceback" not in run.err
+    assert run.status in (0, 1)
+
+
 def test_kind_of_another_group_is_skipped(run: Run, given: Any) -> None:
     volcano = {"apiVersion": "batch.volcano.sh/v1", "kind": "Job", "metadata": {"name": "j"}}
     run("plan", "-f", given(node(), volcano))

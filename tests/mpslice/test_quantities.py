@@ -29,6 +29,8 @@ from mpslice.quantities import milli, parse_quantity, whole
         ("1E", 10**18),
         ("100n", Fraction(1, 10**7)),
         (0.25, Fraction(1, 4)),
+        ("1e999", (1 << 63) - 1),
+        ("-9Ei", -((1 << 63) - 1)),
     ],
 )
 def test_notation_is_understood(text: Any, value: Fraction | int) -> None:

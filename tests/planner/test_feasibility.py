@@ -20,7 +20,7 @@ from planner.model import (
 from planner.packing.books import NodeBook
 from planner.packing.ledger import Reach
 
-NODE = Node("n1", labels={"zone": "a", "gen": "7", "odd": "1_0", "plus": "+3"})
+NODE = Node("n1", labels={"zone": "a", "gen": "7", "odd": "1_0", "plus": "+3", "minus": "-2"})
 
 
 def admits(node: Node = NODE, **constraints: object) -> bool:
@@ -56,6 +56,11 @@ EXPRESSIONS = [
     (Expression("odd", "Gt", ("0",)), False),
     (Expression("plus", "Gt", ("2",)), True),
     (Expression("zone", "Near", ("a",)), False),
+    (Expression("zone", "In", ("a", "no label value!")), False),
+    (Expression("zone", "NotIn", ("no label value!",)), False),
+    (Expression("zone", "NotIn", ("x" * 64,)), False),
+    (Expression("zone", "NotIn", ("",)), True),
+    (Expression("minus", "Gt", ("-3",)), False),
 ]
 
 
@@ -72,6 +77,7 @@ FIELDS = [
     (Expression("metadata.name", "NotIn", ("n1",)), False),
     (Expression("metadata.name", "Exists"), False),
     (Expression("spec.unschedulable", "In", ("n1",)), False),
+    (Expression("metadata.namespace", "In", ("",)), True),
 ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.nodelayout import GpuSpec, GpuStatus, LayoutSpec, NodeLayout, SliceState, SliceStatus
 from mpslice.slices import SliceSize
-from planner.model import NO_RELATIONS, Cause, Pod, PodTerm, Relations
+from planner.model import NO_RELATIONS, Cause, HostPort, Pod, PodTerm, Relations, Resources
 from planner.packing import plan
 from planner.state.snapshot import build_snapshot
 from tests.planner.test_decide import a_layout, a_node, a_pod
@@ -39,6 +39,25 @@ def with_gpu_twice() -> NodeLayout:
     layout = a_layout("n1")
     assert layout.status is not None
     return replace(layout, status=replace(layout.status, gpus=layout.status.gpus * 2))
+
+
+def test_room_of_a_pod_that_the_scheduler_has_preempted_for_is_kept() -> None:
+    """An ordinary pod waits for its victim to end, nominated to n1 meanwhile."""
+    wants = Resources(cpu_milli=20_000)
+    nominee = Pod("default", "web", nominated="n1", requests=wants, ports=(HostPort(80),))
+    nodes, layouts = [a_node("n1"), a_node("n2")], {n: a_layout(n) for n in ("n1", "n2")}
+    snapshot = build_snapshot(nodes, layouts, [nominee])
+    pods = [replace(a_pod("p", 10), requests=wants), replace(a_pod("q", 10), ports=(HostPort(80),))]
+    assert {p.pod.name: p.node for p in plan(snapshot, pods).placements} == {"p": "n2", "q": "n2"}
+    leaving = replace(nominee, terminating=True)
+    assert build_snapshot(nodes, layouts, [leaving]) == build_snapshot(nodes, layouts, [])
+
+
+def test_node_with_a_pod_that_cannot_be_read_is_set_aside() -> None:
+    problem = "pod default/odd on it cannot be read (spec.nodeName is 5; write a text)"
+    odd = Pod("default", "odd", node="n1", problem=problem)
+    snapshot = build_snapshot([a_node("n1")], {"n1": a_layout("n1")}, [odd])
+    assert snapshot.set_aside == {"n1": problem}
 
 
 CONTRADICTIONS: list[tuple[NodeLayout, str]] = [
