@@ -37,6 +37,13 @@ class ConditionType(StrEnum):
     RELEASED = "Released"
 
 
+STOPPING: Final = "Stopping"
+"""Why Ready is False while the agent is replaced."""
+
+KUBELET_UNAVAILABLE: Final = "KubeletUnavailable"
+"""Why Ready is False while the kubelet does not answer the agent."""
+
+
 @dataclass(frozen=True, slots=True)
 class GpuSpec:
     """What the planner wants on one GPU."""

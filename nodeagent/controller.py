@@ -15,7 +15,7 @@ from mpslice.kube.api import Kube
 from mpslice.kube.errors import KubeError
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
-from mpslice.nodelayout import SliceState
+from mpslice.nodelayout import STOPPING, SliceState
 from nodeagent.cluster.publisher import Publisher
 from nodeagent.cluster.report import NodeFacts, gpu_statuses, readiness
 from nodeagent.cluster.view import ClusterView
@@ -251,7 +251,7 @@ class Controller:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._publisher.close_node()
                 message = "the agent is being stopped; running containers go on"
-                await self._executor.report_trouble(self._cluster.observed(), "Stopping", message)
+                await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
         except (KubeError, TimeoutError) as error:
             log.warning("the node could not be closed", extra={"error": str(error)})
 

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from mpslice.errors import MpsliceError
+from mpslice.nodelayout import KUBELET_UNAVAILABLE
 
 
 class AgentError(MpsliceError):
@@ -30,7 +31,7 @@ class UnknownNode(AgentError):
 class KubeletUnavailable(AgentError):
     """The kubelet did not answer on one of its sockets in time; it passes when it is back."""
 
-    condition = "KubeletUnavailable"
+    condition = KUBELET_UNAVAILABLE
 
 
 class DirectoryVanished(AgentError):

@@ -18,6 +18,7 @@ from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
 from planner.ageing import seconds_to_change
 from planner.batch import Batch
+from planner.breath import Breath
 from planner.decide import Decision, View, decide
 from planner.gate.tries import Tries
 from planner.metrics import Metrics
@@ -30,11 +31,9 @@ from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
 from planner.writes.writer import Writer
 
-_LONGEST_PAUSE: Final = 1.0  # seconds
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
-_LONG: Final = 0.1  # seconds: decisions that take longer leave the same time to all else
-_BUSY: Final = frozenset({429, 503, 504})
+_PASSING: Final = frozenset({401, 429, 503, 504})
 FAULTS: Final = 8
 """Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
 them over a second, which a change of etcd's leader takes."""
@@ -71,7 +70,7 @@ class Controller:
     """Follows the cluster, and carries out what `decide` says.
 
     `clock` is the wall clock that says how long a pod has waited; `tries` remembers where pods were
-    placed in vain.
+    placed in vain, `absences` makes what remembers where agents are away.
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class Controller:
         *,
         clock: Callable[[], datetime] = utc_now,
         tries: Tries | None = None,
+        absences: Callable[[], Absences] = Absences,
     ) -> None:
         self._kube = kube
         self._settings = settings
@@ -91,7 +91,8 @@ class Controller:
         self._storyteller = Storyteller(recorder, settings.label)
         self._batch = Batch(settings.batch_idle, settings.batch_max)
         self._tries = tries or Tries()
-        self._absences = Absences()
+        self._new_absences = absences
+        self._absences = absences()
         self._clock = clock
         self._wake = asyncio.Event()
         self._changed = False  # something that a decision looks at
@@ -101,7 +102,7 @@ class Controller:
         self._unnominable: set[str] = set()  # uids
         self._faults: Counter[str] = Counter()  # by uid, of the API server at a nomination
         self._planned: dict[str, Placement] = {}  # by uid; a restart may begin a plan anew
-        self._breath = 0.0  # seconds before the next decision
+        self._breath = Breath()
 
     @property
     def synced(self) -> bool:
@@ -118,7 +119,8 @@ class Controller:
         self._batch.release()
         self._unnominable.clear()
         self._faults.clear()
-        self._absences = Absences()  # what was seen in an earlier term is no start of this one
+        self._absences = self._new_absences()  # an earlier term's are no start of this one's
+        self._tries.begin_term()
         self._planned = {}
         self._changed = True
         bucket = TokenBucket(self._settings.qps, self._settings.burst)
@@ -127,12 +129,12 @@ class Controller:
             try:
                 while True:
                     if self._changed:
-                        await asyncio.sleep(self._breath)  # what comes in meanwhile is decided too
+                        # What comes in meanwhile is decided, too.
+                        await asyncio.sleep(self._breath.left(time.monotonic()))
                         self._changed = False
                         started = time.monotonic()
                         self._act(await self._decide(writer), writer)
-                        # A long decision leaves as much time to its writes before the next.
-                        await asyncio.sleep(min(time.monotonic() - started, _LONGEST_PAUSE))
+                        self._breath.decided(started, time.monotonic())
                     await self._wait()
             finally:
                 writer.close()
@@ -196,7 +198,6 @@ class Controller:
             decision = await self._think(view, writer)
         self._planned = decision.planned
         seconds = time.perf_counter() - started
-        self._breath = seconds if seconds > _LONG else 0.0
         self._metrics.decided(decision, seconds=seconds)
         pending = (pod for pod in view.pods if pod.is_pending)
         ageing = seconds_to_change(pending, wall)
@@ -209,7 +210,7 @@ class Controller:
 
         What changes meanwhile is decided upon next, as what a watch has not shown yet.
         """
-        if self._breath or sum(pod.is_pending for pod in view.pods) > _MANY:
+        if self._breath.is_long or sum(pod.is_pending for pod in view.pods) > _MANY:
             writer.withhold()
             return await asyncio.to_thread(decide, view)
         return decide(view)
@@ -218,14 +219,14 @@ class Controller:
         return [p for p in placements if self._cluster.is_pending(p.pod)]
 
     def _view(self, wall: datetime, now: float, writer: Writer) -> View:
-        nodes, layouts = self._cluster.nodes, self._layouts(writer)
+        nodes = self._cluster.nodes
         return View(
             nodes=nodes,
-            layouts=layouts,
+            layouts=self._layouts(writer),
             pods=self._pods(writer),
             label=self._settings.label,
             waiting=self._batch.held,
-            away=self._absences.watch(nodes, layouts, now),
+            away=self._absences.watch(nodes, self._cluster.layouts, now),
             unreadable=self._cluster.unreadable,
             gate=self._settings.gate,
             unnominable=frozenset(self._unnominable),
@@ -280,14 +281,16 @@ class Controller:
             self._unnominable.add(action.pod.uid)  # or the others of its size would wait for it
             log.warning("not nominated: is `patch` on pods/status allowed?", extra=facts)
         else:
+            if isinstance(action, WriteSpec) and _is_refusal(error):
+                self._absences.refused(action.layout.name, str(error), time.monotonic())
             log.warning("a write failed, it is tried again", extra=facts)
 
     def _is_final(self, uid: str, error: Exception) -> bool:
         """Whether the API server has refused a nomination, rather than been away or in trouble."""
-        if not isinstance(error, ApiError) or error.status in _BUSY:
-            return False
-        if error.status < 500:
+        if _is_refusal(error):
             return True
+        if not isinstance(error, ApiError) or error.status in _PASSING:
+            return False
         self._faults[uid] += 1
         return self._faults[uid] >= FAULTS
 
@@ -295,7 +298,8 @@ class Controller:
         match action:
             case Ungate(pod=pod, carved=True):
                 self._metrics.carved(pod)
-            case WriteSpec():
+            case WriteSpec(layout=layout):
+                self._absences.written(layout.name)
                 self._metrics.written(action)
             case Nominate(pod=pod):
                 self._faults.pop(pod.uid, None)
@@ -314,7 +318,7 @@ class Controller:
             self._unnominable.discard(old.uid)
             self._faults.pop(old.uid, None)
             self._metrics.left(old.uid)
-        if self._batch.holds(change.key):
+        if self._batch.holds(change.key) and not (old and old.node):
             self._wake.set()  # only the time at which the batch is complete has changed
         elif _weight(old) != _weight(new) or self._matters(old, new):
             self._trigger()
@@ -326,12 +330,17 @@ class Controller:
         return self._tries.follows(new.uid)
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether the API server does not want the write, rather than cannot do it now."""
+    return isinstance(error, ApiError) and error.status < 500 and error.status not in _PASSING
+
+
 def _was_pending(old: Pod | None, new: Pod) -> bool:
     return old is not None and old.is_pending and old.uid == new.uid
 
 
 def _weight(pod: Pod | None) -> object:
     """What of a pod a plan looks at."""
-    if pod is None or (not pod.node and not pod.is_pending):
+    if pod is None or not (pod.node or pod.is_pending or pod.nominated):
         return None
     return replace(pod, resource_version="", unschedulable="")

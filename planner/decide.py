@@ -6,7 +6,7 @@ answer repeats at most what was already done.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mpslice.gpus import MAX_SLICES_PER_GPU
@@ -18,8 +18,10 @@ from planner.gate.rivals import Rivals, nominations
 from planner.handover import hand_back, hand_over, outlived
 from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.packing import plan
+from planner.state.absence import Absence, as_if_there
+from planner.state.bindings import seen_bound
 from planner.state.snapshot import build_snapshot
-from planner.state.standing import holders, spec_was_refused
+from planner.state.standing import spec_was_refused
 from planner.writes.actions import Action, Ungate, WriteSpec
 
 
@@ -27,11 +29,11 @@ from planner.writes.actions import Action, Ungate, WriteSpec
 class View:
     """The cluster as the reflectors show it.
 
-    `waiting` pods belong to a burst that is not complete yet. `away` are nodes that lost their
-    agents. `unreadable` are nodes whose NodeLayout says something that is none, and what: nothing
-    is done to them. Without `gate` nobody is to wait for one. `unnominable` are the uids of pods
-    whose nomination was refused: nobody waits for that. `planned` is where the last decision put
-    pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
+    `waiting` pods belong to a burst that is not complete yet. `away` are nodes that take no layout
+    now, and why. `unreadable` are nodes whose NodeLayout says something that is none, and what:
+    nothing is done to them. Without `gate` nobody is to wait for one. `unnominable` are the uids of
+    pods whose nomination was refused: nobody waits for that. `planned` is where the last decision
+    put pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
     `solver` is plan's, the rest build_snapshot's.
     """
 
@@ -40,7 +42,7 @@ class View:
     pods: tuple[Pod, ...]
     label: tuple[str, str]
     waiting: frozenset[str] = frozenset()
-    away: frozenset[str] = frozenset()
+    away: Mapping[str, Absence] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     gate: bool = True
     unnominable: frozenset[str] = frozenset()
@@ -59,7 +61,8 @@ class Decision:
     `carving` waits for its slices, or for those of its group. `standing` are the placements that
     the scheduler can carry out, now or once the gate is gone. `refused` fit nowhere now, and
     `patient` are those of them that wait with their gates for an agent to come back. `gated` are
-    slice pods that wait for other people's gates.
+    slice pods that wait for other people's gates. `unreadable` and `away` are nodes that something
+    is to be told of, and what.
     """
 
     actions: tuple[Action, ...] = ()
@@ -69,6 +72,7 @@ class Decision:
     patient: tuple[Placement, ...] = ()
     gated: tuple[Pod, ...] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     snapshot: Snapshot = field(default_factory=Snapshot)
 
@@ -80,24 +84,22 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Sites:
-    """The labelled nodes and their layouts; `here` are those whose agents are there."""
+    """The labelled nodes and their layouts by name: of those whose agents are there, and of those
+    whose agents pods wait for, as they will be then.
+    """
 
     labelled: tuple[Node, ...]
-    layouts: Mapping[str, NodeLayout]
     here: Mapping[str, NodeLayout]
-
-    @property
-    def asleep(self) -> list[Node]:
-        """The nodes whose agents are away."""
-        away = self.layouts.keys() - self.here.keys()
-        return [node for node in self.labelled if node.name in away]
+    awaited: Mapping[str, NodeLayout]
 
 
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
+    view = replace(view, pods=seen_bound(view.pods, view.layouts, view.planned))
     sites = _sites(view)
     snapshot = _snapshot(view, sites.labelled, sites.here)
-    made = plan(snapshot, _pending(view), solver=view.solver)
+    pending = [pod for pod in view.pods if pod.is_pending and pod.key not in view.waiting]
+    made = plan(snapshot, pending, solver=view.solver)
     patient = _patient(view, sites, made)
     refused = hold_back(made.refusals, made.reservations, snapshot.nodes)
     slices = Bindable(made, sites.here, view.nodes, view.pods)
@@ -119,6 +121,11 @@ def decide(view: View) -> Decision:
         patient=patient,
         gated=tuple(pod for pod in view.pods if _waits_for_others(pod)),
         unreadable=view.unreadable,
+        away={
+            node.name: view.away[node.name].problem
+            for node in sites.labelled
+            if node.name in view.away and view.away[node.name].problem
+        },
         plan=made,
         snapshot=snapshot,
     )
@@ -132,7 +139,12 @@ def _sites(view: View) -> _Sites:
         if node.name in layouts and outlived(layouts[node.name], node):
             del layouts[node.name]
     here = {name: layout for name, layout in layouts.items() if name not in view.away}
-    return _Sites(labelled, layouts, here)
+    awaited = {
+        name: as_if_there(layouts[name])
+        for name, absence in view.away.items()
+        if absence.awaited and name in layouts
+    }
+    return _Sites(labelled, here, awaited)
 
 
 def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
@@ -160,30 +172,16 @@ def _patient(view: View, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
     A pod that fits elsewhere goes there meanwhile; one that fits only here waits with its gate,
     since the slices come back with the agent.
     """
-    if not sites.asleep or not made.refusals:
+    if not sites.awaited or not made.refusals:
         return ()
-    asleep = _snapshot(view, sites.asleep, sites.layouts)
-    return plan(asleep, [refusal.pod for refusal in made.refusals]).placements
+    nodes = (node for node in sites.labelled if node.name in sites.awaited)
+    later = _snapshot(view, nodes, sites.awaited)
+    return plan(later, [refusal.pod for refusal in made.refusals]).placements
 
 
 def _without(refusals: Iterable[Refusal], placements: Iterable[Placement]) -> tuple[Refusal, ...]:
     placed = {placement.pod.key for placement in placements}
     return tuple(refusal for refusal in refusals if refusal.pod.key not in placed)
-
-
-def _pending(view: View) -> list[Pod]:
-    ready = {node.name for node in view.nodes if node.ready}
-    layouts = (layout for layout in view.layouts.values() if layout.name in ready)
-    pods = [pod for pod in view.pods if pod.key not in view.waiting]
-    return pending_pods(pods, layouts)
-
-
-def pending_pods(pods: Iterable[Pod], layouts: Iterable[NodeLayout]) -> list[Pod]:
-    """The pods to plan. `layouts` of live nodes may show a slice as a pod's before its binding is
-    seen: such a pod is not planned again. A gated pod cannot be bound; the name is another's then.
-    """
-    holding = holders(layouts)
-    return [pod for pod in pods if pod.is_pending and (pod.gated or pod.key not in holding)]
 
 
 def _waits_for_others(pod: Pod) -> bool:

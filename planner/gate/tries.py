@@ -39,6 +39,10 @@ class Tries:
     _under_way: dict[str, _Try] = field(default_factory=dict)
     _failed: dict[str, Counter[str]] = field(default_factory=dict)
 
+    def begin_term(self) -> None:
+        """Somebody else may have decided meanwhile: what is under way is tried from now on."""
+        self._under_way.clear()
+
     def avoided(self, pod: Pod) -> frozenset[str]:
         """The nodes that the pod is not to be planned on."""
         failed = self._failed.get(pod.uid)

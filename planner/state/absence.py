@@ -1,18 +1,46 @@
-"""Node agents that are away: what the kubelet shows of a node's slices once their plugin is gone.
+"""Nodes on which nothing is begun for the moment: their agents are away, or take no layout.
 
-Pure; time is passed in.
+Pods that fit elsewhere go there. Others wait for the agent as long as it may be a restart. Pure;
+time is passed in.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from mpslice.nodelayout import LayoutStatus, NodeLayout
+from mpslice.nodelayout import (
+    KUBELET_UNAVAILABLE,
+    STOPPING,
+    Condition,
+    ConditionType,
+    LayoutStatus,
+    NodeLayout,
+)
 from planner.model import Node
 
 PATIENCE: Final = 2.0
 """Seconds before an agent counts as away: a layout's and its node's status come by two watches, the
 first of them at times alone; and most restarts are over by then."""
+
+SILENCE: Final = 30.0
+"""Seconds in which a layout has to be acknowledged, which takes agents milliseconds, and its write
+to be accepted."""
+
+RETURN: Final = 120.0
+"""Seconds in which a restarted agent is back, its image pulled anew."""
+
+AGAIN: Final = 60.0
+"""Seconds until a layout that the API server refused is tried again."""
+
+_PASSING: Final = frozenset({STOPPING, KUBELET_UNAVAILABLE})
+_AWAY: Final = f"its node agent has been away for {RETURN:.0f} seconds"
+_SILENT: Final = f"its node agent has not taken the layout for {SILENCE:.0f} seconds"
+
+
+def is_passing(layout: NodeLayout) -> bool:
+    """Whether the agent says that it does not serve the node for the moment."""
+    condition = (layout.status or LayoutStatus()).condition(ConditionType.READY)
+    return condition is not None and not condition.status and condition.reason in _PASSING
 
 
 def shows_nothing(node: Node, layout: NodeLayout) -> bool:
@@ -26,28 +54,119 @@ def shows_nothing(node: Node, layout: NodeLayout) -> bool:
     return bool(sizes) and not any(node.slices.get(size) for size in sizes)
 
 
+def as_if_there(layout: NodeLayout) -> NodeLayout:
+    """What the layout will be once its agent is back."""
+    if not is_passing(layout) or layout.status is None:
+        return layout
+    others = (c for c in layout.status.conditions if c.type is not ConditionType.READY)
+    ready = Condition(ConditionType.READY, True, "Expected")
+    return replace(layout, status=replace(layout.status, conditions=(ready, *others)))
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """`awaited`: a pod that fits only here waits. `problem` is what to tell of the node, or ""."""
+
+    awaited: bool = True
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """What shows that a node cannot be planned on, once it has for `patience` seconds.
+
+    `key` tells one such time from the next; the problem is told after `told` seconds.
+    """
+
+    key: object
+    patience: float
+    problem: str
+    told: float
+
+
+@dataclass(slots=True)
+class _Refused:
+    """Writes of a node's layout that the API server refused: why, the first and the last time."""
+
+    error: str
+    first: float
+    last: float
+
+
 @dataclass(slots=True)
 class Absences:
-    """Since when which node has shown none of its slices."""
+    """Since when which node has shown which sign."""
 
     patience: float = PATIENCE
-    _since: dict[str, float] = field(default_factory=dict)
+    silence: float = SILENCE
+    _since: dict[tuple[str, object], float] = field(default_factory=dict)
+    _refused: dict[str, _Refused] = field(default_factory=dict)
     _next: float | None = None
+
+    def refused(self, name: str, error: str, now: float) -> None:
+        """The API server does not take the node's layout."""
+        before = self._refused.setdefault(name, _Refused(error, now, now))
+        before.last = now
+
+    def written(self, name: str) -> None:
+        """The API server has taken the node's layout."""
+        self._refused.pop(name, None)
 
     def watch(
         self, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout], now: float
-    ) -> frozenset[str]:
-        """Takes note of the nodes that show nothing; those of them whose agents are away."""
-        since = self._since
-        self._since = {
-            node.name: since.get(node.name, now)
-            for node in nodes
-            if node.name in layouts and shows_nothing(node, layouts[node.name])
-        }
-        ends = {name: begin + self.patience for name, begin in self._since.items()}
-        self._next = min((end for end in ends.values() if end > now), default=None)
-        return frozenset(name for name, end in ends.items() if end <= now)
+    ) -> dict[str, Absence]:
+        """Takes note of what nodes show; by name those that are not to be planned on.
+
+        `layouts` are those that were written, by node.
+        """
+        since, self._since = self._since, {}
+        self._next = None
+        found: dict[str, Absence] = {}
+        for node in nodes:
+            layout = layouts.get(node.name)
+            if layout is None or layout.spec.release or not node.ready:
+                continue
+            for sign in self._signs(node, layout):
+                key = node.name, sign.key
+                begin = self._since[key] = since.get(key, now)
+                self._remind(now, begin + sign.patience, begin + sign.told, begin + RETURN)
+                if now >= begin + sign.patience:
+                    problem = sign.problem if now >= begin + sign.told else ""
+                    absence = Absence(now < begin + RETURN, problem)
+                    found[node.name] = _worse(found.get(node.name), absence)
+            if (refusal := self._refusal(node.name, now)) is not None:
+                found[node.name] = _worse(found.get(node.name), refusal)
+        return found
+
+    def _signs(self, node: Node, layout: NodeLayout) -> Iterator[_Sign]:
+        observed = layout.status.observed_generation if layout.status is not None else None
+        if is_passing(layout):
+            yield _Sign("away", 0.0, _AWAY, RETURN)
+        elif shows_nothing(node, layout):
+            yield _Sign("away", self.patience, _AWAY, RETURN)
+        elif observed is not None and observed < layout.generation:
+            yield _Sign(("silent", observed), self.silence, _SILENT, self.silence)
+
+    def _refusal(self, name: str, now: float) -> Absence | None:
+        refused = self._refused.get(name)
+        if refused is None:
+            return None
+        begin, end = refused.first + self.silence, refused.last + AGAIN
+        self._remind(now, begin, end)
+        if not begin <= now < end:
+            return None
+        return Absence(False, f"its layout cannot be written ({refused.error})")
+
+    def _remind(self, now: float, *times: float) -> None:
+        coming = [time for time in (*times, self._next) if time is not None and time > now]
+        self._next = min(coming, default=None)
 
     def due(self) -> float | None:
         """When `watch` has to be asked again, on the clock that it was given."""
         return self._next
+
+
+def _worse(one: Absence | None, other: Absence) -> Absence:
+    if one is None:
+        return other
+    return Absence(one.awaited and other.awaited, one.problem or other.problem)

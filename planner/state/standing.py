@@ -6,7 +6,7 @@ loops, because this runs over every slice of the cluster for each plan.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -233,15 +233,3 @@ def _next_taken(having: Iterable[_Count], size: SliceSize) -> _Count | None:
     rooms = {g.uuid: GpuRoom(g.index, g.capacity - g.used_gb) for g in by_uuid.values()}
     first = preferred((DeviceId(uuid, size, 0) for uuid in by_uuid), 1, rooms)
     return by_uuid[first[0].gpu] if first else None
-
-
-def holders(layouts: Iterable[NodeLayout]) -> Mapping[str, str]:
-    """The pods that hold a slice, and on which node: known before their binding is, at times."""
-    return {
-        entry.pod: layout.name
-        for layout in layouts
-        if layout.status is not None
-        for gpu in layout.status.gpus
-        for entry in gpu.slices
-        if entry.state is SliceState.USED and entry.pod is not None
-    }

@@ -58,6 +58,8 @@ class Storyteller:
             wait = self._tell(story, now)
             if wait is not None:
                 self.due = wait if self.due is None else min(self.due, wait)
+        # What is told next is still within the minute of a pod that had a place in between.
+        live.update(placement.pod.uid for placement in decision.plan.placements)
         self._told = {uid: told for uid, told in self._told.items() if uid in live}
 
     def _stories(self, decision: Decision) -> Iterator[_Story]:
@@ -114,6 +116,10 @@ class Storyteller:
         }
         for node, problem in decision.unreadable.items():
             problems[node, "UnreadableLayout"] = f"{problem}; the node is left as it is"
+        for node, problem in decision.away.items():
+            problems[node, "NodeAgentAway"] = (
+                f"{problem}; pods are placed elsewhere. See `kubectl describe nodelayout {node}`"
+            )
         self._told_of_nodes = {
             key: told for key, told in self._told_of_nodes.items() if problems.get(key) == told
         }

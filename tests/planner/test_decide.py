@@ -8,6 +8,7 @@ import pytest
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.nodelayout import (
+    STOPPING,
     Condition,
     ConditionType,
     GpuSpec,
@@ -20,7 +21,8 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.decide import Decision, View, decide
-from planner.model import GATE, Constraints, Node, Pod, Resources, SliceClaim
+from planner.model import GATE, Constraints, Node, Placement, Pod, Resources, SliceClaim
+from planner.state.absence import Absence
 from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
@@ -88,16 +90,24 @@ def a_layout(
     return NodeLayout(name, LayoutSpec(specs, release), status, generation, uid=name)
 
 
+def not_ready(layout: NodeLayout, reason: str) -> NodeLayout:
+    assert layout.status is not None
+    others = (c for c in layout.status.conditions if c.type is not ConditionType.READY)
+    conditions = (*others, Condition(ConditionType.READY, False, reason))
+    return replace(layout, status=replace(layout.status, conditions=conditions))
+
+
 def decided(
     nodes: Iterable[Node],
     layouts: Iterable[NodeLayout],
     pods: Iterable[Pod] = (),
     unreadable: Iterable[str] = (),
-    away: frozenset[str] = frozenset(),
+    away: Iterable[str] = (),
 ) -> Decision:
     by_name = {layout.name: layout for layout in layouts}
     named = dict.fromkeys(unreadable, "NodeLayout n1: spec is no spec")
-    view = View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=named, away=away)
+    absences = dict.fromkeys(away, Absence())
+    view = View(tuple(nodes), by_name, tuple(pods), LABEL, unreadable=named, away=absences)
     return decide(view)
 
 
@@ -168,7 +178,7 @@ def test_spec_that_was_refused_and_is_still_wanted_is_left_to_the_agent() -> Non
 def test_pod_goes_elsewhere_while_an_agent_is_away() -> None:
     layouts = [a_layout("n1", free={10: 1}), a_layout("n2")]
     nodes = [a_node("n1"), a_node("n2")]
-    decision = decided(nodes, layouts, [a_pod("p", 10)], away=frozenset({"n1"}))
+    decision = decided(nodes, layouts, [a_pod("p", 10)], away=["n1"])
     assert [placement.node for placement in decision.plan.placements] == ["n2"]
 
 
@@ -180,19 +190,48 @@ def test_slice_that_the_node_does_not_show_yet_is_waited_for() -> None:
 
 
 def test_pod_that_fits_only_where_the_agent_is_away_keeps_its_gate() -> None:
-    layouts, away = [a_layout(free={10: 1})], frozenset({"n1"})
-    decision = decided([a_node()], layouts, [a_pod("p", 10)], away=away)
+    decision = decided([a_node()], [a_layout(free={10: 1})], [a_pod("p", 10)], away=["n1"])
     assert decision.actions == ()
     assert [refusal.reason for refusal in decision.refused] == ["NotReady"]
     assert decision.carving == ()
     assert [placement.node for placement in decision.planned.values()] == ["n1"]
 
 
-def test_pod_seen_as_holder_before_its_binding_is_not_planned_again() -> None:
+def test_pod_that_fits_only_where_the_agent_says_goodbye_keeps_its_gate() -> None:
+    """It is waited for with what its GPUs hold, though the node is not served now."""
+    layout = not_ready(a_layout(used=[(70, "default/other")]), STOPPING)
+    pods = [a_pod("small", 10), a_pod("large", 20)]
+    decision = decided([a_node()], [layout], pods, away=["n1"])
+    assert [placement.pod.name for placement in decision.patient] == ["small"]
+    assert ungated(decision) == ["large"]
+
+
+def test_agent_that_is_not_waited_for_any_more_keeps_no_gate() -> None:
+    gone = {"n1": Absence(awaited=False, problem="its node agent has been away")}
+    layouts = {"n1": a_layout(free={10: 1})}
+    decision = decide(View((a_node(),), layouts, (a_pod("p", 10),), LABEL, away=gone))
+    assert ungated(decision) == ["p"]
+    assert decision.away == {"n1": "its node agent has been away"}
+
+
+def test_pod_seen_as_holder_before_its_binding_counts_as_bound() -> None:
+    """Its CPU is gone with it, though the pod is shown without a node still."""
+    pods = [replace(a_pod(name, 10, gated=False), requests=Resources(30_000)) for name in "pq"]
     layout = a_layout(used=[(10, "default/p")])
-    decision = decided([a_node(shows={10: 1})], [layout], [a_pod("p", 10, gated=False)])
+    planned = {"p": Placement(pods[0], "n1", (GpuUuid("n1-gpu"),))}
+    view = View((a_node(shows={10: 1}),), {"n1": layout}, tuple(pods), LABEL, planned=planned)
+    decision = decide(view)
     assert decision.plan.placements == ()
+    assert [(r.pod.name, r.reason) for r in decision.refused] == [("q", "CPU")]
     assert decision.actions == ()
+
+
+def test_slice_of_an_older_pod_of_its_name_does_not_hide_a_pod() -> None:
+    """A pod deleted by force leaves its processes, and they the slice."""
+    nodes = [a_node("n1", shows={80: 1}), a_node("n2")]
+    layouts = [a_layout("n1", used=[(80, "default/web-0")]), a_layout("n2")]
+    decision = decided(nodes, layouts, [a_pod("web-0", 80, gated=False)])
+    assert [placement.node for placement in decision.plan.placements] == ["n2"]
 
 
 def test_name_in_a_dead_nodes_layout_does_not_hide_a_new_pod() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpslice.kube.api import NAMESPACES, NODES, PODS, Json, PatchType, Query, Resource
+from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, PatchType, Query, Resource
 from mpslice.kube.errors import ApiError
 from mpslice.kube.events import EventType, ObjectRef
 from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
@@ -18,6 +18,7 @@ from planner.controller import Controller
 from planner.decide import Decision, View, decide
 from planner.gate.tries import Tries
 from planner.metrics import Metrics
+from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import LABEL, node_manifest, node_status
@@ -66,9 +67,11 @@ def pod_object(name: str, size: int, created: str, **options: Any) -> Json:
 
 
 @asynccontextmanager
-async def leading(kube: Memory) -> AsyncIterator[Recorder]:
+async def leading(
+    kube: Memory, absences: Callable[[], Absences] = Absences
+) -> AsyncIterator[Recorder]:
     recorder: Any = Recorder()
-    planner = Controller(kube, SETTINGS, recorder, Metrics())
+    planner = Controller(kube, SETTINGS, recorder, Metrics(), absences=absences)
     tasks = [asyncio.create_task(planner.follow()), asyncio.create_task(planner.lead())]
     try:
         yield recorder
@@ -176,6 +179,78 @@ def one_free_slice_and_a_rival() -> dict[str, list[Json]]:
             pod_object("rival", 10, "2026-01-02T00:00:00Z", gated=False),
         ],
     }
+
+
+async def test_pod_is_nominated_although_the_planners_token_had_ended() -> None:
+    kube = Refusing(401, one_free_slice_and_a_rival(), times=1)
+    async with leading(kube):
+        await eventually(until(lambda: ("first", None) in kube.seen), "its gate is taken away")
+        assert kube.seen[:2] == [("first", "status"), ("first", "status")]
+
+
+async def test_node_with_a_pod_that_cannot_be_read_is_told_of() -> None:
+    """As no API server would send it."""
+    odd = pod_object("odd", 10, "2026-01-01T00:00:00Z", gated=False, nodeName="n1")
+    odd["spec"]["tolerations"] = "all"
+    odd_node = node_object("n2", {})
+    odd_node["spec"] = {"taints": [{"key": ["x"], "effect": "NoSchedule"}]}
+    kube = Memory(
+        nodes=[node_object("n1", {}), odd_node, node_object("n3", {})],
+        nodelayouts=[layout_object(a_layout(name)) for name in ("n1", "n2", "n3")],
+        pods=[odd, pod_object("p", 10, "2026-01-01T00:00:00Z")],
+    )
+    async with leading(kube) as recorder:
+        await eventually(until(lambda: ("n3", None) in kube.seen), "the node left is carved")
+        told = {("n1", "NodeSetAside"), ("n2", "NodeSetAside")}
+        await eventually(until(lambda: told <= set(recorder.said)), "the others are told of")
+    assert {name for name, _ in kube.seen} == {"n3"}
+
+
+class Unwritable(Memory):
+    """Nobody may write the layout of n1."""
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Json | Sequence[Json],
+        *,
+        type: PatchType,
+        namespace: str | None = None,
+        subresource: str | None = None,
+    ) -> Json:
+        if resource is NODE_LAYOUTS and name == "n1":
+            raise ApiError("denied by policy x", status=422)
+        return await super().patch(
+            resource, name, body, type=type, namespace=namespace, subresource=subresource
+        )
+
+
+async def test_pod_is_placed_elsewhere_when_a_layout_cannot_be_written() -> None:
+    kube = Unwritable(
+        nodes=[node_object("n1", {}), node_object("n2", {})],
+        nodelayouts=[layout_object(a_layout("n1")), layout_object(a_layout("n2"))],
+        pods=[pod_object("p", 20, "2026-01-01T00:00:00Z")],
+    )
+    async with leading(kube, absences=lambda: Absences(silence=0.2)) as recorder:
+        await eventually(until(lambda: ("n2", None) in kube.seen), "the other node is carved")
+        await eventually(
+            until(lambda: ("n1", "NodeAgentAway") in recorder.said), "the node is told of"
+        )
+
+
+async def test_pod_is_placed_elsewhere_when_an_agent_takes_no_layout() -> None:
+    kube = Memory(
+        nodes=[node_object("n1", {}), node_object("n2", {})],
+        nodelayouts=[layout_object(a_layout(name, generation=1)) for name in ("n1", "n2")],
+        pods=[pod_object("p", 20, "2026-01-01T00:00:00Z")],
+    )
+    async with leading(kube, absences=lambda: Absences(silence=0.2)):
+        await eventually(until(lambda: ("n1", None) in kube.seen), "one node is carved")
+        written = layout_object(a_layout("n1", spec={20: 1}))
+        written["metadata"]["generation"] = 2
+        kube.show(NODE_LAYOUTS, written, "MODIFIED")
+        await eventually(until(lambda: ("n2", None) in kube.seen), "then the other")
 
 
 @pytest.mark.parametrize(("status", "asked"), [(400, 1), (403, 1), (422, 1), (500, 3)])

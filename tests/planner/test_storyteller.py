@@ -126,6 +126,27 @@ def test_trouble_of_a_node_that_could_not_be_recorded_is_told_later() -> None:
     assert teller.due is None
 
 
+def test_place_in_between_does_not_have_the_same_cause_told_again() -> None:
+    teller, recorder = telling()
+    standing = Decision(plan=Plan((Placement(POD, "n1", (GpuUuid("n1-0"),)),)), snapshot=SNAPSHOT)
+    for second, decision in enumerate((refused(FULL), standing, refused(FULL), standing)):
+        teller.tell(decision, now=float(second))
+    assert [reason for _, reason, _ in recorder.said] == ["SliceUnavailable"]
+
+
+def test_node_whose_agent_is_away_is_told_of_once() -> None:
+    teller, recorder = telling()
+    away = Decision(away={"n1": "its node agent has been away for 120 seconds"}, snapshot=SNAPSHOT)
+    for second in range(3):
+        teller.tell(away, now=float(second))
+    ((name, reason, text),) = recorder.said
+    assert (name, reason) == ("n1", "NodeAgentAway")
+    assert text == (
+        "its node agent has been away for 120 seconds; pods are placed elsewhere. "
+        "See `kubectl describe nodelayout n1`"
+    )
+
+
 def test_pod_that_waits_again_is_told_again() -> None:
     teller, recorder = telling()
     teller.tell(refused(FULL), now=0.0)
