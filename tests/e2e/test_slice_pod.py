@@ -152,6 +152,19 @@ def test_kill_and_restart_of_a_program_ends_in_the_same_place(
     until(used, "the NodeLayout shows both holders")
 
 
+def test_pod_keeps_its_gate_while_the_agent_is_replaced(
+    cluster: Cluster, node: Node, mpslice_programs: MpslicePrograms
+) -> None:
+    agent = mpslice_programs.nodeagent
+    agent.stop()
+    cluster.apply(slice_pod("waits", 24))
+    told = until(lambda: cluster.events("waits", "SliceUnavailable"), "the pod is told why")
+    assert told == ["24gb: 0 of 1 nodes: 1 NotReady"]
+    assert "schedulingGates" in cluster.pod("waits")["spec"]
+    agent.start()
+    cluster.running("waits")
+
+
 def _as_json(pod: Any) -> str:
     return json.dumps(pod)
 
