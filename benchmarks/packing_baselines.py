@@ -111,7 +111,9 @@ class _Gradient:
         mix = Counter((pod.seats[0], pod.requests.cpu_milli, pod.requests.memory) for pod in pods)
         self.cluster = cluster
         self.size, self.cpu, self.memory = np.array(list(mix), dtype=np.int64).T
-        # Counts, not shares: sums of whole numbers are exact, so ties break alike on any machine.
+        # Counts, not shares: sums of whole numbers are exact, and so are ties on any machine. They
+        # are broken at random, as kube-scheduler does, which places more than any order does.
+        self.lot = np.random.default_rng(0).random(len(cluster.free)) / 2
         self.count = np.array(list(mix.values()), dtype=np.float64)
         nodes, counts = np.unique(cluster.node_of, return_counts=True)
         width = counts.max(initial=0)
@@ -138,7 +140,10 @@ class _Gradient:
         return int(gpu[np.argmin(score)])
 
     def _score(self, nodes: Ints, pod: Pod) -> tuple[Floats, Ints]:
-        """The least growth on each of the nodes and the GPU that has it; infinite without room."""
+        """The least growth on each of the nodes and the GPU that has it; infinite without room.
+
+        Growth is of whole numbers, and a lot below 1.
+        """
         gpus, exists = self.gpus[nodes], self.exists[nodes]
         free = np.where(exists, self.cluster.free[gpus], 0)
         cpu, memory = self.cluster.cpu[nodes], self.cluster.memory[nodes]
@@ -149,7 +154,7 @@ class _Gradient:
         grown = self._fragments(after, cpu - requests.cpu_milli, memory - requests.memory) - before
         able = exists & (free >= size)
         able &= ((cpu >= requests.cpu_milli) & (memory >= requests.memory))[:, None]
-        grown = np.where(able, grown, np.inf)
+        grown = np.where(able, grown + self.lot[gpus], np.inf)
         place = np.argmin(grown, axis=1)
         rows = np.arange(len(nodes))
         return grown[rows, place], gpus[rows, place]
