@@ -73,6 +73,7 @@ class Controller:
             local.inventory,
             local.ledger.holders,
             self._cluster.reported,
+            self._cluster.shown,
         )
         knowledge = KubeletKnowledge(local.pod_resources)
         self._executor = Executor(
@@ -249,7 +250,7 @@ class Controller:
             return  # what the node shows is more than we know of
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._publisher.close_node()
+                await self._publisher.close_node(self._cluster.pods())
                 message = "the agent is being stopped; running containers go on"
                 await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
         except (KubeError, TimeoutError) as error:
@@ -257,7 +258,7 @@ class Controller:
 
     def _node_changed(self, node: NodeFacts) -> None:
         self._publisher.saw_node(node)
-        self._foreign.saw_node(node.whole_gpus)
+        self._foreign.saw_node(node.others)
         self._board.put_excluded(node.excluded)
         if self._publisher.node_differs():
             self._wake.beat()

@@ -5,7 +5,7 @@ the agent says about the node goes into one patch.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -32,10 +32,19 @@ from nodeagent.cluster.report import (
     used_resources,
 )
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Holder
+from nodeagent.slices.holders import Holder, Pods
 from nodeagent.slices.inventory import Inventory
 
+Shown = tuple[str, str, str]
+"""Of the condition Ready what tells whether the node is served: status, reason and message."""
+
 log = logging.getLogger(__name__)
+
+
+def shown_of(conditions: Iterable[Condition]) -> Shown:
+    """What these conditions show."""
+    ready = next((c for c in conditions if c.type is ConditionType.READY), None)
+    return ("", "", "") if ready is None else (str(ready.status), ready.reason, ready.message)
 
 
 class Publisher:
@@ -48,12 +57,14 @@ class Publisher:
         inventory: Inventory,
         holders: Mapping[DeviceId, Holder],
         reported: Callable[[], LayoutStatus],
+        shown: Callable[[], Shown],
     ) -> None:
         self._kube = kube
         self._settings = settings
         self._inventory = inventory
         self._holders = holders
         self._reported = reported
+        self._shown = shown
         self._node = NodeFacts()
         self._written: Json | None = None
         self._written_to = ""
@@ -84,9 +95,9 @@ class Publisher:
             self._node = replace(self._node, resources={})
         await self._patch_node(resources, release=release)
 
-    async def close_node(self) -> None:
-        """Nothing more can be bound; for an agent that goes away."""
-        await self._patch_node(used_resources(self._inventory, self._holders))
+    async def close_node(self, pods: Pods) -> None:
+        """Nothing more can be bound than what these pods hold; for an agent that goes away."""
+        await self._patch_node(used_resources(self._inventory, self._holders, pods))
 
     async def _patch_node(
         self, resources: Mapping[SliceSize, Amount], *, release: bool = False
@@ -129,7 +140,8 @@ class Publisher:
         merged = merge_conditions(self._conditions, conditions, now=now)
         gpus = gpu_statuses(self._inventory, self._holders, self._settings)
         status = status_to_json(LayoutStatus(observed_generation, gpus, merged))
-        if status == self._written:
+        # Somebody else may have written since: an agent before us that ends late, or a person.
+        if status == self._written and self._shown() == shown_of(merged):
             return
         try:
             await self._kube.patch(

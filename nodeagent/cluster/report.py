@@ -14,12 +14,12 @@ from mpslice.gpus import DeviceId, GpuUuid, capacity_gb, excluded_gpus
 from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
-from nodeagent.gpus.refusals import FOREIGN_PARTITIONER, is_whole_gpu
+from nodeagent.gpus.refusals import FOREIGN_PARTITIONER
 from nodeagent.hardware import Gpu
 from nodeagent.kubelet.container import slice_limit_mib
 from nodeagent.layout.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Holder
+from nodeagent.slices.holders import Holder, Pods
 from nodeagent.slices.inventory import Inventory
 
 Holders = Mapping[DeviceId, Holder]
@@ -41,7 +41,7 @@ class NodeFacts:
     """What concerns us of a Node object; `version` orders two readings of it.
 
     `annotations` are nos's, which the agent writes; `excluded` are the GPUs that the user keeps;
-    `whole_gpus` is how many of each such resource others offer there.
+    `others` is how many devices of each other extended resource the node offers.
     """
 
     uid: str = ""
@@ -49,7 +49,7 @@ class NodeFacts:
     resources: Mapping[SliceSize, Amount] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     excluded: frozenset[str] = frozenset()
-    whole_gpus: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 def project_node(node: Mapping[str, Any]) -> NodeFacts:
@@ -72,14 +72,14 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
             if _MIRRORED.fullmatch(key)
         },
         excluded=excluded_gpus(node),
-        whole_gpus=_whole_gpus(status.get("allocatable")),
+        others=_others(status.get("allocatable")),
     )
 
 
-def _whole_gpus(allocatable: Mapping[str, Any] | None) -> dict[str, int]:
+def _others(allocatable: Mapping[str, Any] | None) -> dict[str, int]:
     counts = {}
     for name, quantity in (allocatable or {}).items():
-        if is_whole_gpu(name):
+        if "/" in name and parse_resource(name) is None:
             try:
                 counts[name] = whole(quantity)
             except InvalidQuantity:
@@ -180,14 +180,15 @@ def node_resources(inventory: Inventory) -> dict[SliceSize, Amount]:
     return {size: Amount(known[size], counted[size]) for size in inventory.sizes}
 
 
-def used_resources(inventory: Inventory, holders: Holders) -> dict[SliceSize, Amount]:
-    """The same for an agent that goes away: nothing more can be bound."""
+def used_resources(inventory: Inventory, holders: Holders, pods: Pods) -> dict[SliceSize, Amount]:
+    """The same for an agent that goes away: nothing more can be bound than what `pods` hold.
+
+    What only processes of a pod that is gone still use would be room for another pod.
+    """
+    used = Counter(device.size for device, holder in holders.items() if pods.hold(holder))
     resources = node_resources(inventory)
     return {
-        size: Amount(
-            amount.capacity,
-            min(amount.allocatable, sum(1 for device in holders if device.size == size)),
-        )
+        size: Amount(amount.capacity, min(amount.allocatable, used[size]))
         for size, amount in resources.items()
     }
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector
-from mpslice.nodelayout import LayoutStatus, NodeLayout, parse_node_layout
+from mpslice.nodelayout import ConditionType, LayoutStatus, NodeLayout, parse_node_layout
+from nodeagent.cluster.publisher import Shown
 from nodeagent.cluster.report import NodeFacts, project_node
 from nodeagent.slices.holders import Pods
 from nodeagent.slices.pods import PodFacts, project_pod
@@ -21,11 +22,12 @@ class Observed:
     """The NodeLayout's spec as it was read; `problem` says why it cannot be.
 
     `status` is what was last reported, unparsed and no part of what makes two of them differ: the
-    echo of our own reports, hundreds of slices long, is neither read nor news.
+    echo of our own reports, hundreds of slices long, is neither read nor news. What it `shows` is.
     """
 
     layout: NodeLayout
     problem: str = ""
+    shows: Shown = ("", "", "")
     status: Json = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -36,8 +38,17 @@ def project_layout(obj: Json) -> Observed:
     try:
         layout = parse_node_layout({"metadata": metadata, "spec": obj.get("spec")})
     except InvalidNodeLayout as error:
-        return Observed(parse_node_layout({"metadata": metadata}), str(error), status)
-    return Observed(layout, status=status)
+        layout = parse_node_layout({"metadata": metadata})
+        return Observed(layout, str(error), _shows(status), status)
+    return Observed(layout, shows=_shows(status), status=status)
+
+
+def _shows(status: Json) -> Shown:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == ConditionType.READY:
+            served = str(condition.get("status") == "True")
+            return served, str(condition.get("reason") or ""), str(condition.get("message") or "")
+    return "", "", ""
 
 
 def reported_status(observed: Observed | None) -> LayoutStatus:
@@ -100,6 +111,11 @@ class ClusterView:
     def reported(self) -> LayoutStatus:
         """What the NodeLayout's status says now, whoever wrote it."""
         return reported_status(self.observed())
+
+    def shown(self) -> Shown:
+        """What the NodeLayout shows of the condition Ready, whoever wrote it."""
+        observed = self.observed()
+        return observed.shows if observed is not None else ("", "", "")
 
     def wanted(self) -> NodeLayout | None:
         """The NodeLayout to apply; raises InvalidNodeLayout for a spec that cannot be read."""

@@ -38,10 +38,10 @@ class ForeignDevices:
         self._allocatable: Mapping[str, int] = {}
         self._stale = Pulse()
 
-    def saw_node(self, whole_gpus: Mapping[str, int]) -> None:
-        """How many GPUs of each resource the node's status offers."""
-        if whole_gpus != self._allocatable:
-            self._allocatable = whole_gpus
+    def saw_node(self, others: Mapping[str, int]) -> None:
+        """How many devices of each resource that is not ours the node's status offers."""
+        if others != self._allocatable:
+            self._allocatable = others
             self._stale.beat()
 
     def saw_kubelet(self) -> None:

@@ -6,7 +6,7 @@ more than its slice; only the driver's list of processes shows it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -89,25 +89,29 @@ class MemorySampler:
     async def run(self) -> NoReturn:
         """Looks every ten seconds until cancelled."""
         while True:
-            self._put([sample for gpu in self._busy() for sample in await self._read(gpu)])
+            read = [(gpu, await self._read(gpu)) for gpu in self._busy()]
+            unknown = {gpu.index for gpu, samples in read if samples is None}
+            self._put([each for _, samples in read for each in samples or ()], unknown)
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _busy(self) -> list[Gpu]:
         held = {device.gpu for device in self._holders}
         return [g for g in self._inventory.gpus.values() if g.uuid in held and g.works]
 
-    async def _read(self, gpu: Gpu) -> list[PodMemory]:
+    async def _read(self, gpu: Gpu) -> list[PodMemory] | None:
         try:
             processes = await self._gpus.processes(gpu.uuid)
         except NvmlError as error:
             log.info("memory is not known by pod", extra={"gpu": gpu.uuid, "error": str(error)})
-            return []
+            return None
         return memory_by_pod(gpu, processes, self._holders, self._settings)
 
-    def _put(self, samples: Iterable[PodMemory]) -> None:
+    def _put(self, samples: Iterable[PodMemory], unknown: Collection[int]) -> None:
+        """Pods of GPUs that did not answer are where they were: coming back is no news."""
         self.samples = tuple(samples)
         before = self._exceeding
         self._exceeding = {(s.gpu_index, s.uid) for s in self.samples if s.exceeds}
+        self._exceeding |= {(index, uid) for index, uid in before if index in unknown}
         for sample in self.samples:
             if (sample.gpu_index, sample.uid) in self._exceeding - before:
                 self._on_excess(sample)

@@ -77,22 +77,6 @@ class ComputeMode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
-    """A GPU that the driver counts and that does not answer, so that nobody knows its UUID."""
-
-    index: int
-    error: NvmlError
-
-
-@dataclass(frozen=True, slots=True)
-class Enumeration:
-    """What the driver shows, by index."""
-
-    gpus: tuple[Gpu, ...] = ()
-    silent: tuple[Silent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Xid:
     """A critical error of a GPU; None for the GPU when the driver cannot tell which."""
 
@@ -124,20 +108,13 @@ class Nvml:
     def driver_version(self) -> str:
         return str(_call(pynvml.nvmlSystemGetDriverVersion))
 
-    def enumerate(self) -> Enumeration:
-        """Every GPU that the driver counts; raises DriverTooOld."""
-        gpus, silent = [], []
-        for index in range(_call(pynvml.nvmlDeviceGetCount)):
-            try:
-                gpus.append(self._gpu(index, _call(pynvml.nvmlDeviceGetHandleByIndex, index)))
-            except DriverTooOld:
-                raise  # it lacks the same for all
-            except NvmlError as error:
-                # Of any kind: some drivers say Unknown Error of one that fell off the bus.
-                silent.append(Silent(index, error))
-        return Enumeration(tuple(gpus), tuple(silent))
+    def count(self) -> int:
+        """How many GPUs the driver counts, those that do not answer as well."""
+        return int(_call(pynvml.nvmlDeviceGetCount))
 
-    def _gpu(self, index: int, handle: Any) -> Gpu:
+    def gpu(self, index: int) -> Gpu:
+        """One of them; the error of one that does not answer may be of any kind."""
+        handle = _call(pynvml.nvmlDeviceGetHandleByIndex, index)
         memory = _call(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
         capability = _call(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
         return Gpu(

@@ -1,17 +1,18 @@
 """The GPUs of this machine as the driver shows them: the real `Gpus`.
 
-Xids are waited for, everything else is looked at every ten seconds. Each has a thread of its own,
-since a driver that hangs in one does not answer there any more.
+Xids are waited for, everything else is looked at every ten seconds. Those have a thread, and each
+GPU has one, since a driver that hangs in one does not answer there any more.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, NoReturn
 
 from mpslice.gpus import GpuUuid
-from nodeagent.errors import NoGpus, NvmlError
+from mpslice.kube.reflector import Backoff
+from nodeagent.errors import DriverTooOld, NoGpus, NvmlError
 from nodeagent.gpus.health import (
     NVIDIAS_LIST,
     RECOVERY_CHANGED,
@@ -21,13 +22,14 @@ from nodeagent.gpus.health import (
     judge,
     still_ailing,
 )
-from nodeagent.gpus.nvml import Nvml, Xid
-from nodeagent.gpus.processes import pod_uid
+from nodeagent.gpus.nvml import Nvml, Xid, XidWatch
+from nodeagent.gpus.processes import is_mps_server, pod_uid
 from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
 from nodeagent.offloop import OffLoop
 from nodeagent.pulse import Pulse
 
 LOOK_SECONDS: Final = 10.0
+_XIDS_AGAIN: Final = 0.1  # seconds
 XID_WAIT: Final = 10.0
 
 _INIT: Final = 60.0  # seconds; without persistence mode the driver initialises every GPU in it
@@ -42,7 +44,9 @@ class NvmlGpus:
     def __init__(self, nvml: Nvml, calls: OffLoop, ignored: IgnoredXids) -> None:
         self._nvml = nvml
         self._calls = calls
+        self._by_index: dict[int, OffLoop] = {}
         self._waits = OffLoop("nvml-xids")
+        self._watch: XidWatch | None = None  # of that thread alone
         self._ignored = ignored
         self._last = Look()
         self._gpus: tuple[Gpu, ...] = ()
@@ -55,7 +59,7 @@ class NvmlGpus:
         calls = OffLoop("nvml")
         nvml = await calls.call(_INIT, Nvml)
         gpus = cls(nvml, calls, ignored)
-        look = await calls.call(_INIT, gpus._look)
+        look = await gpus._look(_INIT)
         for index, error in look.silent.items():
             log.error("a GPU does not answer", extra={"index": index, "error": str(error)})
         gpus._last, gpus._gpus = look, judge((), look, {}, monotonic())
@@ -65,8 +69,8 @@ class NvmlGpus:
 
     def close(self) -> None:
         """Ends the threads when they are back from the driver; the process's end does the rest."""
-        self._calls.close()
-        self._waits.close()
+        for calls in (self._calls, self._waits, *self._by_index.values()):
+            calls.close()
 
     @property
     def tells_memory(self) -> bool:
@@ -76,11 +80,17 @@ class NvmlGpus:
         return self._gpus
 
     async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
-        return await self._calls.call(_CALL, self._processes, gpu)
+        index = next((known.index for known in self._gpus if known.uuid == gpu), -1)
+        return await self._of(index).call(_CALL, self._processes, gpu)
 
     def _processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        """All but the MPS server, which runs in a pod that holds no slice, and for all that do."""
         memory = self._nvml.memory_by_process(gpu)
-        return [GpuProcess(pid, pod_uid(pid), mib) for pid, mib in memory.items()]
+        return [
+            GpuProcess(pid, pod_uid(pid), mib)
+            for pid, mib in memory.items()
+            if not is_mps_server(pid)
+        ]
 
     async def follow(self, on_change: GpusChanged) -> NoReturn:
         async with asyncio.TaskGroup() as tasks:
@@ -92,23 +102,38 @@ class NvmlGpus:
 
     # Looks.
 
-    def _look(self) -> Look:
-        found = self._nvml.enumerate()
+    def _of(self, index: int) -> OffLoop:
+        return self._by_index.setdefault(index, OffLoop(f"nvml-{index}"))
+
+    async def _look(self, seconds: float) -> Look:
+        """At all GPUs at once; one that has not answered by then is silent, not the others."""
+        count = await self._calls.call(seconds, self._nvml.count)
+        answers = await asyncio.gather(*(self._ask(index, seconds) for index in range(count)))
+        gpus = [answer for answer in answers if not isinstance(answer, NvmlError)]
         return Look(
-            gpus=found.gpus,
-            silent={silent.index: silent.error for silent in found.silent},
-            recovery={gpu.uuid: self._needs_recovery(gpu.uuid) for gpu in found.gpus},
+            gpus=tuple(gpu for gpu, _ in gpus),
+            silent={i: error for i, error in enumerate(answers) if isinstance(error, NvmlError)},
+            recovery={gpu.uuid: needs_recovery for gpu, needs_recovery in gpus},
         )
 
-    def _needs_recovery(self, uuid: GpuUuid) -> bool | None:
+    async def _ask(self, index: int, seconds: float) -> tuple[Gpu, bool | None] | NvmlError:
         try:
-            return self._nvml.needs_recovery(uuid)
+            return await self._of(index).call(seconds, self._examine, index)
+        except DriverTooOld:
+            raise  # it lacks the same for all
+        except NvmlError as error:
+            return error
+
+    def _examine(self, index: int) -> tuple[Gpu, bool | None]:
+        gpu = self._nvml.gpu(index)
+        try:
+            return gpu, self._nvml.needs_recovery(gpu.uuid)
         except NvmlError:
-            return None
+            return gpu, None
 
     async def _look_again(self, on_change: GpusChanged) -> None:
         try:
-            self._last = await self._calls.call(_CALL, self._look)
+            self._last = await self._look(_CALL)
         except NvmlError as error:
             self._last = Look(failure=error)
         self._judge(on_change)
@@ -127,28 +152,51 @@ class NvmlGpus:
     # Xids.
 
     async def _follow_xids(self, on_change: GpusChanged) -> NoReturn:
+        # A GPU that is lost ends the wait for all (NVML_ERROR_GPU_IS_LOST): so at first at once.
+        backoff = Backoff(first=_XIDS_AGAIN, longest=LOOK_SECONDS)
         while True:
             try:
-                await self._watch_xids(on_change)
+                await self._watch_xids(on_change, backoff)
             except NvmlError as error:
-                log.warning("no Xid is seen for now", extra={"error": str(error)})
+                delay = backoff.delay()
+                log.warning("no Xid is seen for now", extra={"error": str(error), "seconds": delay})
                 self._look_now.beat()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(delay)
 
-    async def _watch_xids(self, on_change: GpusChanged) -> None:
+    async def _watch_xids(self, on_change: GpusChanged, backoff: Backoff) -> None:
         """Until a GPU has come, or come back."""
         returned = self._returned.count
         uuids = [gpu.uuid for gpu in self._gpus]
-        watch = await self._waits.call(_CALL, self._nvml.watch_xids, uuids)
-        for uuid in watch.unwatched:
+        for uuid in await self._waits.call(_CALL, self._begin_watch, uuids):
             log.warning("the GPU reports no Xids", extra={"gpu": uuid})
+        loop = asyncio.get_running_loop()
+
+        def had(xid: Xid) -> None:
+            loop.call_soon_threadsafe(self._had, xid, on_change)
+
         try:
             while self._returned.count == returned:
-                xid = await self._waits.call(XID_WAIT + _CALL, watch.next, XID_WAIT)
-                if xid is not None:
-                    self._had(xid, on_change)
+                await self._waits.call(XID_WAIT + _CALL, self._wait_for_xid, had)
+                backoff.reset()
         finally:
-            self._waits.post(watch.close)
+            self._waits.post(self._end_watch)
+
+    # On the thread of `_waits`, which may be late: what it has found by then is told all the same.
+
+    def _begin_watch(self, uuids: Sequence[GpuUuid]) -> Sequence[GpuUuid]:
+        self._end_watch()
+        self._watch = self._nvml.watch_xids(uuids)
+        return self._watch.unwatched
+
+    def _wait_for_xid(self, had: Callable[[Xid], None]) -> None:
+        xid = self._watch.next(XID_WAIT) if self._watch is not None else None
+        if xid is not None:
+            had(xid)
+
+    def _end_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     def _had(self, xid: Xid, on_change: GpusChanged) -> None:
         ignored = xid.number in self._ignored

@@ -79,7 +79,7 @@ def unknown_entries(excluded: Collection[str], gpus: Sequence[Gpu]) -> list[str]
     return sorted(set(excluded) - names)
 
 
-def is_whole_gpu(resource: str) -> bool:
+def _is_whole_gpu(resource: str) -> bool:
     """Whether the resource is GPUs as NVIDIA's own plugin offers them: whole, shared or MIG."""
     return resource in _WHOLE or resource.startswith(_MIG)
 
@@ -89,8 +89,8 @@ def foreign_gpus(
 ) -> dict[GpuUuid, str]:
     """The GPUs that others offer or hold, with the resource.
 
-    `devices` are all that the kubelet shows; `allocatable` is the node's count of whole GPUs, which
-    counts against every GPU where the ids do not say which.
+    `devices` are all that the kubelet shows; `allocatable` is the node's count of others' devices:
+    whole GPUs count against every GPU where the ids do not say which.
     """
     found: dict[GpuUuid, str] = {}
     for resource in sorted(devices.keys() | allocatable.keys()):
@@ -106,7 +106,7 @@ def _blamed(
     named = {id_: _named(gpus, id_) for id_ in ids}
     uuids = {uuid for uuid in named.values() if uuid is not None}
     unclear = None in named.values() or (not ids and allocatable.get(resource, 0) > 0)
-    if not unclear or not is_whole_gpu(resource):
+    if not unclear or not _is_whole_gpu(resource):
         return uuids
     mig = {gpu.uuid for gpu in gpus if gpu.mig}
     if resource.startswith(_MIG) and mig:  # a MIG device's id does not tell its GPU

@@ -51,11 +51,12 @@ class SliceService:
     ) -> tuple[str, ...]:
         """What `mpslice.allocation` prefers; it never fails, because an error fails the pod.
 
-        Slices that processes of a pod that is gone may still use come last.
+        Slices that are about to be withdrawn, or that processes of a pod that is gone may still
+        use, come last.
         """
         try:
             ids = [DeviceId.parse(text) for text in available]
-            free = [device for device in ids if not self._ledger.is_left_over(device)]
+            free = [device for device in ids if self._is_free(device)]
             forced = [DeviceId.parse(text) for text in must_include]
             rooms = self._rooms()
             chosen = preferred(free, count, rooms, must_include=forced)
@@ -65,6 +66,9 @@ class SliceService:
             log.warning("the kubelet offers an id that is not ours", extra={"error": str(error)})
             return tuple(dict.fromkeys((*must_include, *available)))[:count]
         return tuple(str(device) for device in chosen)
+
+    def _is_free(self, device: DeviceId) -> bool:
+        return not (self._ledger.is_left_over(device) or self._inventory.is_closed(device))
 
     def _rooms(self) -> dict[GpuUuid, GpuRoom]:
         return {gpu.uuid: GpuRoom(gpu.index, self._free_gb(gpu)) for gpu in self._gpus()}

@@ -5,7 +5,7 @@ that failed, a crash or a layout that changed meanwhile need no cases of their o
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -95,8 +95,12 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
     known = {gpu.uuid for gpu in gpus}
     if spec.release:
         wanted = {uuid: {} for uuid in known}
+    # Who is on its way may be given any slice of the size, so one that waits tells of them all.
+    awaited = frozenset(
+        s.id.size for gpu in gpus for s in gpu.slices if s.kept is Obstacle.PODS_PENDING
+    )
     plans = [
-        _decide_gpu(gpu, wanted.get(gpu.uuid, {}))
+        _decide_gpu(gpu, wanted.get(gpu.uuid, {}), awaited)
         for gpu in gpus
         if gpu.uuid in wanted or gpu.refusal
     ]
@@ -114,16 +118,16 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
     )
 
 
-def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
+def _decide_gpu(gpu: StandingGpu, wanted: Slices, awaited: Collection[SliceSize]) -> _GpuPlan:
     plan = _GpuPlan()
     if gpu.refusal:
-        return _clear(gpu, wanted)
+        return _clear(gpu, wanted, awaited)
     refusal = _refusal(gpu, wanted)
     if refusal is not None:
         plan.blocked.append(refusal)
         return plan
     for size in sorted({s.id.size for s in gpu.slices}):
-        _withdraw(gpu, size, wanted.get(size, 0), plan)
+        _withdraw(gpu, size, wanted.get(size, 0), plan, awaited)
     if gpu.starting and Counter(wanted) - Counter(s.id.size for s in gpu.slices):
         plan.waiting.append(f"the MPS daemon of {gpu.uuid} is starting")
     else:
@@ -131,11 +135,11 @@ def _decide_gpu(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
     return plan
 
 
-def _clear(gpu: StandingGpu, wanted: Slices) -> _GpuPlan:
+def _clear(gpu: StandingGpu, wanted: Slices, awaited: Collection[SliceSize]) -> _GpuPlan:
     used = Counter(s.id.size for s in gpu.slices if s.used)
     plan = _GpuPlan()
     for size in sorted({s.id.size for s in gpu.slices}):
-        _withdraw(gpu, size, min(used[size], wanted.get(size, 0)), plan)
+        _withdraw(gpu, size, min(used[size], wanted.get(size, 0)), plan, awaited)
     if Counter(wanted) - used:
         plan.blocked.append(
             Blocked(Obstacle.GPU_REFUSED, f"{gpu.uuid} is left alone: {gpu.refusal}")
@@ -159,23 +163,27 @@ def _refusal(gpu: StandingGpu, wanted: Slices) -> Blocked | None:
     return None
 
 
-def _withdraw(gpu: StandingGpu, size: SliceSize, wanted: int, plan: _GpuPlan) -> None:
+def _withdraw(
+    gpu: StandingGpu,
+    size: SliceSize,
+    wanted: int,
+    plan: _GpuPlan,
+    awaited: Collection[SliceSize],
+) -> None:
     standing = [s for s in gpu.slices if s.id.size == size]
     surplus = len(standing) - wanted
+    if size in awaited and surplus > 0:
+        what = f"{surplus} of {size_label(size)} on {gpu.uuid}"
+        message = f"{what}: pods that need the size are on their way"
+        plan.blocked.append(Blocked(Obstacle.PODS_PENDING, message))
+        return
     # Low ordinals stay: they are what the kubelet is told to prefer.
     free = sorted((s.id for s in standing if not s.used and s.kept is None), key=_ordinal)
     going = free[max(0, len(free) - surplus) :] if surplus > 0 else []
     plan.withdraw += going
     if surplus > len(going):
-        plan.blocked.append(_stuck(gpu, size, surplus - len(going), standing))
-
-
-def _stuck(gpu: StandingGpu, size: SliceSize, count: int, standing: Iterable[Standing]) -> Blocked:
-    kept = next((s.kept for s in standing if s.kept is not None), None)
-    what = f"{count} of {size_label(size)} on {gpu.uuid}"
-    if kept is Obstacle.PODS_PENDING:
-        return Blocked(kept, f"{what}: pods that need the size are on their way")
-    return Blocked(Obstacle.SLICE_IN_USE, f"{what} should go and is in use")
+        what = f"{surplus - len(going)} of {size_label(size)} on {gpu.uuid}"
+        plan.blocked.append(Blocked(Obstacle.SLICE_IN_USE, f"{what} should go and is in use"))
 
 
 def _carve(gpu: StandingGpu, wanted: Slices, plan: _GpuPlan) -> None:

@@ -52,18 +52,19 @@ class _Patience:
     def begin(self, generation: int, kept: Mapping[DeviceId, Obstacle]) -> None:
         pending = [id_ for id_, why in kept.items() if why is Obstacle.PODS_PENDING]
         if pending:
-            self._ids = frozenset(pending)
+            self._ids |= frozenset(pending)
             self._generation = generation
             self._until = monotonic() + RETRY_PENDING_SECONDS
 
     def still_kept(self, generation: int) -> dict[DeviceId, Obstacle]:
-        if generation != self._generation or self.seconds_left() is None:
-            return {}
+        """Those that rest; all others of that time are tried again from now on."""
+        if generation != self._generation or self.seconds_left() == 0:
+            self._ids = frozenset()
         return dict.fromkeys(self._ids, Obstacle.PODS_PENDING)
 
     def seconds_left(self) -> float | None:
-        left = self._until - monotonic()
-        return left if left > 0 else None
+        """Until some are to be tried again; None where none rest."""
+        return max(0.0, self._until - monotonic()) if self._ids else None
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ class Executor:
                 self.inventory.add(decision.carve)
                 self.metrics.carved(len(decision.carve))
             elif decision.withdraw:
+                await self._confirm()  # it writes the node's status, which pods are bound by
                 kept |= await self._withdraw(decision.withdraw, generation, wanted)
                 continue
             await self._confirm()

@@ -13,6 +13,7 @@ from typing import Final
 
 from mpslice.gpus import DeviceId
 from mpslice.kube.api import PODS, Kube, list_all
+from mpslice.slices import SliceSize
 from nodeagent.cluster.publisher import Publisher
 from nodeagent.kubelet.knowledge import KubeletKnowledge
 from nodeagent.layout.decision import Obstacle
@@ -76,25 +77,28 @@ class Withdrawal:
         self, ids: Collection[DeviceId], superseded: Superseded
     ) -> dict[DeviceId, Obstacle]:
         """Those that have to stay: held by now, or needed by pods that do not arrive in time."""
-        arrived = await self._pods_have_arrived(ids, superseded)
+        awaited = await self._until_pods_arrive(ids, superseded)
         await self.ledger.refresh()
-        waiting = {} if arrived else dict.fromkeys(ids, Obstacle.PODS_PENDING)
+        waiting = {id_: Obstacle.PODS_PENDING for id_ in ids if id_.size in awaited}
         held = [device for device in ids if device in self.ledger.holders]
         return {**waiting, **dict.fromkeys(held, Obstacle.SLICE_IN_USE)}
 
-    async def _pods_have_arrived(self, ids: Collection[DeviceId], superseded: Superseded) -> bool:
-        """Whether no pod is bound here, or about to be, that might yet be given one of the sizes.
+    async def _until_pods_arrive(
+        self, ids: Collection[DeviceId], superseded: Superseded
+    ) -> frozenset[SliceSize]:
+        """The sizes that pods might yet be given which are bound here, or about to be.
 
-        Each look is a consistent read, which a reflector's copy is not.
+        None, unless they do not arrive in time. Each look is a consistent read, which a reflector's
+        copy is not.
         """
         until, pause = monotonic() + PODS_SECONDS, _FIRST_LOOK
         while True:
             coming = await self._coming({device.size for device in ids})
             if not coming:
-                return True
+                return frozenset()
             if superseded() or monotonic() > until:
                 log.info("pods are on their way", extra={"pods": [pod.key for pod in coming[:5]]})
-                return False
+                return frozenset(need.size for pod in coming for need in pod.needs)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
             await self.ledger.refresh()

@@ -49,7 +49,8 @@ class ServerStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An MPS server. `limit` in MiB is known when it was set and has been read back.
+    """An MPS server. `limit` in MiB is known when it was set and has been read back; `ready` is
+    one that prints any.
 
     `clients` are known only where they matter: in FAULT, or when it serves another user.
     """
@@ -240,8 +241,12 @@ def _serve(wanted: Wanted, seen: Observed, policy: Policy) -> Step:
             return _starting(seen, policy)
         case ServerStatus.FAULT:
             return _fault(server, seen, policy)
-    if not server.ready:  # before driver 550 that is the only sign
-        return _starting(seen, policy)
+    if not server.ready:
+        # Before driver 550 that is the only sign that it starts. It may also be one that a client
+        # made before there was a default limit.
+        late = seen.starting_seconds >= policy.grace_seconds
+        if server.status is not ServerStatus.ACTIVE and not late:
+            return _starting(seen, policy)
     if server.limit != wanted.limit_mib:
         return SetServerLimit(server.pid, wanted.limit_mib)
     return Rest(MpsState.READY)

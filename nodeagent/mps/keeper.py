@@ -108,11 +108,14 @@ class Keeper:
                 except (AgentError, OSError) as error:
                     rest = Rest(MpsState.DOWN, str(error), backoff.delay())
                     log.warning("MPS: %s", error, extra={"gpu": self._gpu})
-                if rest.state is None and self._wanted is None:
-                    await asyncio.to_thread(remove_record, self._tools.root.status, self._gpu)
-                    return
-                await self._publish(rest, wanted)
                 again = self._tools.policy.poll_seconds if rest.again is None else rest.again
+                try:
+                    if rest.state is None and self._wanted is None:
+                        await asyncio.to_thread(remove_record, self._tools.root.status, self._gpu)
+                        return
+                    await self._publish(rest, wanted)
+                except OSError as error:  # a full disk; the daemon is kept all the same
+                    log.error("MPS: %s", error, extra={"gpu": self._gpu})
                 await self._wake.within(seen, again)
         finally:
             self._exits.watch(())
@@ -199,9 +202,9 @@ class Keeper:
     async def _start_daemon(self) -> None:
         root = self._tools.root
         await asyncio.to_thread(_make_directories, root.pipe(self._gpu), root.log(self._gpu))
+        await self._control.start_daemon(self._gpu)
         if self._had_daemon:
             self._restarts += 1
-        await self._control.start_daemon(self._gpu)
         self._had_daemon = True
 
     async def _quit(self) -> None:
@@ -286,7 +289,7 @@ async def _gone(pid: int) -> bool:
 
 def _has_ended(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
         return True

@@ -1,6 +1,6 @@
 """Compute modes through NVML: the real `ComputeModes`.
 
-Calls go one after another through a thread of their own, so that a driver that hangs stops neither
+Each GPU has a thread for its calls, so that a driver that hangs in one stops neither the others nor
 the event loop nor our end.
 """
 
@@ -22,13 +22,21 @@ _CALL: Final = 10.0
 class NvmlComputeModes:
     """See `ComputeModes`."""
 
-    def __init__(self, nvml: Nvml, calls: OffLoop) -> None:
+    def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
-        self._calls = calls
+        self._calls: dict[GpuUuid, OffLoop] = {}
+
+    def close(self) -> None:
+        """Ends the threads when they are back from the driver."""
+        for calls in self._calls.values():
+            calls.close()
+
+    def _of(self, gpu: GpuUuid) -> OffLoop:
+        return self._calls.setdefault(gpu, OffLoop(f"nvml-{gpu}"))
 
     async def is_exclusive(self, gpu: GpuUuid) -> bool | None:
         try:
-            mode = await self._calls.call(_CALL, self._nvml.compute_mode, gpu)
+            mode = await self._of(gpu).call(_CALL, self._nvml.compute_mode, gpu)
         except GpuLost:
             return None
         return mode is ComputeMode.EXCLUSIVE_PROCESS
@@ -36,7 +44,7 @@ class NvmlComputeModes:
     async def set_exclusive(self, gpu: GpuUuid, *, exclusive: bool) -> None:
         mode = ComputeMode.EXCLUSIVE_PROCESS if exclusive else ComputeMode.DEFAULT
         try:
-            await self._calls.call(_CALL, self._nvml.set_compute_mode, gpu, mode)
+            await self._of(gpu).call(_CALL, self._nvml.set_compute_mode, gpu, mode)
         except NvmlError as error:
             raise ComputeModeNotSet(
                 f"the compute mode of {gpu} cannot be set to {mode.name}: {error}; "
@@ -49,8 +57,10 @@ async def open_compute_modes() -> AsyncIterator[ComputeModes]:
     """The driver, as long as it is needed; raises an NvmlError when there is none."""
     calls = OffLoop("nvml")
     nvml = await calls.call(_INIT, Nvml)
+    modes = NvmlComputeModes(nvml)
     try:
-        yield NvmlComputeModes(nvml, calls)
+        yield modes
     finally:
+        modes.close()
         calls.post(nvml.close)
         calls.close()

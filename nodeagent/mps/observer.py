@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Final
 
 from mpslice.gpus import GpuUuid
+from nodeagent.errors import NvmlError
 from nodeagent.hardware import ComputeModes
 from nodeagent.mps.control import ControlProgram, printed_limit
 from nodeagent.mps.decision import Daemon, Observed, Server, ServerStatus
@@ -61,10 +62,11 @@ class Observer:
 
         Raises AgentError or OSError when it cannot be found out.
         """
-        found = await asyncio.to_thread(self._processes)
-        seen = found
-        if found.marked or (exclusive and holding):
-            seen = replace(found, exclusive=await self.modes.is_exclusive(self.gpu))
+        seen = await asyncio.to_thread(self._processes)
+        # What is handed back is ended first, whatever the driver says of the GPU.
+        ended = seen.daemon is Daemon.ABSENT and not seen.left
+        if (exclusive and holding) or (seen.marked and not holding and ended):
+            seen = replace(seen, exclusive=await self._is_exclusive(seen))
         if seen.daemon is Daemon.ABSENT:
             self.servers, self._limits, self._default = (), {}, ""
             return seen
@@ -89,6 +91,15 @@ class Observer:
             replace(server, ready=bool(printed), limit=limit) if server.pid == pid else server
             for server in self.servers
         )
+
+    async def _is_exclusive(self, seen: Observed) -> bool | None:
+        """None where the driver does not say; a daemon that runs does not depend on it."""
+        try:
+            return await self.modes.is_exclusive(self.gpu)
+        except NvmlError:
+            if seen.daemon is Daemon.ABSENT:
+                raise
+            return None
 
     def _processes(self) -> Observed:
         pipe = self.root.pipe(self.gpu)

@@ -1,7 +1,8 @@
 """Which processes are whose, from the kernel: a GPU's control daemon and the servers it left.
 
 The pid file in the pipe directory is not believed: containers mount that directory, and every user
-may write the file. The lock that the daemon holds there is the kernel's word for its process.
+may write the file. The lock that the daemon holds there is the kernel's word for its process. All
+is read as bytes, because a process may give itself any name.
 """
 
 import fcntl
@@ -50,10 +51,10 @@ def servers_left(pipe: Path) -> tuple[int, ...]:
 def uid_of(pid: int) -> int | None:
     """The effective user of a process, None when it has ended."""
     try:
-        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+        lines = (_PROC / str(pid) / "status").read_bytes().splitlines()
     except OSError:
         return None
-    fields = next((line.split() for line in lines if line.startswith("Uid:")), [])
+    fields = next((line.split() for line in lines if line.startswith(b"Uid:")), [])
     return int(fields[2]) if len(fields) > 2 else None
 
 
@@ -92,8 +93,8 @@ def _processes(program: str) -> Iterator[int]:
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "comm").read_text().rstrip("\n")
+                command = (entry / "comm").read_bytes().rstrip(b"\n")
             except OSError:
                 continue
-            if command == program[:_COMMAND_LENGTH]:
+            if command == program[:_COMMAND_LENGTH].encode():
                 yield int(entry.name)

@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from time import monotonic
@@ -19,6 +20,7 @@ REFUSED: Final = 1
 _BROKEN: Final = 70  # sysexits.h
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _SHORT_LIFE: Final = 10.0  # seconds; one that lived longer is restarted at once
+_LEAST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 10.0
 _FINISH_SECONDS: Final = 15.0
 
@@ -49,7 +51,10 @@ class Reaper:
         pause = 0.0
         while not self._asked:
             started = monotonic()
-            self._child = _spawn(self._supervise)
+            if not self._start(self._supervise):
+                pause = _longer(pause)
+                self._sleep(pause)
+                continue
             log.info("the supervisor has started", extra={"pid": self._child})
             alone = self._wait(until=None)
             if self._asked:
@@ -69,12 +74,23 @@ class Reaper:
         if self._child:
             os.kill(self._child, signal.SIGTERM)
             self._wait(until=monotonic() + _FINISH_SECONDS)
-        self._child = _spawn(self._finish)
-        alone = self._wait(until=monotonic() + _FINISH_SECONDS)
+        until = monotonic() + _FINISH_SECONDS
+        while not self._start(self._finish) and monotonic() < until:
+            time.sleep(_LEAST_PAUSE)
+        alone = self._wait(until=until) or self._reap()
         while not alone:
             signal.sigwait(_SIGNALS)
             alone = self._reap()
         return 0
+
+    def _start(self, work: Work) -> bool:
+        """Whether there is a process for it; a machine may have none left for a moment."""
+        try:
+            self._child = _spawn(work)
+        except OSError as error:
+            log.error("no process can be started", extra={"error": str(error)})
+            return False
+        return True
 
     def _wait(self, until: float | None) -> bool:
         """Until the child has ended, or the end is asked for; whether no process is left then."""
@@ -111,7 +127,7 @@ class Reaper:
 
 
 def _longer(pause: float) -> float:
-    return min(_LONGEST_PAUSE, max(0.2, pause * 2))
+    return min(_LONGEST_PAUSE, max(_LEAST_PAUSE, pause * 2))
 
 
 def _spawn(work: Work) -> int:

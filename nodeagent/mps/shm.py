@@ -17,7 +17,11 @@ from nodeagent.mps.errors import BadMpsSettings
 from nodeagent.mps.selinux import mount_option
 
 SWEEP_SECONDS: Final = 600.0
-"""A file that nobody has open or mapped at two sweeps in a row is deleted."""
+"""A file that nobody has open or mapped at two sweeps in a row is deleted. One in a folder stays
+for twelve, since programs keep there what they open by name; so does a folder that is empty."""
+
+_SWEEPS: Final = 2
+_SWEEPS_IN_FOLDERS: Final = 12
 
 _DEV_SHM: Final = Path("/dev/shm")  # noqa: S108  its fixed name
 _PROC: Final = Path("/proc")
@@ -65,27 +69,49 @@ class Sweeper:
     """Deletes what dead processes left. It has to see all processes of the machine (hostPID)."""
 
     directory: Path
-    _unused: frozenset[int] = field(default=frozenset(), init=False)
+    _unused: dict[int, int] = field(default_factory=dict, init=False)  # sweeps, by inode
 
     def sweep(self) -> int:
         """How many files were deleted. Blocks, for a fraction of a second."""
         device = self.directory.stat().st_dev
         used = set(_inodes_in_use(device))
-        unused = [(e, e.inode()) for e in _files(self.directory) if e.inode() not in used]
-        deleted = 0
-        for entry, inode in unused:
-            if inode in self._unused:
-                Path(entry).unlink(missing_ok=True)
-                deleted += 1
-        self._unused = frozenset(inode for _, inode in unused)
-        return deleted
+        unused = [entry for entry in _leaves(self.directory) if entry.inode() not in used]
+        before = self._unused
+        self._unused = {entry.inode(): before.get(entry.inode(), 0) + 1 for entry in unused}
+        return sum(_delete(entry) for entry in unused if self._is_due(entry))
+
+    def _is_due(self, entry: "os.DirEntry[str]") -> bool:
+        on_top = Path(entry).parent == self.directory and not entry.is_dir(follow_symlinks=False)
+        return self._unused[entry.inode()] >= (_SWEEPS if on_top else _SWEEPS_IN_FOLDERS)
 
 
-def _files(directory: Path) -> Iterator["os.DirEntry[str]"]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
+def _leaves(directory: Path) -> Iterator["os.DirEntry[str]"]:
+    """Files, and folders with nothing in them; what goes meanwhile is passed over."""
+    try:
+        with os.scandir(directory) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        if entry.is_file(follow_symlinks=False):
+            yield entry
+        elif entry.is_dir(follow_symlinks=False):
+            inside = list(_leaves(Path(entry)))
+            yield from inside
+            if not inside and not os.listdir(entry):
                 yield entry
+
+
+def _delete(entry: "os.DirEntry[str]") -> int:
+    """How many were deleted: 1, or 0 where something has come into the folder meanwhile."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            Path(entry).rmdir()
+        else:
+            Path(entry).unlink(missing_ok=True)
+    except OSError:
+        return 0
+    return 1
 
 
 def _inodes_in_use(device: int) -> Iterator[int]:

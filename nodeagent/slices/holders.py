@@ -58,6 +58,11 @@ class Pods:
         pod = self.by_uid.get(uid)
         return pod if pod is not None and not pod.ended else None
 
+    def hold(self, holder: Holder) -> bool:
+        """Whether the holder is one of these, and has not ended."""
+        pod = self.by_uid.get(holder.uid) if holder.uid else self.by_key.get(holder.pod)
+        return pod is not None and not pod.ended
+
 
 def with_uids(listed: Iterable[Claim], pods: Pods) -> tuple[Claim, ...]:
     """PodResources knows names only; a claim keeps the uid that the name had when it was read.

@@ -123,6 +123,10 @@ class Inventory:
         """Whether the scheduler may count on the slice."""
         return self.is_bindable(device) and self.is_offered(device) and device not in self._closed
 
+    def is_closed(self, device: DeviceId) -> bool:
+        """Whether the slice is on its way out."""
+        return device in self._closed
+
     def on_gpu(self, uuid: GpuUuid) -> tuple[DeviceId, ...]:
         return self._by_gpu.get(uuid, ()) if self.slices else ()
 

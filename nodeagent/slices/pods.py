@@ -93,7 +93,9 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
         gated=bool(spec.get("schedulingGates")),
         unschedulable=verdict,
         waiting_since=max(
-            _unix(metadata.get("creationTimestamp")), _unix(scheduled.get("lastTransitionTime"))
+            _unix(metadata.get("creationTimestamp")),
+            _unix(scheduled.get("lastTransitionTime")),
+            _changed_at(metadata),
         ),
         refusal=_refusal(status),
         nos_plugin=nos_plugin,
@@ -149,6 +151,15 @@ def _refusal(status: Mapping[str, Any]) -> str:
     reason = str(status.get("reason") or "")
     refused = reason in _REFUSALS or reason.startswith("OutOf")
     return reason if refused and status.get("phase") == "Failed" else ""
+
+
+def _changed_at(metadata: Mapping[str, Any]) -> float:
+    """When somebody last changed the pod itself, as who takes its gates away: its status does not
+    tell of that (pkg/registry/core/pod/strategy.go, podStrategy.PrepareForUpdate keeps it).
+    """
+    entries = metadata.get("managedFields") or ()
+    times = (entry.get("time") for entry in entries if not entry.get("subresource"))
+    return max(map(_unix, times), default=0.0)
 
 
 def _unix(time: object) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES
+from mpslice.kube.api import NODE_LAYOUTS, NODES, Json
 from tests.nodeagent.conftest import NODE, Machine, device, resource
 
 
@@ -67,6 +67,48 @@ async def test_node_status_that_the_kubelet_overwrote_is_written_again(machine: 
             {"status": {"capacity": {resource(10): "0"}, "allocatable": {resource(10): "0"}}},
         )
         await machine.until(lambda: machine.allocatable() == {resource(10): "2"}, "corrected")
+
+
+async def test_withdrawal_shows_no_slice_before_the_kubelet_knows_it(machine: Machine) -> None:
+    """As after a restart with no checkpoint, when a withdrawal is due: a pod bound to a slice that
+    the kubelet does not know would run without a device."""
+    async with machine.agent():
+        await machine.applied({"10gb": 3, "20gb": 2})
+    machine.kubelet.write_checkpoints = False
+    (machine.kubelet.directory / "kubelet_internal_checkpoint").unlink()
+    await machine.kubelet.restart()
+    zero = {resource(10): "0", resource(20): "0"}
+    machine.kube.change(NODES, NODE, {"status": {"capacity": zero, "allocatable": zero}})
+    generation = machine.lay_out({"10gb": 3, "20gb": 1})
+    early: list[str] = []
+
+    def wrote(plural: str, body: Json) -> None:
+        for name, amount in body.get("status", {}).get("allocatable", {}).items():
+            if plural == "nodes" and int(amount) > len(machine.kubelet.devices.get(name, ())):
+                early.append(f"{amount} of {name}")
+
+    machine.kube.on_write = wrote
+    async with machine.agent():
+        await machine.acknowledged(generation)
+    assert early == []
+
+
+async def test_report_that_somebody_else_overwrote_is_written_again(machine: Machine) -> None:
+    """As an agent before us does that ends late; a node that is not Ready is not planned on."""
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        status = machine.status()
+        stopping = {
+            "type": "Ready",
+            "status": "False",
+            "reason": "Stopping",
+            "message": "the agent is being stopped",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        others = [c for c in status["conditions"] if c["type"] != "Ready"]
+        changed = {"status": {"conditions": [stopping, *others]}}
+        machine.kube.change(NODE_LAYOUTS, NODE, changed)
+        await machine.until(lambda: machine.condition("Ready")["status"] == "True", "Ready again")
 
 
 async def test_kubelet_away_is_told_and_waited_for(machine: Machine) -> None:

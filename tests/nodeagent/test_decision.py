@@ -74,6 +74,16 @@ def test_slice_that_is_kept_is_not_tried_again() -> None:
     assert decision.blocked[0].obstacle is Obstacle.PODS_PENDING
 
 
+def test_slice_that_is_waited_for_tells_of_all_of_its_size() -> None:
+    """Who is on its way may be given any of them; each would be waited for as long."""
+    kept = Standing(DeviceId(A, SliceSize(10), 2), kept=Obstacle.PODS_PENDING)
+    gpus = [standing(A, *free(A, 10, 0, 1), kept, *free(A, 20, 0)), standing(B, *free(B, 10, 0))]
+    decision = decide(gpus, spec({10: 1}, {}))
+    assert decision.withdraw == ids(A, 20, 0)
+    assert [b.obstacle for b in decision.blocked] == [Obstacle.PODS_PENDING] * 2
+    assert decision.blocked[0].message.startswith("2 of 10gb on GPU-a: pods that need the size")
+
+
 def test_gpu_that_is_not_listed_is_left_alone() -> None:
     gpus = [standing(A), standing(B, *free(B, 10, 0))]
     assert decide(gpus, spec({})).settled

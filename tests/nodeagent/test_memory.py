@@ -120,6 +120,25 @@ async def test_excess_is_told_once_until_it_has_ended(hurry: None, settings: Set
     assert "9534 MiB of GPU 0 and its slice is 9533 MiB" in told[0].message
 
 
+async def test_excess_is_no_news_after_a_gpu_has_not_answered(
+    hurry: None, settings: Settings
+) -> None:
+    gpus = Measured(GpuProcess(1, "uid-a", LIMIT + 1))
+    told: list[PodMemory] = []
+    holders = {slice_(): Holder("ns/a", "main", "uid-a")}
+    sampler = MemorySampler(gpus, Inventory((A, B)), holders, settings, told.append)
+    sampling = asyncio.create_task(sampler.run())
+
+    async def as_it_answers() -> bool:
+        return bool(sampler.samples) is not gpus.lost
+
+    for lost in (False, True, False):
+        gpus.lost = lost
+        await eventually(as_it_answers, "another sample", every=0.002)
+    sampling.cancel()
+    assert len(told) == 1
+
+
 async def test_gpu_that_does_not_answer_has_no_samples(hurry: None, settings: Settings) -> None:
     gpus = Measured(GpuProcess(1, "uid-a", 5))
     holders = {slice_(): Holder("ns/a", "main", "uid-a")}

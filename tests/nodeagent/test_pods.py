@@ -81,13 +81,18 @@ def test_pod_is_not_waited_for_for_ever() -> None:
 
 
 def test_late_ungating_starts_the_clock_anew() -> None:
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "SchedulingGated",
-        "lastTransitionTime": "2026-01-01T01:00:00Z",
-    }
-    assert pending(conditions=[condition]).on_its_way_to("n1", CREATED + 3600 + 1)
+    """The condition SchedulingGated stays what it was; only who wrote the pod last tells of it."""
+    pod = pod_manifest("a", 10)
+    pod["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    ]
+    pod["metadata"]["managedFields"] = [
+        {"manager": "kubectl", "operation": "Update", "time": "2026-01-01T00:00:00Z"},
+        {"manager": "planner", "operation": "Update", "time": "2026-01-01T01:00:00Z"},
+        {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T02:00:00Z"},
+    ]
+    assert facts(pod).on_its_way_to("n1", CREATED + 3600 + 1)
+    assert not facts(pod).on_its_way_to("n1", CREATED + 3600 + IN_HAND_SECONDS + 1)
 
 
 @pytest.mark.parametrize(

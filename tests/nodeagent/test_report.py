@@ -14,8 +14,9 @@ from nodeagent.cluster.report import (
     used_resources,
 )
 from nodeagent.hardware import Gpu, Refusal
-from nodeagent.slices.holders import Holder
+from nodeagent.slices.holders import Holder, Pods
 from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.pods import Need, PodFacts
 from tests.nodeagent.conftest import AMPERE
 
 A, B = GpuUuid("GPU-a"), GpuUuid("GPU-b")
@@ -65,8 +66,13 @@ def test_unhealthy_gpu_offers_nothing(inventory: Inventory) -> None:
 
 
 def test_agent_that_goes_away_leaves_what_is_used(inventory: Inventory) -> None:
-    holders = {slice_(10, 1): Holder("ns/a", "main", "uid")}
-    assert used_resources(inventory, holders)[TEN] == Amount(3, 1)
+    holders = {
+        slice_(10, 1): Holder("ns/a", "main", "uid"),
+        slice_(10, 0): Holder("ns/gone", "main", "uid-of-one-that-is-gone"),
+        slice_(10, 0, B): Holder(),  # allocated, and nobody knows for whom
+    }
+    pods = Pods.of([PodFacts("ns/a", "uid", (Need("main", TEN),))])
+    assert used_resources(inventory, holders, pods)[TEN] == Amount(3, 1)
 
 
 def test_patch_names_only_what_differs() -> None:

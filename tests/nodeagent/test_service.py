@@ -45,6 +45,15 @@ def service(tmp_path: Path, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatc
     return SliceService(settings, inventory, ledger, FakeMps())
 
 
+def test_slice_that_is_about_to_go_is_given_last(service: SliceService) -> None:
+    inventory = service._inventory
+    inventory.add([DeviceId.parse(device(1, 10, n)) for n in (0, 1)], bindable=True)
+    inventory.close([DeviceId.parse(SLICE)])
+    both = [SLICE, device(1, 10, 1)]
+    assert service.prefer(both, (), 1) == (device(1, 10, 1),)
+    assert service.prefer([SLICE], (), 1) == (SLICE,)
+
+
 async def test_kubelet_that_does_not_tell_is_not_taken_for_an_earlier_holder(
     service: SliceService,
 ) -> None:

@@ -1,12 +1,22 @@
 """Free slices go in an order that neither a pod nor the kubelet is hurt by."""
 
 import asyncio
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from mpslice.kube.api import PODS, Json
+from mpslice.kube.api import NODE_LAYOUTS, PODS, Json, Resource
+from nodeagent.layout import executor
 from tests.nodeagent.conftest import Machine, device, pod_manifest, resource
 from tests.nodeagent.fake_kubelet import AdmissionError
+
+
+def in_hand(name: str, size: int) -> Json:
+    """A pod that a scheduler may be binding anywhere."""
+    pod = pod_manifest(name, size)
+    pod["metadata"]["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return pod
 
 
 async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
@@ -98,6 +108,54 @@ async def test_pod_that_does_not_arrive_is_waited_for_and_tried_again_in_peace(
         assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
         machine.end_pod("default/pod-1", "Failed")
         await machine.until(lambda: machine.slices() == {device(1, 20, 0): "Free"}, "carved")
+
+
+async def test_pod_on_its_way_is_waited_for_once_for_all_slices_of_its_size(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 8})
+        machine.kube.put(PODS, in_hand("elsewhere", 10))
+        closed: list[str] = []
+
+        def wrote(plural: str, body: Json) -> None:
+            amount = body.get("status", {}).get("allocatable", {}).get(resource(10), "8")
+            if plural == "nodes" and amount != "8":
+                closed.append(amount)
+
+        machine.kube.on_write = wrote
+        await machine.acknowledged(machine.lay_out({"10gb": 7}))
+        assert machine.condition("Applied")["reason"] == "PodsPending"
+    assert closed == ["7"]
+
+
+async def test_pod_on_its_way_keeps_no_slice_of_another_size(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1, "40gb": 1})
+        machine.kube.put(PODS, in_hand("elsewhere", 10))
+        await machine.acknowledged(machine.lay_out({"70gb": 1}))
+        assert set(machine.slices()) == {device(1, 10, 0), device(1, 70, 0)}
+        assert "1 of 10gb" in machine.condition("Applied")["message"]
+
+
+async def test_withdrawal_is_tried_again_though_the_report_took_its_time(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "RETRY_PENDING_SECONDS", 0.05)
+    patch = machine.kube.patch
+
+    async def slow(resource: Resource, *arguments: Any, **more: Any) -> Json:
+        if resource is NODE_LAYOUTS:
+            await asyncio.sleep(0.2)
+        return await patch(resource, *arguments, **more)
+
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.kube.put(PODS, in_hand("elsewhere", 10))
+        monkeypatch.setattr(machine.kube, "patch", slow)
+        await machine.acknowledged(machine.lay_out({}))
+        machine.kube.change(PODS, "elsewhere", {"spec": {"nodeName": "n2"}}, "default")
+        await machine.until(lambda: machine.slices() == {}, "withdrawn")
 
 
 async def test_newer_layout_ends_the_wait(machine: Machine) -> None:

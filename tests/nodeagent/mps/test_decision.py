@@ -85,9 +85,24 @@ def test_server_that_is_not_ready_is_starting_for_a_while(status: ServerStatus) 
     rest = decide(WANTED, seen, POLICY)
     assert isinstance(rest, Rest)
     assert rest.state is MpsState.STARTING
+
+
+def test_server_that_initialises_for_too_long_is_down() -> None:
+    seen = with_server(status=ServerStatus.INITIALIZING, ready=False, limit=None)
     rest = decide(WANTED, replace(seen, starting_seconds=31), POLICY)
     assert isinstance(rest, Rest)
     assert rest.state is MpsState.DOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"), [(ServerStatus.ACTIVE, 0), (ServerStatus.UNKNOWN, 31)]
+)
+def test_server_from_before_there_was_a_limit_gets_one(
+    status: ServerStatus, seconds: float
+) -> None:
+    """As a client makes that comes between a daemon's start and its default limit."""
+    seen = replace(with_server(status=status, ready=False, limit=None), starting_seconds=seconds)
+    assert decide(WANTED, seen, POLICY) == SetServerLimit(7, 9533)
 
 
 def test_fault_is_told_first_and_its_clients_ended_after_the_grace() -> None:

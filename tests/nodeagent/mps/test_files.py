@@ -115,6 +115,19 @@ def test_sweep_deletes_what_nobody_has_used_twice_in_a_row(tmp_path: Path) -> No
         assert sorted(os.listdir(tmp_path)) == ["new", "open"]
 
 
+def test_sweep_deletes_what_is_in_folders_after_a_longer_time(tmp_path: Path) -> None:
+    """Programs keep there what they open by name when they need it."""
+    folder = tmp_path / "joblib_memmapping_folder_77"
+    folder.mkdir()
+    (folder / "x.pkl").touch()
+    sweeper = Sweeper(tmp_path)
+    assert sum(sweeper.sweep() for _ in range(11)) == 0
+    assert sweeper.sweep() == 1
+    assert not any(folder.iterdir())
+    assert sum(sweeper.sweep() for _ in range(12)) == 1
+    assert not folder.exists()
+
+
 def test_sweep_keeps_what_is_mapped(tmp_path: Path) -> None:
     import mmap
 

@@ -1,20 +1,42 @@
 """How the keeper goes about what does not last; the rest is in test_supervisor, on real daemons."""
 
 import asyncio
+import errno
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from mpslice.gpus import GpuUuid
+from nodeagent.mps import keeper
+from nodeagent.mps.control import ControlProgram
 from nodeagent.mps.decision import Daemon, Observed, Policy, SetDefaultLimit, StartDaemon, Step
 from nodeagent.mps.keeper import Keeper, Tools
 from nodeagent.mps.observer import Observer
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.records import MpsState, Status, Wanted, read_statuses
+from nodeagent.mps.records import MpsState, Status, Wanted, read_statuses, write_record
 from tests.waiting import eventually
 
 GPU = GpuUuid("GPU-1")
+
+
+async def nothing(*_: object, **__: bool) -> Observed:
+    return Observed()
+
+
+@asynccontextmanager
+async def keeping(root: MpsRoot, said: Status | None = None) -> AsyncIterator[None]:
+    """A keeper whose control program cannot be found."""
+    tools = Tools(root, Policy(1000, exclusive=False), NoModes(), "no-program", dict(os.environ))
+    task = asyncio.create_task(Keeper(GPU, Wanted(9533), tools, said).run())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class NoModes:
@@ -38,6 +60,49 @@ class DyingDaemon:
     async def act(self, step: Step) -> None:
         self.steps.append(step)
         await asyncio.sleep(0)
+
+
+async def test_daemon_that_cannot_be_started_was_not_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Observer, "look", nothing)
+    root, tries = MpsRoot(tmp_path), 0
+    start = ControlProgram.start_daemon
+
+    async def counting(program: ControlProgram, gpu: str) -> None:
+        nonlocal tries
+        tries += 1
+        await start(program, gpu)
+
+    monkeypatch.setattr(ControlProgram, "start_daemon", counting)
+
+    async def told_after_two_tries() -> Status | None:
+        return read_statuses(root.status)[0].get(GPU) if tries > 1 else None
+
+    async with keeping(root, Status(MpsState.READY, limit_mib=9533)):
+        status = await eventually(told_after_two_tries, "a status", seconds=5)
+    assert status is not None
+    assert (status.state, status.restarts) == (MpsState.DOWN, 0)
+
+
+async def test_full_disk_does_not_stop_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Observer, "look", nothing)
+    root, full = MpsRoot(tmp_path), iter((True, True))
+
+    def write(folder: Path, gpu: GpuUuid, record: Status | Wanted) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_record(folder, gpu, record)
+
+    monkeypatch.setattr(keeper, "write_record", write)
+
+    async def told() -> bool:
+        return GPU in read_statuses(root.status)[0]
+
+    async with keeping(root):
+        await eventually(told, "a status, once there is room", seconds=5)
 
 
 async def test_daemon_that_dies_of_each_order_is_told_of_and_started_ever_more_slowly(

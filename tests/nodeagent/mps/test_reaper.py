@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 
 from nodeagent.mps.records import MpsState
 from tests.nodeagent.mps.machine import (
@@ -26,6 +27,29 @@ async def supervisor_of(
         return next((pid for pid in children_of(reaper.pid) if pid not in known), None)
 
     return await machine.until(find, "a supervisor")
+
+
+NO_PROCESS_LEFT = """
+import errno, os
+from nodeagent.mps import reaper
+fork, refused = os.fork, iter((True, True))
+def forking():
+    if next(refused, False):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    return fork()
+os.fork = forking
+def work():
+    print("supervised", flush=True)
+    return reaper.REFUSED
+print(reaper.Reaper(work, lambda: 0).run())
+"""
+
+
+def test_machine_that_has_no_process_left_for_a_moment_is_waited_for() -> None:
+    """The daemons live as long as this process does."""
+    command = [sys.executable, "-c", NO_PROCESS_LEFT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["supervised", "1"], done.stderr
 
 
 async def test_killed_supervisor_is_replaced_and_its_daemons_live_on(

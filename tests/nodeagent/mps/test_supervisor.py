@@ -20,6 +20,7 @@ from tests.nodeagent.mps.machine import (
     USER,
     MpsMachine,
 )
+from tests.nodeagent.nvml.driver import RESET_REQUIRED
 
 IMPATIENT = Policy(USER, poll_seconds=0.3, grace_seconds=0.1)
 
@@ -89,6 +90,25 @@ async def test_handing_back_ends_the_daemon_and_sets_the_mode_back(
         assert mps_machine.mode(ONE) == DEFAULT
         assert mps_machine.daemon(TWO)
         assert mps_machine.mode(TWO) == EXCLUSIVE
+
+
+async def test_gpu_whose_mode_cannot_be_told_is_served_and_handed_back_all_the_same(
+    mps_machine: MpsMachine,
+) -> None:
+    """As one that has to be reset, which nobody can do as long as a server holds it."""
+    mps_machine.want()
+    async with mps_machine.supervised():
+        await mps_machine.ready()
+        mps_machine.driver.fail("nvmlDeviceGetComputeMode", RESET_REQUIRED, ONE)
+        mps_machine.want(limit=19066)
+        await mps_machine.ready(19066)
+        mps_machine.hand_back()
+        await mps_machine.until(
+            lambda: mps_machine.daemon() is None and not mps_machine.servers(), "the daemon's end"
+        )
+        mps_machine.driver.recover()
+        await mps_machine.until(lambda: mps_machine.status() is None, "the hand-back")
+    assert mps_machine.mode() == DEFAULT
 
 
 async def test_compute_mode_is_left_alone_when_told_so(mps_machine: MpsMachine) -> None:

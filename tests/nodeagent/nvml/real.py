@@ -27,7 +27,7 @@ async def _with_processes() -> list[dict[str, object]]:
 def main() -> int:
     try:
         with Nvml() as nvml:
-            uuids = [gpu.uuid for gpu in nvml.enumerate().gpus]
+            uuids = [nvml.gpu(index).uuid for index in range(nvml.count())]
             watch = nvml.watch_xids(uuids)
             found = {
                 "driver": nvml.driver_version(),

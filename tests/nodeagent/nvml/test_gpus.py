@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -12,10 +13,11 @@ from nodeagent.errors import DriverHangs, DriverNotLoaded, GpuLost, NoGpus
 from nodeagent.gpus import health
 from nodeagent.gpus import real as gpus_module
 from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
+from nodeagent.gpus.nvml import Nvml
 from nodeagent.gpus.processes import pod_uid
 from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpu, GpuProcess
-from tests.nodeagent.nvml.driver import RESET_REQUIRED, UNKNOWN, FakeDriver
+from tests.nodeagent.nvml.driver import GPU_IS_LOST, RESET_REQUIRED, UNKNOWN, FakeDriver
 from tests.waiting import eventually
 
 ONE, TWO = GpuUuid("GPU-1"), GpuUuid("GPU-2")
@@ -156,9 +158,64 @@ async def test_driver_that_hangs_does_not_hang_the_agent(two_gpus: FakeDriver) -
     async with following(two_gpus) as followed:
         two_gpus.hang("nvmlDeviceGetMemoryInfo_v2")
         await followed.until("DriverHangs", "DriverHangs")
-        assert "has not answered look" in followed.gpus.read()[0].detail
+        assert "has not answered examine" in followed.gpus.read()[0].detail
         two_gpus.recover()
         await followed.until(None, None)
+
+
+async def test_gpu_whose_driver_hangs_does_not_hide_the_others(
+    two_gpus: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, go_on = Nvml.gpu, threading.Event()
+
+    def slow(nvml: Nvml, index: int) -> Gpu:
+        if index == 0:
+            assert go_on.wait(20)
+        return ask(nvml, index)
+
+    async with following(two_gpus) as followed:
+        monkeypatch.setattr(Nvml, "gpu", slow)
+        await followed.until("DriverHangs", None)
+        go_on.set()
+        await followed.until(None, None)
+
+
+async def test_lost_gpu_does_not_hide_the_xids_of_another(
+    two_gpus: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVML's wait ends for all of them; nobody looks again for a minute here."""
+    monkeypatch.setattr(gpus_module, "LOOK_SECONDS", 60.0)
+    async with following(two_gpus) as followed:
+        await followed.until_registered(TWO)
+        two_gpus.fail("nvmlEventSetWait_v2", GPU_IS_LOST)
+        await followed.until_registered(TWO, times=2)
+        two_gpus.recover()
+        two_gpus.xid(TWO, 74)
+        await followed.until(None, "XidError")
+
+
+async def test_xid_that_is_told_late_is_told(two_gpus: FakeDriver) -> None:
+    async with following(two_gpus) as followed:
+        await followed.until_registered(ONE)
+        two_gpus.hang("nvmlEventSetWait_v2")
+        two_gpus.xid(ONE, 48)
+        await asyncio.sleep(0.5)  # longer than a wait may take here
+        two_gpus.recover()
+        await followed.until("XidError", None)
+
+
+async def test_mps_server_is_no_process_of_a_pod(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.gpu(ONE)
+    for pid in (11, 12):
+        driver.process(ONE, pid, 100)
+    monkeypatch.setattr(gpus_module, "is_mps_server", lambda pid: pid == 11)
+    gpus = await NvmlGpus.start()
+    try:
+        assert await gpus.processes(ONE) == [GpuProcess(12, "", 100)]
+    finally:
+        gpus.close()
 
 
 async def test_xids_that_cannot_be_waited_for_are_waited_for_again(two_gpus: FakeDriver) -> None:

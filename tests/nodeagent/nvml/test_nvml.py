@@ -38,20 +38,18 @@ def test_gpus_are_read_with_all_that_is_known_of_them(driver: FakeDriver, tmp_pa
     )
     driver.gpu(TWO, name="Tesla P4", memory=7680, cc="6.1", pci="00000000:AF:00.0")
     with Nvml(tmp_path) as nvml:
-        found = nvml.enumerate()
-    assert found.silent == ()
-    assert found.gpus == (
-        Gpu(ONE, 0, "NVIDIA A100-SXM4-80GB", 81920, 626, ComputeCapability(8, 0), 3, 1),
-        Gpu(TWO, 1, "Tesla P4", 7680, 0, ComputeCapability(6, 1)),
-    )
-    assert found.gpus[0].compute_capability > VOLTA > found.gpus[1].compute_capability
+        assert nvml.count() == 2
+        one, two = nvml.gpu(0), nvml.gpu(1)
+    assert one == Gpu(ONE, 0, "NVIDIA A100-SXM4-80GB", 81920, 626, ComputeCapability(8, 0), 3, 1)
+    assert two == Gpu(TWO, 1, "Tesla P4", 7680, 0, ComputeCapability(6, 1))
+    assert one.compute_capability > VOLTA > two.compute_capability
 
 
 def test_mig_mode_is_seen(driver: FakeDriver) -> None:
     driver.gpu(ONE, mig=1)
     driver.gpu(TWO, mig=0)
     with Nvml() as nvml:
-        assert [gpu.mig for gpu in nvml.enumerate().gpus] == [True, False]
+        assert [nvml.gpu(index).mig for index in (0, 1)] == [True, False]
 
 
 def test_gpu_that_the_kernel_puts_on_no_numa_node_has_none(
@@ -62,7 +60,7 @@ def test_gpu_that_the_kernel_puts_on_no_numa_node_has_none(
     (folder / "numa_node").write_text("-1\n")
     driver.gpu(ONE)
     with Nvml(tmp_path) as nvml:
-        assert nvml.enumerate().gpus[0].numa_node is None
+        assert nvml.gpu(0).numa_node is None
 
 
 @pytest.mark.parametrize(
@@ -76,11 +74,10 @@ def test_gpu_that_does_not_answer_does_not_hide_the_others(
     driver.gpu(TWO)
     driver.fail("nvmlDeviceGetMemoryInfo_v2", code, ONE)
     with Nvml() as nvml:
-        found = nvml.enumerate()
-    assert [(gpu.uuid, gpu.index) for gpu in found.gpus] == [(TWO, 1)]
-    (silent,) = found.silent
-    assert silent.index == 0
-    assert type(silent.error) is kind
+        assert (nvml.count(), nvml.gpu(1).uuid) == (2, TWO)
+        with pytest.raises(NvmlError) as raised:
+            nvml.gpu(0)
+    assert raised.type is kind
 
 
 def test_compute_mode_is_read_and_set(driver: FakeDriver) -> None:
@@ -132,7 +129,7 @@ def test_old_driver_is_said(
     load(build(tmp_path, without=["nvmlDeviceGetMemoryInfo_v2"]), monkeypatch)
     driver.gpu(ONE)
     with Nvml() as nvml, pytest.raises(DriverTooOld, match="install driver 510"):
-        nvml.enumerate()
+        nvml.gpu(0)
 
 
 def test_driver_from_before_mig_has_none(
@@ -141,7 +138,7 @@ def test_driver_from_before_mig_has_none(
     load(build(tmp_path, without=["nvmlDeviceGetMigMode"]), monkeypatch)
     driver.gpu(ONE, mig=1)
     with Nvml() as nvml:
-        assert not nvml.enumerate().gpus[0].mig
+        assert not nvml.gpu(0).mig
 
 
 def test_memory_is_told_by_process_and_none_is_counted_twice(driver: FakeDriver) -> None:
