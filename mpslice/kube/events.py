@@ -14,11 +14,12 @@ from enum import StrEnum
 from typing import Final, NoReturn
 
 from mpslice.kube.api import EVENTS, Json, Kube, PatchType
-from mpslice.kube.errors import Conflict, KubeError, NotFound, Unreachable
+from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound, Unreachable
 
 _WAITING: Final = 1024  # events not yet written; more are left out
 _LATER: Final = 0.15  # seconds: what an Event tells of goes on first, undisturbed
-_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the API server
+_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts, unless it names others
+_LONGEST: Final = 30.0  # seconds: more than that is not waited for, whatever the API server says
 _REMEMBERED: Final = 4096
 _MESSAGE: Final = 1024  # bytes that the API server accepts in `message`
 
@@ -100,12 +101,14 @@ class EventRecorder:
                 )
 
     async def _write_patiently(self, note: _Note) -> None:
-        """Outlives a short absence of the API server; those behind would fare no better."""
+        """Outlives a short trouble of the API server; those behind would fare no better."""
         for pause in _PAUSES:
             try:
                 await self._write(note)
-            except Unreachable:
-                await asyncio.sleep(pause)
+            except KubeError as error:
+                if not _is_passing(error):
+                    raise
+                await asyncio.sleep(min(max(pause, error.retry_after or 0.0), _LONGEST))
             else:
                 return
         await self._write(note)
@@ -168,3 +171,10 @@ class EventRecorder:
             "source": self._source,
             "reportingComponent": self._source["component"],
         }
+
+
+def _is_passing(error: KubeError) -> bool:
+    """Whether the same write may work in a moment: a token is renewed, a queue there is shorter."""
+    if isinstance(error, ApiError):
+        return error.status in (401, 429) or error.status >= 500
+    return isinstance(error, Unreachable)

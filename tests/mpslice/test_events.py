@@ -1,6 +1,7 @@
 """The recorder of Events: it makes nobody wait, counts what repeats, and outlives every fault."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpslice.kube.api import EVENTS, Json
-from mpslice.kube.errors import Conflict, Forbidden, KubeError, NotFound, Unreachable
+from mpslice.kube.errors import ApiError, Conflict, Forbidden, KubeError, NotFound, Unreachable
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from tests.waiting import eventually
 
@@ -147,6 +148,30 @@ async def test_event_outlives_a_short_absence_of_the_api_server() -> None:
         recorder.record(POD, EventType.NORMAL, "Told", "a")
         recorder.record(POD, EventType.NORMAL, "Told", "b")
         await until(server, [("a", 1), ("b", 1)])
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+async def test_event_outlives_a_passing_trouble_of_the_api_server(status: int) -> None:
+    server = EventServer()
+    server.faults.append(ApiError("not now", status=status))
+    async with recording(server) as recorder:
+        recorder.record(POD, EventType.NORMAL, "Told", "a")
+        await until(server, [("a", 1)])
+
+
+async def test_event_waits_as_long_as_the_api_server_asks_within_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpslice.kube.events._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("mpslice.kube.events._LONGEST", 0.3)
+    server = EventServer()
+    server.faults.append(ApiError("too many", status=429, retry_after=0.1))
+    server.faults.append(ApiError("too many", status=429, retry_after=3600.0))
+    async with recording(server) as recorder:
+        recorder.record(POD, EventType.NORMAL, "Told", "a")
+        began = time.monotonic()
+        await until(server, [("a", 1)])
+    assert time.monotonic() - began >= 0.4
 
 
 async def test_event_is_given_up_when_the_api_server_stays_away(
