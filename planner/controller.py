@@ -97,7 +97,7 @@ class Controller:
         self._wake = asyncio.Event()
         self._changed = False  # something that a decision looks at
         self._alarm: float | None = None  # when waiting alone changes the decision (monotonic)
-        self._untold: Decision | None = None
+        self._newest: Decision | None = None  # of this term
         self._tell_at: float | None = None
         self._unnominable: set[str] = set()  # uids
         self._faults: Counter[str] = Counter()  # by uid, of the API server at a nomination
@@ -122,6 +122,7 @@ class Controller:
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
         self._tries.begin_term()
         self._planned = {}
+        self._newest = self._tell_at = None
         self._changed = True
         bucket = TokenBucket(self._settings.qps, self._settings.burst)
         async with asyncio.TaskGroup() as tasks:
@@ -143,7 +144,7 @@ class Controller:
     def _act(self, decision: Decision, writer: Writer) -> None:
         writer.submit(decision.actions)
         now = time.monotonic()
-        self._untold = decision
+        self._newest = decision
         self._tell_at = min(self._tell_at or math.inf, now + _TELL)
 
     async def _wait(self) -> None:
@@ -171,11 +172,9 @@ class Controller:
                 continue
 
     def _tell(self, now: float) -> None:
-        if self._untold is not None:
-            self._storyteller.tell(self._untold, now=now)
+        if self._newest is not None:
+            self._storyteller.tell(self._newest, now=now)
             self._tell_at = self._storyteller.due
-            if self._tell_at is None:
-                self._untold = None
 
     def _trigger(self) -> None:
         self._changed = True

@@ -1,6 +1,7 @@
 """The planner's Events: each thing is told once, however often it is decided.
 
-Of a pod at most once a minute, unless the cause changes; what changed meanwhile is told after it.
+While it lasts it is told again before its Event expires. Of a pod at most once a minute, unless the
+cause changes; what changed meanwhile is told after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from planner.words.explain import placement_text, refusal_text, reservation_text
 
 AGAIN: Final = 60.0
 """Seconds until other words about the same cause are told."""
+
+REPEAT: Final = 1800.0
+"""Seconds until the same is told again: an API server keeps an Event for an hour (--event-ttl)."""
 
 _LATER: Final = 1.0  # seconds until what could not be recorded is told again
 
@@ -45,19 +49,18 @@ class Storyteller:
         self._recorder = recorder
         self._label = "=".join(label)
         self._told: dict[str, _Told] = {}
-        self._told_of_nodes: dict[tuple[str, str], str] = {}
+        self._told_of_nodes: dict[tuple[str, str], _Told] = {}
         self.due: float | None = None
-        """When `tell` has to be called again, though nothing changed."""
+        """When `tell` has to be called again with the newest decision, though nothing changed."""
 
     def tell(self, decision: Decision, *, now: float) -> None:
         """Records the Events of a decision; `now` in seconds on any steady clock."""
-        self.due = None if self._tell_of_nodes(decision) else now + _LATER
+        dues = self._tell_of_nodes(decision, now)
         live: set[str] = set()
         for story in self._stories(decision):
             live.add(story.pod.uid)
-            wait = self._tell(story, now)
-            if wait is not None:
-                self.due = wait if self.due is None else min(self.due, wait)
+            dues.append(self._tell(story, now))
+        self.due = min(dues, default=None)
         # What is told next is still within the minute of a pod that had a place in between.
         live.update(placement.pod.uid for placement in decision.plan.placements)
         self._told = {uid: told for uid, told in self._told.items() if uid in live}
@@ -90,25 +93,24 @@ class Storyteller:
         text = refusal_text(refusal, self._label)
         return f"{text}; {where}" if where else text
 
-    def _tell(self, story: _Story, now: float) -> float | None:
-        """Tells it if it is time to; returns when to try again, None when all is told."""
+    def _tell(self, story: _Story, now: float) -> float:
+        """Tells it if it is time to; returns when that will be the next time."""
         told = self._told.get(story.pod.uid)
         if told and told.cause == story.cause:
-            if told.facts == story.facts:
-                return None
-            if now < told.at + AGAIN:
-                return told.at + AGAIN
+            due = told.at + (REPEAT if told.facts == story.facts else AGAIN)
+            if now < due:
+                return due
         pod = story.pod
         about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
         if not self._recorder.record(about, story.type, story.reason, story.text()):
             return now + _LATER
         self._told[pod.uid] = _Told(story.cause, story.facts, now)
-        return None
+        return now + REPEAT
 
-    def _tell_of_nodes(self, decision: Decision) -> bool:
-        """A Warning on each node that is left alone, again only once it was well in between.
+    def _tell_of_nodes(self, decision: Decision, now: float) -> list[float]:
+        """A Warning on each node that is left alone, at once again if it was well in between.
 
-        Whether all of them could be recorded.
+        Returns when each is to be told next.
         """
         problems = {
             (node, "NodeSetAside"): f"{problem}; its GPUs are not planned on"
@@ -121,12 +123,19 @@ class Storyteller:
                 f"{problem}; pods are placed elsewhere. See `kubectl describe nodelayout {node}`"
             )
         self._told_of_nodes = {
-            key: told for key, told in self._told_of_nodes.items() if problems.get(key) == told
+            key: told
+            for key, told in self._told_of_nodes.items()
+            if problems.get(key) == told.facts
         }
-        for (node, reason), message in problems.items():
-            if (node, reason) not in self._told_of_nodes:
-                # The kubelet's Events use the name as uid; `kubectl describe node` looks for that.
-                about = ObjectRef("v1", "Node", node, uid=node)
-                if self._recorder.record(about, EventType.WARNING, reason, message):
-                    self._told_of_nodes[node, reason] = message
-        return self._told_of_nodes.keys() == problems.keys()
+        return [self._tell_of_node(*key, problem, now) for key, problem in problems.items()]
+
+    def _tell_of_node(self, node: str, reason: str, problem: str, now: float) -> float:
+        told = self._told_of_nodes.get((node, reason))
+        if told and now < told.at + REPEAT:
+            return told.at + REPEAT
+        # The kubelet's Events use the name as uid; `kubectl describe node` looks for that.
+        about = ObjectRef("v1", "Node", node, uid=node)
+        if not self._recorder.record(about, EventType.WARNING, reason, problem):
+            return now + _LATER
+        self._told_of_nodes[node, reason] = _Told(reason, problem, now)
+        return now + REPEAT

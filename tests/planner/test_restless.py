@@ -20,6 +20,7 @@ from planner.gate.tries import Tries
 from planner.metrics import Metrics
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
+from planner.words import storyteller
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import LABEL, node_manifest, node_status
 from tests.planner.conftest import SETTINGS
@@ -305,6 +306,39 @@ async def test_planner_decides_nothing_while_nothing_happens(
         before = decided
         await asyncio.sleep(1.5)  # longer than anything that it looks at again by itself
         assert decided == before
+
+
+async def test_pods_that_wait_on_are_told_again_without_another_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decided = 0
+
+    def counting(view: View) -> Decision:
+        nonlocal decided
+        decided += 1
+        return decide(view)
+
+    monkeypatch.setattr(controller, "decide", counting)
+    monkeypatch.setattr(storyteller, "REPEAT", 0.1)
+    pods = [pod_object(name, 500, "2026-01-01T00:00:00Z", gated=False) for name in ("a", "b")]
+    kube = Memory(
+        nodes=[node_object("n1", {})], nodelayouts=[layout_object(a_layout("n1"))], pods=pods
+    )
+    async with leading(kube) as recorder:
+
+        def told(name: str) -> int:
+            return recorder.said.count((name, "SliceUnavailable"))
+
+        await eventually(until(lambda: min(told("a"), told("b")) > 1), "both are told again")
+        before = decided
+        often = told("a") + 2
+        await eventually(until(lambda: told("a") >= often), "and again")
+        assert decided == before
+        kube.show(PODS, pods[1], "DELETED")
+        await eventually(until(lambda: decided > before), "it is decided without the one that left")
+        last, often = told("b"), told("a") + 3
+        await eventually(until(lambda: told("a") >= often), "the other is told again")
+        assert told("b") == last
 
 
 async def test_leader_does_all_else_while_it_decides_on_many_pods(

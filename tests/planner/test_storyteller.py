@@ -1,4 +1,4 @@
-"""What pods and nodes are told: once, at most once a minute for the same cause, and all of it."""
+"""What pods and nodes are told: all, at most once a minute of a cause, again before it expires."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ from mpslice.kube.events import EventType, ObjectRef
 from planner.decide import Decision
 from planner.model import Cause, Placement, Plan, Refusal, Reservation, Snapshot
 from planner.words.explain import refusal_text
-from planner.words.storyteller import AGAIN, Storyteller
+from planner.words.storyteller import AGAIN, REPEAT, Storyteller
 from tests.planner.test_packing import node, pod
 
 LABEL = ("part", "mps")
@@ -49,6 +49,7 @@ def test_refusal_is_told_once_with_counts_and_the_largest_hole() -> None:
         teller.tell(refused(FULL), now=float(second))
     text = "20gb: 0 of 2 nodes: 2 GPUMemory (largest hole 12gb on n2 GPU 0)"
     assert recorder.said == [("p", "SliceUnavailable", text)]
+    teller.tell(refused(), now=3.0)
     assert teller.due is None
 
 
@@ -61,7 +62,38 @@ def test_other_words_of_the_same_cause_are_told_after_a_minute_without_a_new_dec
     assert teller.due == AGAIN
     teller.tell(changed, now=AGAIN)
     assert recorder.said[1][2].endswith("(largest hole 15gb on n1 GPU 1)")
-    assert teller.due is None
+    assert teller.due == AGAIN + REPEAT
+
+
+def test_pod_that_waits_on_is_told_the_same_again_before_its_event_expires() -> None:
+    teller, recorder = telling()
+    teller.tell(refused(FULL), now=0.0)
+    teller.tell(refused(FULL), now=REPEAT - 1)
+    assert len(recorder.said) == 1
+    for times in (1, 2):
+        assert teller.due == times * REPEAT
+        teller.tell(refused(FULL), now=times * REPEAT)
+        assert recorder.said == [recorder.said[0]] * (times + 1)
+
+
+def test_repetition_that_could_not_be_recorded_is_told_later() -> None:
+    teller, recorder = telling()
+    teller.tell(refused(FULL), now=0.0)
+    recorder.full = True
+    teller.tell(refused(FULL), now=REPEAT)
+    assert teller.due is not None
+    recorder.full = False
+    teller.tell(refused(FULL), now=teller.due)
+    assert len(recorder.said) == 2
+
+
+def test_node_in_trouble_is_told_of_again_before_its_event_expires() -> None:
+    teller, recorder = telling()
+    trouble = Decision(snapshot=Snapshot(set_aside={"n1": "x is listed twice"}))
+    for now in (0.0, REPEAT - 1, REPEAT, REPEAT + 1):
+        teller.tell(trouble, now=now)
+    assert recorder.said == [recorder.said[0]] * 2
+    assert teller.due == 2 * REPEAT
 
 
 def test_change_of_cause_is_told_at_once() -> None:
@@ -123,7 +155,6 @@ def test_trouble_of_a_node_that_could_not_be_recorded_is_told_later() -> None:
     recorder.full = False
     teller.tell(trouble, now=teller.due)
     assert [name for name, _, _ in recorder.said] == ["n1"]
-    assert teller.due is None
 
 
 def test_place_in_between_does_not_have_the_same_cause_told_again() -> None:
