@@ -7,7 +7,6 @@ an event. What is added here is a deadline on every call and errors in our terms
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,14 +15,16 @@ import aiohttp
 
 from mpslice import __version__
 from mpslice.kube.api import Json, PatchType, Query, Resource
-from mpslice.kube.client import (
-    ApiClient,
-    ConfigException,
-    Configuration,
-    load_incluster_config,
-    load_kube_config,
+from mpslice.kube.client import ApiClient, ConfigException
+from mpslice.kube.credentials import Credentials
+from mpslice.kube.errors import (
+    ApiError,
+    BadCredentials,
+    Gone,
+    KubeError,
+    Unreachable,
+    from_status,
 )
-from mpslice.kube.errors import BadCredentials, Gone, KubeError, Unreachable, from_status
 
 _CONNECT: Final = 5.0  # seconds
 _REQUEST: Final = 15.0  # seconds for a whole request but a list
@@ -37,36 +38,30 @@ _WATCH_DEFAULT: Final = 300.0
 class Session:
     """A connection pool to one API server; close it, or use it as an async context manager."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, credentials: Credentials | None = None) -> None:
         self._client = client
+        self._credentials = credentials or Credentials(client.configuration)
 
     @classmethod
     async def connect(cls, component: str, kubeconfig: str | None = None) -> "Session":
-        """A session with the in-cluster credentials, or those of a kubeconfig file.
+        """A session with the in-cluster credentials, or those of kubeconfig files.
 
         Raises BadCredentials, saying what to do. Nothing is sent yet.
         """
-        configuration = Configuration()
-        if kubeconfig and not Path(kubeconfig).is_file():  # noqa: ASYNC240  once, at the start
-            raise BadCredentials(f"kubeconfig {kubeconfig}: no such file; name another one")
+        credentials = await Credentials.load(kubeconfig)
+        configuration = credentials.configuration
+        # Our own test clusters' CAs are strict, other people's may lack an AKI.
+        configuration.disable_strict_ssl_verification = True
         try:
-            if kubeconfig:
-                await load_kube_config(kubeconfig, client_configuration=configuration)
-            else:
-                load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-            # Our own test clusters' CAs are strict, other people's may lack an AKI.
-            configuration.disable_strict_ssl_verification = True
             configuration.proxy = configuration.proxy or _proxy_from_environment(
                 configuration.host or ""
             )
             client = ApiClient(configuration)
-        except (ConfigException, OSError, ValueError, KeyError) as error:
-            source = f"kubeconfig {kubeconfig}" if kubeconfig else "the in-cluster service account"
-            hint = "" if kubeconfig else " (outside a cluster, give --kubeconfig)"
-            raise BadCredentials(f"cannot use {source}: {error}{hint}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise credentials.unusable(error) from error
         client.user_agent = f"mpslice-{component}/{__version__}"
         _look_up_no_proxies(client)
-        return cls(client)
+        return cls(client, credentials)
 
     async def __aenter__(self) -> "Session":
         return self
@@ -137,20 +132,17 @@ class Session:
         deadline: float = _REQUEST,
     ) -> Json:
         what = f"{method} {path}"
+        await self._credentials.renew()
         timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT)
         try:
             response = await self._send(method, path, query, body, content_type, timeout)
             async with response:
                 payload = _decode(await response.read())
                 if response.status >= 400 or payload is None:
-                    raise from_status(
-                        response.status, payload, what=what, retry_after=_retry_after(response)
-                    )
+                    raise self._refusal(response, payload, what)
                 return payload
         except KubeError:
             raise
-        except ConfigException as error:  # the token's file, which is read again every minute
-            raise BadCredentials(f"{what}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{what}: {_describe(error)}") from error
 
@@ -159,6 +151,7 @@ class Session:
     ) -> AsyncIterator[Json]:
         path = resource.path(namespace=namespace)
         what = f"WATCH {path}"
+        await self._credentials.renew()
         silence = float(query.get("timeoutSeconds") or _WATCH_DEFAULT) + _WATCH_SLACK
         timeout = aiohttp.ClientTimeout(
             total=silence, sock_connect=_CONNECT, sock_read=_WATCH_QUIET
@@ -171,10 +164,7 @@ class Session:
                 )
             async with response:
                 if response.status >= 400:
-                    payload = _decode(await response.read())
-                    raise from_status(
-                        response.status, payload, what=what, retry_after=_retry_after(response)
-                    )
+                    raise self._refusal(response, _decode(await response.read()), what)
                 try:
                     async for line in response.content:
                         yield _watch_event(line, what)
@@ -182,8 +172,6 @@ class Session:
                     _abort(response)
         except KubeError:
             raise
-        except ConfigException as error:
-            raise BadCredentials(f"{what}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # aiohttp raises ValueError for a line that is longer than its buffer.
             raise Unreachable(f"{what}: {_describe(error)}") from error
@@ -197,18 +185,28 @@ class Session:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        # call_api is untyped; without _preload_content it hands out aiohttp's own response.
-        response: aiohttp.ClientResponse = await self._client.call_api(
-            path,
-            method,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": str(content_type)},
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _request_timeout=timeout,
-        )
+        try:
+            # call_api is untyped; without _preload_content it hands out aiohttp's own response.
+            response: aiohttp.ClientResponse = await self._client.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": str(content_type)},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=timeout,
+            )
+        except ConfigException as error:  # the token's file, which is read again every minute
+            raise BadCredentials(f"{method} {path}: {error}") from error
         return response
+
+    def _refusal(
+        self, response: aiohttp.ClientResponse, payload: Json | None, what: str
+    ) -> ApiError:
+        if response.status == 401:
+            self._credentials.refused()
+        return from_status(response.status, payload, what=what, retry_after=_retry_after(response))
 
 
 def _proxy_from_environment(host: str) -> str | None:
