@@ -197,7 +197,10 @@ class Session:
                 _preload_content=False,
                 _request_timeout=timeout,
             )
-        except ConfigException as error:  # the token's file, which is read again every minute
+        except aiohttp.ClientError:  # one of a URL is a ValueError, too
+            raise
+        except (ConfigException, ValueError) as error:
+            # Of the token: its file is read again every minute, and it has to be one line of text.
             raise BadCredentials(f"{method} {path}: {error}") from error
         return response
 

@@ -245,3 +245,13 @@ async def test_token_that_the_api_server_refuses_is_asked_for_anew(
             await ask()
             await ask()
     assert plugin.asked == 2
+
+
+async def test_token_of_two_lines_is_said_to_be_no_token(tmp_path: Path) -> None:
+    async with guarded("a") as guard:
+        config = whole(tmp_path / "config", server=guard.url, token="a\nb")
+        async with await Session.connect("test", config) as session:
+            with pytest.raises(BadCredentials, match="GET /api/v1/nodes"):
+                await session.list_page(NODES, query={})
+            with pytest.raises(BadCredentials):
+                [event async for event in session.watch(NODES, query={})]
