@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from certs.errors import UnusableCertificate
 
 _CLOCK_SKEW: Final = timedelta(hours=1)
-
+_SKEW_OF_A_LIFE: Final = 90  # of a leaf's 90 days one day: a clock may be set in another time zone
 _SHORTEST_LIFE: Final = timedelta(seconds=2)  # X.509 counts in whole seconds
 _CRITICAL: Final = True
 _UNREADABLE: Final = (
@@ -55,6 +55,10 @@ class Facts:
     not_before: datetime
     not_after: datetime
     names: frozenset[str]
+
+    def lives(self, now: datetime) -> bool:
+        """Whether it is valid at a time: no longer in the future, not over yet."""
+        return self.not_before <= now < self.not_after
 
     @property
     def renewal(self) -> datetime:
@@ -131,7 +135,7 @@ def _builder(
 
 def _a_little_before(now: datetime, life: timedelta) -> datetime:
     # For clocks that are behind; of a short life so little that it is not due at once.
-    return now - min(_CLOCK_SKEW, life / 12)
+    return now - max(min(_CLOCK_SKEW, life / 12), life / _SKEW_OF_A_LIFE)
 
 
 def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:

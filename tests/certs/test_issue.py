@@ -85,6 +85,15 @@ def test_a_fresh_leaf_is_valid_for_a_clock_that_is_behind_and_is_not_due_yet(
     assert leaf.not_before <= NOW < leaf.renewal < leaf.not_after
 
 
+def test_a_long_lived_leaf_is_valid_for_a_clock_that_is_most_of_a_day_behind(
+    authority: Pair,
+) -> None:
+    leaf = facts(issue_leaf(authority, NAMES, now=NOW, life=timedelta(days=90)).certificate)
+    assert leaf.lives(NOW - timedelta(hours=23))
+    assert not leaf.lives(NOW - timedelta(hours=25))
+    assert not leaf.lives(leaf.not_after)
+
+
 def test_private_keys_stay_out_of_representations(leaf: Pair) -> None:
     assert "PRIVATE" not in repr(leaf)
 
