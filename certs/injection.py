@@ -90,10 +90,14 @@ def targets(mutating: Sequence[str], validating: Sequence[str]) -> tuple[Target,
 
 
 def adoptable(hooks: Sequence[Hook], now: datetime) -> tuple[bytes, ...]:
-    """The living CAs that caBundles hold, the newest first, each once, in PEM."""
+    """CAs that caBundles hold, each once, in PEM: those alive at `now` first, the newest of them.
+
+    What is not alive by our clock may be by the others', who serve its leaves.
+    """
     held = {certificate for hook in hooks for certificate in load_bundle(hook.bundle)}
     newest = sorted(held, key=lambda ca: (ca.not_valid_before_utc, ca.serial_number), reverse=True)
-    blocks = [ca.public_bytes(Encoding.PEM) for ca in newest if ca.not_valid_after_utc > now]
+    newest.sort(key=lambda ca: not ca.not_valid_before_utc <= now < ca.not_valid_after_utc)
+    blocks = [ca.public_bytes(Encoding.PEM) for ca in newest]
     return tuple(block for block in blocks if is_authority(block))[:_MOST_ADOPTED]
 
 

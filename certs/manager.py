@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 
+from certs.clocks import NEVER, SharedTime, last_written
 from certs.errors import BrokenSecret, CannotManage, ForeignSecret, UnusableCertificate
 from certs.injection import Hook, Sightings, Target, adoptable, inject, read_hooks, targets
 from certs.issue import facts, is_issued_by, load_bundle
@@ -34,6 +35,7 @@ _OURS: Final = "mpslice"
 _SOONEST: Final = 0.1  # seconds; what is due and cannot be done must not spin
 _MOST_STEPS: Final = 8  # in one go; more would mean that replicas undo each other's steps
 _UNREST: Final = 5.0  # seconds until the next look then
+_TRUCE: Final = 1 / 2160  # of a leaf's life; of 90 days an hour
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +76,14 @@ class ManagerSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The Secret as read: its version ("" when there is none yet), its state when it has one."""
+    """The Secret as read: its version ("" when there is none yet), its state when it has one.
+
+    `written` is when the API server wrote it last.
+    """
 
     version: str
     state: State | None
+    written: datetime
 
 
 class CertificateManager:
@@ -101,6 +107,7 @@ class CertificateManager:
         self._targets = settings.targets
         self._hot_swap = hot_swap
         self._clock = clock
+        self._time = SharedTime(clock, settings.leaf_life * _TRUCE)
         self._trust = Trust(kube, self._targets, self._terms.names[0], settings.address)
         self._woken = asyncio.Event()
         self._last_good: State | None = None
@@ -172,23 +179,20 @@ class CertificateManager:
             hooks = await read_hooks(self._kube, self._targets)
             record = await self._read()
             self._sightings.note(hooks, asyncio.get_running_loop().time())
+            now = self._time.now(record.state, record.written)
             wait = self._until_spread(record.state)
-            step = next_step(record.state, self._clock(), self._terms, spread=wait == 0)
+            step = next_step(record.state, now, self._terms, spread=wait == 0)
             if step is None and self._strays(record, hooks):
                 step = Step.ADOPT
             if step is not None:
-                await self._write(record, self._after(step, record, hooks), step)
+                await self._write(record, self._after(step, record, hooks, now), step)
                 continue
             if record.state is not None:
                 wait = min(wait, self._use(record.state, hooks) or _POLL)
                 if not await self._inject(hooks, record.state):
-                    return min(_POLL, wait, self._until_due(record.state))
+                    return min(_POLL, wait, _until_due(record.state, now))
         log.warning("the certificate does not come to rest", extra={"looks": _MOST_STEPS})
         return _UNREST
-
-    def _until_due(self, state: State) -> float:
-        due = (next_date(state) - self._clock()).total_seconds()
-        return max(_SOONEST, due)
 
     def _until_spread(self, state: State | None) -> float:
         """Seconds until the upcoming CA may sign; infinity while some caBundle lacks it."""
@@ -201,13 +205,14 @@ class CertificateManager:
         now = asyncio.get_running_loop().time()
         return max(0.0, since + self._settings.propagation - now)
 
-    def _after(self, step: Step, record: _Record, hooks: tuple[Hook, ...]) -> State:
-        now = self._clock()
+    def _after(self, step: Step, record: _Record, hooks: tuple[Hook, ...], now: datetime) -> State:
         good = self._last_good
-        if record.state is None and good is not None and _lives(good, now):
+        if record.state is None and good and facts(good.authority.certificate).lives(now):
             return good  # the Secret was lost or spoilt, but we know what it said
-        adopted = self._strays(record, hooks) if step is Step.ADOPT else adoptable(hooks, now)
-        return take(step, record.state, now, self._terms, adopted)
+        if step is Step.ADOPT:  # by our own time, as what we serve is alive by it
+            strays = self._strays(record, hooks)
+            return take(step, record.state, self._clock(), self._terms, strays)
+        return take(step, record.state, now, self._terms, adoptable(hooks, now))
 
     def _strays(self, record: _Record, hooks: tuple[Hook, ...]) -> tuple[bytes, ...]:
         """The CA of the living leaf in service, where the Secret does not trust it."""
@@ -252,7 +257,7 @@ class CertificateManager:
                 SECRETS, self._settings.secret_name, namespace=self._settings.namespace
             )
         except NotFound:
-            return _Record("", None)
+            return _Record("", None, NEVER)
         data = secret.get("data") or {}
         try:
             state = decode(data)
@@ -265,7 +270,8 @@ class CertificateManager:
                 f"it holds somebody else's data, for it has no label {_LABEL}={_OURS}; "
                 "choose another name with --tls-secret, or delete it"
             )
-        return _Record(str(secret["metadata"]["resourceVersion"]), state)
+        version = str(secret["metadata"]["resourceVersion"])
+        return _Record(version, state, last_written(secret))
 
     def _is_ours(self, secret: Json, state: State | None) -> bool:
         """By its label or, where that was lost, by a leaf for our Service."""
@@ -290,6 +296,7 @@ class CertificateManager:
                 await self._kube.create(SECRETS, _secret(name, data), namespace=namespace)
         except Conflict:  # another replica was first; its state is as good
             return
+        self._time.issued(state)
         log.info("wrote the Secret", extra={"secret": name, "reason": str(step)})
 
     async def _inject(self, hooks: tuple[Hook, ...], state: State) -> bool:
@@ -302,8 +309,8 @@ class CertificateManager:
         return bool(written)
 
 
-def _lives(state: State, now: datetime) -> bool:
-    return now < facts(state.authority.certificate).not_after
+def _until_due(state: State, now: datetime) -> float:
+    return max(_SOONEST, (next_date(state) - now).total_seconds())
 
 
 def _secret(name: str, data: Json) -> Json:

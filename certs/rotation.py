@@ -12,6 +12,8 @@ after the configuration was, and the write fails if the configuration has change
    retired, and no replica gives up a leaf that verifies for one that does not yet (`manager`).
 5. A Secret may be put back to what it was (a backup). Whoever serves a leaf of a CA that it does
    not trust adopts that CA (ADOPT) before it writes any caBundle.
+6. What a replica with a fast clock issues is valid later only. It is no use to the others, who
+   issue anew before they serve it; the fast one then takes theirs, and their time (`clocks`).
 """
 
 from dataclasses import dataclass, replace
@@ -50,8 +52,8 @@ def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool)
     if state is None:
         return Step.START_OVER
     authority = facts(state.authority.certificate)
-    alive = now < authority.not_after
-    upcoming = state.upcoming is not None and now < facts(state.upcoming.certificate).not_after
+    alive = authority.lives(now)
+    upcoming = state.upcoming is not None and facts(state.upcoming.certificate).lives(now)
     if upcoming and (spread or not alive):
         return Step.PROMOTE
     if not alive:
@@ -68,7 +70,8 @@ def next_step(state: State | None, now: datetime, terms: Terms, *, spread: bool)
 def _is_due(leaf: Facts, authority: Facts, now: datetime, terms: Terms) -> bool:
     # Only the name that API servers call decides: replicas that disagree about another would
     # renew against each other for ever.
-    return terms.names[0] not in leaf.names or now >= _leaf_renewal(leaf, authority)
+    missing = terms.names[0] not in leaf.names
+    return missing or now < leaf.not_before or now >= _leaf_renewal(leaf, authority)
 
 
 def _leaf_renewal(leaf: Facts, authority: Facts) -> datetime:

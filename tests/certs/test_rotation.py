@@ -103,8 +103,24 @@ def test_a_leaf_for_another_service_is_due_at_once_and_for_another_domain_is_not
     assert next_step(state, START, moved, spread=False) is None
 
 
-def test_a_replica_whose_clock_is_behind_leaves_healthy_certificates_alone() -> None:
-    assert next_step(fresh(), START - 2 * DAY, TERMS, spread=False) is None
+def test_a_replica_whose_clock_is_a_little_behind_leaves_healthy_certificates_alone() -> None:
+    assert next_step(fresh(), START - 0.9 * DAY, TERMS, spread=False) is None
+
+
+def test_a_leaf_that_is_not_valid_yet_is_due_and_is_good_for_a_fast_clock_once_renewed() -> None:
+    future = take(Step.RENEW_LEAF, fresh(), START + 30 * DAY, TERMS)
+    assert next_step(future, START, TERMS, spread=False) is Step.RENEW_LEAF
+    renewed = take(Step.RENEW_LEAF, future, START, TERMS)
+    for now in (START, START + 30 * DAY):
+        assert next_step(renewed, now, TERMS, spread=False) is None
+
+
+def test_a_ca_that_is_not_valid_yet_signs_nothing_and_is_not_promoted() -> None:
+    state = fresh()
+    assert next_step(state, START - 5 * DAY, TERMS, spread=False) is Step.START_OVER
+    future = replace(state, upcoming=issue_authority(now=START + 200 * DAY, life=300 * DAY))
+    assert next_step(future, START, TERMS, spread=True) is None
+    assert next_step(future, START + 200 * DAY, TERMS, spread=True) is Step.PROMOTE
 
 
 def test_a_ca_whose_leaf_the_secret_has_lost_stays_trusted_for_a_leafs_life() -> None:
