@@ -47,7 +47,7 @@ class FileWatcher:
             _read(self._certificate, "--tls-cert-file"), _read(self._key, "--tls-private-key-file")
         )
         try:
-            self._refuse_expired(pair)
+            self._refuse_dead(pair)
             return self._hot_swap.serve(pair)
         except UnusableCertificate as error:
             raise UnusableCertificate(
@@ -55,10 +55,17 @@ class FileWatcher:
                 f"{error}; give a PEM certificate that is alive and its own key, without a password"
             ) from error
 
-    def _refuse_expired(self, pair: Pair) -> None:
-        ends = facts(pair.certificate).not_after
-        if ends <= self._clock():
-            raise UnusableCertificate(f"the certificate has expired on {ends:%Y-%m-%d %H:%M}")
+    def _refuse_dead(self, pair: Pair) -> None:
+        found, now = facts(pair.certificate), self._clock()
+        if found.not_after <= now:
+            raise UnusableCertificate(
+                f"the certificate has expired on {found.not_after:%Y-%m-%d %H:%M}"
+            )
+        if now < found.not_before:
+            raise UnusableCertificate(
+                f"the certificate is not valid before {found.not_before:%Y-%m-%d %H:%M} UTC, and "
+                f"this machine's clock says {now:%Y-%m-%d %H:%M}"
+            )
 
     async def run(self) -> NoReturn:
         """Follows the files until cancelled; a pair that cannot be used is logged once."""

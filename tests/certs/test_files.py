@@ -112,6 +112,19 @@ def test_an_expired_certificate_is_refused_and_the_one_in_service_kept(folder: F
     assert swap.pair == good
 
 
+def test_a_certificate_that_is_not_valid_yet_is_refused_and_the_one_in_service_kept(
+    folder: Folder,
+) -> None:
+    swap, good = HotSwap(), new_pair()
+    folder.mount(good)
+    folder.watcher(swap).load()
+    later = NOW + timedelta(days=3)
+    folder.mount(issue_leaf(AUTHORITY, ("w.n.svc",), now=later, life=timedelta(days=1)))
+    with pytest.raises(UnusableCertificate, match=r"is not valid before .* clock says .*; give"):
+        folder.watcher(swap).load()
+    assert swap.pair == good
+
+
 def test_a_key_of_another_certificate_is_named_with_both_flags(folder: Folder) -> None:
     folder.mount(Pair(new_pair().certificate, new_pair().key))
     with pytest.raises(
