@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mpslice.errors import MpsliceError
 from webhook.errors import BadReview, BodyTooLarge, BodyTooSlow
@@ -67,6 +68,8 @@ class Admission:
             response = self._rejected(408, "too_slow", error, started)
         except BadReview as error:
             response = self._rejected(400, "malformed", error, started)
+        if response.status in (408, 413) or not content.is_eof():
+            response.force_close()  # the rest of the body is of no interest
         if self.draining:
             # The API server then opens its next connection to a replica that stays.
             response.force_close()
@@ -98,6 +101,10 @@ class Admission:
             raise BodyTooSlow(
                 f"the body did not arrive within {self._body_seconds:g} s; send it faster"
             ) from None
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            raise BadReview(
+                "the body ends in what is no HTTP; send whole chunks, or announce its length"
+            ) from error
         except ConnectionError as error:  # nobody reads the answer
             raise BadReview("the client went away while it sent the body") from error
 
@@ -105,10 +112,7 @@ class Admission:
         self, status: int, verdict: str, error: MpsliceError, started: float
     ) -> web.Response:
         self._metrics.answered(verdict, "", time.perf_counter() - started)
-        response = _error(status, str(error))
-        if status != 400:
-            response.force_close()  # the rest of the body is of no interest
-        return response
+        return _error(status, str(error))
 
 
 def _word(verdict: Verdict) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mpslice.flags import Address
@@ -27,7 +28,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 def _is_ours(record: logging.LogRecord) -> bool:
     """aiohttp shows a traceback when a client sends what is no HTTP; the 400 says enough."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 _http_log.addFilter(_is_ours)
@@ -56,18 +57,18 @@ async def listening(
     """
     limits = limits or Limits()
     watch = _Watch(limits)
-    server = web.Server(
-        watch.note(handler),
-        request_factory=_request,
-        access_log=None,
-        logger=_http_log,
-        keepalive_timeout=limits.idle,
-        lingering_time=1.0,
-        auto_decompress=False,
-    )
+    server = web.Server(watch.note(handler), request_factory=_request)
     watch.server = server
-    sockets = await asyncio.get_running_loop().create_server(
-        server,
+    loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {
+        "access_log": None,
+        "logger": _http_log,
+        "keepalive_timeout": limits.idle,
+        "lingering_time": 1.0,
+        "auto_decompress": False,
+    }
+    sockets = await loop.create_server(
+        lambda: _Connection(server, loop=loop, **options),
         sock=open_port("--listen", listen),
         ssl=context,
         ssl_handshake_timeout=limits.handshake,
@@ -91,6 +92,24 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
     return web.BaseRequest(
         message, payload, protocol, writer, task, loop, client_max_size=LONGEST_BODY
     )
+
+
+class _Connection(web.RequestHandler):
+    """Tells who reads a body that the rest of it is no HTTP.
+
+    aiohttp's parser in C keeps that for the next request, and the reader would wait in vain.
+    """
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        request, queued = self._current_request, self._messages
+        if request is None or request.content.is_eof() or not queued:
+            return
+        error = queued[-1][0]
+        if not isinstance(error, RawRequestMessage) and request.content.exception() is None:
+            request.content.set_exception(web.RequestPayloadError(error.message))
 
 
 @dataclass(slots=True)

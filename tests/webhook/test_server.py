@@ -167,6 +167,26 @@ async def test_what_is_no_http_is_400_and_no_error_of_ours(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(
+    "rest", [b"zz\r\nxx", b"0\r\n\x00bad: \x01\r\n\r\n"], ids=["size", "trailer"]
+)
+async def test_broken_chunk_after_a_good_one_is_400_at_once(
+    server: Running, rest: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await server.connect()
+    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head + b'5\r\n{"a":\r\n')
+    await server.begun.wait()
+    writer.write(rest)
+    status, headers, answer = await read_answer(reader)
+    assert (status, headers["connection"]) == (400, "close")
+    assert "the body ends in what is no HTTP" in answer["message"]
+    assert await _end_of(reader) == b""
+    writer.close()
+    assert server.counted("malformed") == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_client_that_goes_away_with_half_a_body_is_no_error_of_ours(
     server: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
