@@ -123,17 +123,26 @@ def size_allowed(pod: Pod, facts: Facts) -> Iterator[Violation]:
 
 
 def no_user_namespace(pod: Pod, facts: Facts) -> Iterator[Violation]:
-    """The API server refuses hostIPC beside hostUsers: false (validateHostUsers)."""
+    """A user namespace goes with neither way to reach MPS.
+
+    The API server refuses hostIPC beside hostUsers: false (validateHostUsers). Without hostIPC, MPS
+    sees the uid that the container has on the host (SO_PEERCRED), and would serve nobody else.
+    """
+    if pod.host_users:
+        return
+    why = (
+        "which forbids the hostIPC that MPS needs"
+        if facts.settings.host_ipc
+        else "which gives it another uid on the host than the one that MPS serves"
+    )
     for container in pod.slice_containers:
-        if facts.settings.host_ipc and not pod.host_users:
-            yield violation(
-                Reason.USER_NAMESPACE_CONFLICT,
-                container.place,
-                f"{container.slices[0].field} asks for {container.slices[0]}, but "
-                f"{pod.prefix}spec.hostUsers is false, which forbids the hostIPC that MPS needs; "
-                "leave hostUsers out",
-            )
-            return
+        yield violation(
+            Reason.USER_NAMESPACE_CONFLICT,
+            container.place,
+            f"{container.slices[0].field} asks for {container.slices[0]}, but "
+            f"{pod.prefix}spec.hostUsers is false, {why}; leave hostUsers out",
+        )
+        return
 
 
 def host_ipc(pod: Pod, facts: Facts) -> Iterator[Violation]:

@@ -248,7 +248,14 @@ PODS = (
     Case("size on the list", pod(), settings={"allowed_sizes": frozenset({10, 20})}),
     # UserNamespaceConflict
     Case("user namespace", pod(hostUsers=False), Reason.USER_NAMESPACE_CONFLICT),
+    Case(
+        "user namespace without hostIPC",
+        pod(hostUsers=False),
+        Reason.USER_NAMESPACE_CONFLICT,
+        settings={"host_ipc": False},
+    ),
     Case("host's users", pod(hostUsers=True)),
+    Case("host's users without hostIPC", pod(hostUsers=True), settings={"host_ipc": False}),
     Case(
         "user namespace and two slices",
         pod(container({SLICE: 2}), hostUsers=False),

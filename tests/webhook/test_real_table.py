@@ -39,13 +39,17 @@ def flags(settings: Settings) -> list[str]:
 def _word(value: object) -> str:
     if isinstance(value, frozenset):
         return ",".join(f"{size}gb" for size in sorted(value))
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def values(settings: Settings) -> list[str]:
     """The Helm values for the same, as far as the chart's own objects depend on them."""
-    names = {"mps_user": "mps.userID", "enforcement": "admission.enforcement"}
-    return [f"{names[key]}={value}" for key, value in settings if key in names]
+    names = {
+        "mps_user": "mps.userID",
+        "enforcement": "admission.enforcement",
+        "host_ipc": "mps.hostIPC",
+    }
+    return [f"{names[key]}={_word(value)}" for key, value in settings if key in names]
 
 
 def said(stderr: str) -> list[str]:
