@@ -104,6 +104,7 @@ def test_policy_follows_the_values_it_repeats(render: Render) -> None:
     )
     text = str(policy["spec"])
     assert "HostIPCRequired" not in text
+    assert "UserNamespaceConflict" in text
     assert "MPS serves user 33 only" in text
     binding = one(
         render("admission.enforcement=warn"), "ValidatingAdmissionPolicyBinding", "mpslice-pods"

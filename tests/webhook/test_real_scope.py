@@ -9,6 +9,8 @@ from hack.cluster.waiting import wait_until
 from mpslice.slices import looks_like_slice
 from tests.webhook.cases import NOS, SLICE, Manifest, container, pod, user, workload
 from tests.webhook.cluster import NAMESPACE, Installation, Replica, called, create
+from webhook.policy import validate
+from webhook.settings import Settings
 
 
 def test_system_and_own_namespaces_are_left_alone(installation: Installation, silent: None) -> None:
@@ -76,6 +78,37 @@ def test_policy_holds_while_the_webhook_is_away(installation: Installation) -> N
             assert f"denied request: {reason}: " in stderr
     finally:
         installation.install()
+
+
+def test_policy_refuses_a_user_namespace_where_there_is_no_host_ipc_to_do_so(
+    installation: Installation,
+) -> None:
+    installation.install("admission.failurePolicy=Ignore", "mps.hostIPC=false")
+    installation.publish([])
+    bad = pod(hostUsers=False, securityContext=user(1000))
+    said = str(validate(bad, Settings(host_ipc=False)).message)
+    try:
+        wait_until(
+            lambda: said in create(installation, called(bad, "apart"))[1],
+            "the policy is known, and says what the webhook would",
+            seconds=20,
+        )
+    finally:
+        installation.install()
+
+
+@pytest.mark.parametrize("init", [(), (container({}, name="i"),)], ids=["alone", "with init"])
+@pytest.mark.parametrize("containers", [None, []], ids=str)
+def test_pod_without_containers_hears_so_from_the_api_server(
+    installation: Installation, silent: None, init: tuple[Manifest, ...], containers: object
+) -> None:
+    empty = called(pod(init=init), "empty")
+    empty["spec"]["containers"] = containers
+    _, stderr = installation.kubectl(
+        "create", "--dry-run=server", "--validate=false", "--filename=-", objects=[empty]
+    )
+    assert "spec.containers: Required value" in stderr
+    assert "mpslice.io" not in stderr
 
 
 NAMES = (
