@@ -255,7 +255,6 @@ PODS = (
         settings={"host_ipc": False},
     ),
     Case("host's users", pod(hostUsers=True)),
-    Case("host's users without hostIPC", pod(hostUsers=True), settings={"host_ipc": False}),
     Case(
         "user namespace and two slices",
         pod(container({SLICE: 2}), hostUsers=False),

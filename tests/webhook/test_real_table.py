@@ -2,13 +2,15 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.webhook.cases import PODS, TEMPLATES, Case
-from tests.webhook.cluster import Installation
+from hack.cluster.waiting import wait_until
+from tests.webhook.cases import PODS, SLICE, TEMPLATES, Case, Manifest, container, pod, user
+from tests.webhook.cluster import Installation, create
 
 GOLDEN = Path(__file__).parent / "golden" / "kubectl.txt"
 _DENIED = re.compile(r"^Error from server \((?:Forbidden)\): error when creating \"STDIN\": ")
@@ -44,12 +46,20 @@ def _word(value: object) -> str:
 
 def values(settings: Settings) -> list[str]:
     """The Helm values for the same, as far as the chart's own objects depend on them."""
-    names = {
-        "mps_user": "mps.userID",
-        "enforcement": "admission.enforcement",
-        "host_ipc": "mps.hostIPC",
-    }
-    return [f"{names[key]}={_word(value)}" for key, value in settings if key in names]
+    names = {"mps_user": "mps.userID", "enforcement": "admission.enforcement"}
+    return [f"{names[key]}={value}" for key, value in settings if key in names]
+
+
+def probe_of(settings: Settings) -> Manifest:
+    """A pod that passes once the policy has the values of these settings."""
+    given = dict(settings)
+    count = 2 if given.get("enforcement") == "warn" else 1
+    served = user(given.get("mps_user", 1000))
+    return pod(container({SLICE: count}), hostIPC=True, securityContext=served)
+
+
+def passes(installation: Installation, manifest: Manifest) -> bool:
+    return "created" in create(installation, manifest)[0]
 
 
 def said(stderr: str) -> list[str]:
@@ -69,6 +79,11 @@ def answers(installation: Installation) -> dict[str, list[str]]:
     for settings, cases in groups().items():
         installation.install(*values(settings))
         with installation.serving(*flags(settings)):
+            wait_until(
+                partial(passes, installation, probe_of(settings)),
+                "the policy is in force",
+                seconds=20,
+            )
             for case in cases:
                 stdout, stderr = installation.kubectl(
                     "create", "--dry-run=server", "--filename=-", objects=[case.manifest]
@@ -124,6 +139,12 @@ def test_policy_and_webhook_say_the_same(
     cases = [case for case in groups()[()] if case.name in by_policy]
     installation.install("admission.policy.enabled=false")
     with installation.serving():
+        two = pod(container({SLICE: 2}))
+        wait_until(
+            lambda: "ValidatingAdmissionPolicy" not in create(installation, two)[1],
+            "the policy is gone",
+            seconds=20,
+        )
         _, stderr = installation.kubectl(
             "create",
             "--dry-run=server",
