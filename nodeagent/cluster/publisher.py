@@ -6,7 +6,7 @@ the agent says about the node goes into one patch.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mpslice.gpus import DeviceId
@@ -30,19 +30,27 @@ from nodeagent.cluster.report import (
     node_resources,
     project_node,
     used_resources,
+    version_of,
 )
 from nodeagent.settings import Settings
 from nodeagent.slices.holders import Holder, Pods
 from nodeagent.slices.inventory import Inventory
 
-Shown = tuple[str, str, str]
+Ready = tuple[str, str, str]
 """Of the condition Ready what tells whether the node is served: status, reason and message."""
 
 log = logging.getLogger(__name__)
 
 
-def shown_of(conditions: Iterable[Condition]) -> Shown:
-    """What these conditions show."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the NodeLayout shows of the condition Ready, and in which version of the object."""
+
+    ready: Ready = ("", "", "")
+    version: int = 0
+
+
+def _ready_of(conditions: Iterable[Condition]) -> Ready:
     ready = next((c for c in conditions if c.type is ConditionType.READY), None)
     return ("", "", "") if ready is None else (str(ready.status), ready.reason, ready.message)
 
@@ -68,6 +76,7 @@ class Publisher:
         self._node = NodeFacts()
         self._written: Json | None = None
         self._written_to = ""
+        self._version = 0  # of the object since our last write
         self._conditions: tuple[Condition, ...] = ()
         self._observed = 0
 
@@ -140,11 +149,10 @@ class Publisher:
         merged = merge_conditions(self._conditions, conditions, now=now)
         gpus = gpu_statuses(self._inventory, self._holders, self._settings)
         status = status_to_json(LayoutStatus(observed_generation, gpus, merged))
-        # Somebody else may have written since: an agent before us that ends late, or a person.
-        if status == self._written and self._shown() == shown_of(merged):
+        if status == self._written and not self._was_overwritten():
             return
         try:
-            await self._kube.patch(
+            answer = await self._kube.patch(
                 NODE_LAYOUTS,
                 layout.name,
                 {"status": status},
@@ -155,3 +163,9 @@ class Publisher:
             log.info("the NodeLayout is gone", extra={"node": layout.name})
             return
         self._written, self._conditions, self._observed = status, merged, observed_generation
+        self._version = version_of(answer)
+
+    def _was_overwritten(self) -> bool:
+        """Whether somebody else has written since: an agent before us that ends late, a person."""
+        shown = self._shown()
+        return shown.version > self._version and shown.ready != _ready_of(self._conditions)

@@ -57,11 +57,9 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
     metadata, status = node["metadata"], node.get("status") or {}
     capacity = _amounts(status.get("capacity"))
     allocatable = _amounts(status.get("allocatable"))
-    version = str(metadata.get("resourceVersion") or "")
     return NodeFacts(
         uid=str(metadata.get("uid") or ""),
-        # Comparable as numbers: KEP-5504, and so in every etcd-backed API server before it.
-        version=int(version) if version.isdigit() else 0,
+        version=version_of(node),
         resources={
             size: Amount(capacity.get(size, 0), allocatable.get(size, 0))
             for size in capacity.keys() | allocatable.keys()
@@ -74,6 +72,13 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
         excluded=excluded_gpus(node),
         others=_others(status.get("allocatable")),
     )
+
+
+def version_of(obj: Mapping[str, Any]) -> int:
+    """Of two readings of an object the newer has the higher one."""
+    # Comparable as numbers: KEP-5504, and so in every etcd-backed API server before it.
+    version = str(obj["metadata"].get("resourceVersion") or "")
+    return int(version) if version.isdigit() else 0
 
 
 def _others(allocatable: Mapping[str, Any] | None) -> dict[str, int]:

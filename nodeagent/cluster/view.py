@@ -11,8 +11,8 @@ from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import ConditionType, LayoutStatus, NodeLayout, parse_node_layout
-from nodeagent.cluster.publisher import Shown
-from nodeagent.cluster.report import NodeFacts, project_node
+from nodeagent.cluster.publisher import Ready, Shown
+from nodeagent.cluster.report import NodeFacts, project_node, version_of
 from nodeagent.slices.holders import Pods
 from nodeagent.slices.pods import PodFacts, project_pod
 
@@ -27,8 +27,9 @@ class Observed:
 
     layout: NodeLayout
     problem: str = ""
-    shows: Shown = ("", "", "")
+    shows: Ready = ("", "", "")
     status: Json = field(default_factory=dict, compare=False, repr=False)
+    version: int = field(default=0, compare=False)
 
 
 def project_layout(obj: Json) -> Observed:
@@ -39,11 +40,11 @@ def project_layout(obj: Json) -> Observed:
         layout = parse_node_layout({"metadata": metadata, "spec": obj.get("spec")})
     except InvalidNodeLayout as error:
         layout = parse_node_layout({"metadata": metadata})
-        return Observed(layout, str(error), _shows(status), status)
-    return Observed(layout, shows=_shows(status), status=status)
+        return Observed(layout, str(error), _shows(status), status, version_of(obj))
+    return Observed(layout, shows=_shows(status), status=status, version=version_of(obj))
 
 
-def _shows(status: Json) -> Shown:
+def _shows(status: Json) -> Ready:
     for condition in status.get("conditions") or ():
         if condition.get("type") == ConditionType.READY:
             served = str(condition.get("status") == "True")
@@ -115,7 +116,7 @@ class ClusterView:
     def shown(self) -> Shown:
         """What the NodeLayout shows of the condition Ready, whoever wrote it."""
         observed = self.observed()
-        return observed.shows if observed is not None else ("", "", "")
+        return Shown(observed.shows, observed.version) if observed is not None else Shown()
 
     def wanted(self) -> NodeLayout | None:
         """The NodeLayout to apply; raises InvalidNodeLayout for a spec that cannot be read."""

@@ -87,7 +87,7 @@ class Cluster:
         return [
             event["message"]
             for event in self.get("events")["items"]
-            if event["involvedObject"]["name"] == name and event["reason"] == reason
+            if event["involvedObject"].get("name") == name and event["reason"] == reason
         ]
 
     def delete(self, *names: str) -> None:

@@ -190,8 +190,12 @@ async def test_lost_gpu_does_not_hide_the_xids_of_another(
         two_gpus.fail("nvmlEventSetWait_v2", GPU_IS_LOST)
         await followed.until_registered(TWO, times=2)
         two_gpus.recover()
-        two_gpus.xid(TWO, 74)
-        await followed.until(None, "XidError")
+
+        async def seen() -> bool:
+            two_gpus.xid(TWO, 74)  # what comes while it registers anew is lost
+            return [gpu.reason for gpu in followed.gpus.read()] == [None, "XidError"]
+
+        await eventually(seen, "an Xid is seen", seconds=10, every=0.05)
 
 
 async def test_xid_that_is_told_late_is_told(two_gpus: FakeDriver) -> None:
