@@ -5,6 +5,7 @@ or by what means: whether a claim takes a free slice or carves one follows from 
 can be taken back in any order, which is what lets a search move pods about without copying nodes.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -196,6 +197,18 @@ def _needed(chosen: Sequence[SliceSize], lacking: int, too_many: int) -> list[Sl
         else:
             needed.append(size)
     return needed
+
+
+def have_room(seats: Sequence[SliceSize], gpus: Sequence[GpuBook]) -> bool:
+    """Whether the GPUs, one for each seat, can hold them all, free slices withdrawn if need be."""
+    gb: Counter[int] = Counter()
+    for size, gpu in zip(seats, gpus, strict=True):
+        gb[gpu.order] += size
+    counts = Counter(gpu.order for gpu in gpus)
+    return all(
+        gpu.reclaimable >= gb[gpu.order] and gpu.count + counts[gpu.order] <= gpu.limit
+        for gpu in gpus
+    )
 
 
 class NodeBook:

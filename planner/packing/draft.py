@@ -1,13 +1,12 @@
 """A plan in the making: which unit is seated where, and what that is worth."""
 
-from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
 from planner.model import Pod
-from planner.packing.books import GpuBook
+from planner.packing.books import GpuBook, have_room
 from planner.packing.greedy import Choose, seat_group, seat_pod
 from planner.packing.ledger import Ledger, Seating
 from planner.packing.order import Unit
@@ -109,7 +108,7 @@ class Draft:
             return False
         again: list[Seating] = []
         for s in seated:
-            if not s.shape.fits(s.node) or not _have_room(s):
+            if not s.shape.fits(s.node) or not have_room(s.shape.seats, s.gpus):
                 for seating in again:
                     self.ledger.unseat(seating)
                 return False
@@ -178,14 +177,3 @@ class Draft:
     def has_gaps(self) -> bool:
         """Whether of some unit not all pods are seated that could be."""
         return any(self.seated[number] and self.is_lacking(number) for number in self._groups)
-
-
-def _have_room(seating: Seating) -> bool:
-    gb: Counter[int] = Counter()
-    for size, gpu in zip(seating.shape.seats, seating.gpus, strict=True):
-        gb[gpu.order] += size
-    counts = Counter(gpu.order for gpu in seating.gpus)
-    return all(
-        gpu.reclaimable >= gb[gpu.order] and gpu.count + counts[gpu.order] <= gpu.limit
-        for gpu in seating.gpus
-    )

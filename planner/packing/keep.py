@@ -6,13 +6,14 @@ the only slice which another could use gives way when it can take one elsewhere.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mpslice.slices import SliceSize
 from planner.packing.books import NodeBook
 from planner.packing.draft import Draft
 from planner.packing.greedy import gpus_on, seat_standing
+from planner.packing.ledger import Seating
 from planner.packing.shapes import Shape
 
 _DEPTH: Final = 4  # pods that give way to one another in a row
@@ -65,6 +66,7 @@ class _Displacement:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self._asked: set[int] = set()
+        self._moved: list[tuple[int, Sequence[Seating]]] = []  # who gave way, and from where
 
     def serve(self, number: int, depth: int) -> bool:
         """Seats a lone pod on standing slices, if need be of pods that can go elsewhere."""
@@ -121,17 +123,23 @@ class _Displacement:
     ) -> bool:
         if len(self._asked) >= _TRIES:
             return False
-        self._asked.update(others)
-        draft = self._draft
-        held = {other: draft.take_back(other) for other in others}
+        draft, mark = self._draft, len(self._moved)
+        self._asked.update((number, *others))
+        self._moved += [(other, draft.take_back(other)) for other in others]
         gpus = gpus_on(node, shape, carve=False) if shape.fits(node) else None
         if gpus is not None:
             pod = draft.units[number].pods[0]
             draft.note(number, [draft.ledger.seat(pod, shape, node, gpus)])
             if all(self.serve(other, depth - 1) for other in others):
                 return True
-            for other in (number, *others):
-                draft.take_back(other)
-        for other, seated in held.items():
-            draft.restore(other, seated)
+            draft.take_back(number)
+        self._undo(mark)
         return False
+
+    def _undo(self, mark: int) -> None:
+        """Everybody who has moved since then goes back, also who gave way to one of the others."""
+        moved, self._moved = self._moved[mark:], self._moved[:mark]
+        for other, _ in moved:
+            self._draft.take_back(other)
+        for other, seated in moved:
+            self._draft.restore(other, seated)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from planner.feasibility.nodes import node_refusal
 from planner.model import Placement, Pod
-from planner.packing.books import GpuBook, NodeBook
+from planner.packing.books import GpuBook, NodeBook, have_room
 from planner.packing.draft import Draft
 from planner.packing.greedy import gpus_on
 from planner.packing.ledger import Ledger, Seating
@@ -89,7 +89,7 @@ def _same(node: NodeBook, shape: Shape, before: Placement | None) -> tuple[GpuBo
     if not by_uuid.keys() >= set(before.gpus):
         return None
     for (uuid, size), count in Counter(zip(before.gpus, shape.seats, strict=True)).items():
-        gpu = by_uuid[uuid]
-        if gpu.free.get(size, 0) < count or gpu.reclaimable < size * count:
+        if by_uuid[uuid].free.get(size, 0) < count:
             return None
-    return tuple(by_uuid[uuid] for uuid in before.gpus)
+    gpus = tuple(by_uuid[uuid] for uuid in before.gpus)
+    return gpus if have_room(shape.seats, gpus) else None

@@ -44,13 +44,13 @@ def is_passing(layout: NodeLayout) -> bool:
 
 
 def shows_nothing(node: Node, layout: NodeLayout) -> bool:
-    """Whether the node's status has none of the slices that the layout lists.
+    """Whether the node's status has none of the slices that the layout lists as usable.
 
     The kubelet shows 0 of a resource whose plugin is gone (pkg/kubelet/cm/devicemanager/manager.go,
-    GetCapacity).
+    GetCapacity); of a GPU that is not healthy the plugin offers none itself.
     """
     status = layout.status or LayoutStatus()
-    sizes = {s.id.size for gpu in status.gpus for s in gpu.slices}
+    sizes = {s.id.size for gpu in status.gpus if gpu.healthy for s in gpu.slices}
     return bool(sizes) and not any(node.slices.get(size) for size in sizes)
 
 
@@ -151,9 +151,12 @@ class Absences:
         refused = self._refused.get(name)
         if refused is None:
             return None
-        begin, end = refused.first + self.silence, refused.last + AGAIN
-        self._remind(now, begin, end)
-        if not begin <= now < end:
+        end = refused.last + AGAIN
+        if now >= end + AGAIN:
+            del self._refused[name]  # it was not wanted any more
+            return None
+        self._remind(now, end)
+        if now >= end or refused.last - refused.first < self.silence:
             return None
         return Absence(False, f"its layout cannot be written ({refused.error})")
 

@@ -1,7 +1,10 @@
 """When a node is not to be planned on for the moment, with a clock of our own."""
 
+from dataclasses import replace
+
 import pytest
 
+from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import KUBELET_UNAVAILABLE, STOPPING, ConditionType
 from planner.state.absence import AGAIN, RETURN, Absence, Absences, as_if_there
 from tests.planner.test_decide import a_layout, a_node, not_ready
@@ -89,15 +92,36 @@ def test_layout_that_the_api_server_refuses_is_tried_again_later() -> None:
     assert absences.watch([a_node()], layouts, 0.0) == {}
     absences.refused("n1", "denied by policy x", 29.0)
     assert absences.watch([a_node()], layouts, 29.0) == {}
-    assert absences.due() == 30.0
+    absences.refused("n1", "denied by policy x", 30.0)
     refused = Absence(awaited=False, problem="its layout cannot be written (denied by policy x)")
     assert absences.watch([a_node()], layouts, 30.0) == {"n1": refused}
-    assert absences.due() == 29.0 + AGAIN
-    assert absences.watch([a_node()], layouts, 29.0 + AGAIN) == {}
-    absences.refused("n1", "denied by policy x", 29.0 + AGAIN)
-    assert absences.watch([a_node()], layouts, 30.0 + AGAIN) == {"n1": refused}
+    assert absences.due() == 30.0 + AGAIN
+    assert absences.watch([a_node()], layouts, 30.0 + AGAIN) == {}
+    absences.refused("n1", "denied by policy x", 31.0 + AGAIN)
+    assert absences.watch([a_node()], layouts, 31.0 + AGAIN) == {"n1": refused}
     absences.written("n1")
-    assert absences.watch([a_node()], layouts, 31.0 + AGAIN) == {}
+    assert absences.watch([a_node()], layouts, 32.0 + AGAIN) == {}
+
+
+def test_single_refusal_is_forgotten() -> None:
+    """As of a layout whose pod is gone by then; the next one counts from its own time."""
+    absences, layouts = Absences(), {"n1": a_layout()}
+    absences.refused("n1", "denied by policy x", 0.0)
+    for now in (0.0, 30.0, AGAIN, 2 * AGAIN):
+        assert absences.watch([a_node()], layouts, now) == {}
+    absences.refused("n1", "denied by policy x", 3600.0)
+    assert absences.watch([a_node()], layouts, 3600.0) == {}
+
+
+def test_gpu_that_is_sick_does_not_make_its_agent_away() -> None:
+    """Nothing of it is offered, and the other GPU is empty."""
+    layout = a_layout(free={10: 1})
+    assert layout.status is not None
+    (sick,) = layout.status.gpus
+    well = replace(sick, uuid=GpuUuid("n1-well"), index=1, slices=())
+    gpus = (replace(sick, healthy=False, reason="XidError"), well)
+    layouts = {"n1": replace(layout, status=replace(layout.status, gpus=gpus))}
+    assert Absences(patience=0.0).watch([a_node()], layouts, 1.0) == {}
 
 
 def test_node_that_is_dead_or_handed_back_is_no_matter_of_its_agent() -> None:

@@ -15,6 +15,7 @@ from planner.model import (
     HostPort,
     Node,
     NodeState,
+    Placement,
     Plan,
     Pod,
     Resources,
@@ -24,6 +25,7 @@ from planner.model import (
 )
 from planner.packing import plan
 from planner.words.explain import refusal_text
+from tests.planner.checker import violations
 
 LABEL = "nos.nebuly.com/gpu-partitioning=mps"
 ROOM = Resources(cpu_milli=32_000, memory=1 << 38)
@@ -157,6 +159,34 @@ def test_all_slices_of_a_pod_are_on_one_node_or_none_is_made() -> None:
     made = plan(Snapshot(nodes), [pod("two", 20, 24), pod("three", 30, 30)])
     assert where(made) == {"two": "n2"}
     assert set(made.layouts) == {"n2"}
+
+
+def test_pods_that_gave_way_in_vain_are_where_they_were() -> None:
+    """One of them in turn, for another that found no place all the same."""
+    nodes = (
+        node("n0", 25, 35, free={0: gb({5: 3, 10: 1}), 1: gb({20: 1, 5: 1, 10: 1})}),
+        node("n1", 35, free={0: gb({20: 1, 5: 1, 10: 1})}),
+    )
+    pods = [
+        pod("p8", 5, 10, created="2026-01-01T11:59:04Z", constraints=on("n0")),
+        pod("p0", 5, 20, 10, created="2026-01-01T11:59:28Z"),
+        pod("p2", 20, 5, created="2026-01-01T11:59:29Z"),
+        pod("p3", 10, 10, created="2026-01-01T11:59:35Z"),
+    ]
+    snapshot = Snapshot(nodes)
+    assert violations(snapshot, pods, plan(snapshot, pods)) == []
+
+
+def test_what_was_planned_for_several_slices_has_room_for_all_of_them() -> None:
+    """A pod of a higher priority has come since, and takes of the memory of one of them."""
+    two = pod("two", 20, 10)
+    before = Placement(two, "n1", (GpuUuid("n1-0"), GpuUuid("n1-0")))
+    nodes = (node("n1", 30, free={0: gb({20: 1, 10: 1})}),)
+    snapshot = Snapshot(nodes, planned={"two": before})
+    pods = [two, pod("urgent", 5, priority=10)]
+    made = plan(snapshot, pods)
+    assert violations(snapshot, pods, made) == []
+    assert where(made) == {"urgent": "n1"}
 
 
 def test_gpu_takes_no_more_slices_than_mps_serves() -> None:
