@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST: Final = 1.0  # seconds
-_LONG: Final = 0.1  # seconds
+_LONG: Final = 0.1  # seconds; after such a decision the next is made beside the event loop
 
 
 @dataclass(slots=True)

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from nodeagent.mps.paths import SERVER_PROGRAM
-
 PROC: Final = Path("/proc")
 
 # The uid of a static pod is a hash without dashes (kubelet/config/common.go).
@@ -32,16 +30,6 @@ def pod_uid(pid: int, proc: Path = PROC) -> str:
         return pod_uid_of((proc / str(pid) / "cgroup").read_text())
     except OSError:
         return ""
-
-
-def is_mps_server(pid: int, proc: Path = PROC) -> bool:
-    """Whether the process is an MPS server, which is on its GPU for everybody. Blocks."""
-    try:
-        words = (proc / str(pid) / "cmdline").read_bytes().split(b"\0")[:2]
-    except OSError:
-        return False
-    # By itself or through an interpreter.
-    return any(os.path.basename(word) == SERVER_PROGRAM.encode() for word in words)
 
 
 def pids_with_variable(variable: str, proc: Path = PROC) -> Iterator[int]:

@@ -23,8 +23,9 @@ from nodeagent.gpus.health import (
     still_ailing,
 )
 from nodeagent.gpus.nvml import Nvml, Xid, XidWatch
-from nodeagent.gpus.processes import is_mps_server, pod_uid
+from nodeagent.gpus.processes import pod_uid
 from nodeagent.hardware import Gpu, GpuProcess, GpusChanged
+from nodeagent.mps.processes import is_server
 from nodeagent.offloop import OffLoop
 from nodeagent.pulse import Pulse
 
@@ -87,9 +88,7 @@ class NvmlGpus:
         """All but the MPS server, which runs in a pod that holds no slice, and for all that do."""
         memory = self._nvml.memory_by_process(gpu)
         return [
-            GpuProcess(pid, pod_uid(pid), mib)
-            for pid, mib in memory.items()
-            if not is_mps_server(pid)
+            GpuProcess(pid, pod_uid(pid), mib) for pid, mib in memory.items() if not is_server(pid)
         ]
 
     async def follow(self, on_change: GpusChanged) -> NoReturn:

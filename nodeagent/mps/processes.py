@@ -43,9 +43,13 @@ def servers_left(pipe: Path) -> tuple[int, ...]:
     return tuple(
         pid
         for pid in _processes(SERVER_PROGRAM)
-        if _runs(pid, SERVER_PROGRAM)
-        and _environment(pid).get("CUDA_MPS_PIPE_DIRECTORY") == str(pipe)
+        if is_server(pid) and _environment(pid).get("CUDA_MPS_PIPE_DIRECTORY") == str(pipe)
     )
+
+
+def is_server(pid: int) -> bool:
+    """Whether the process is an MPS server, of whatever pipe directory."""
+    return _runs(pid, SERVER_PROGRAM)
 
 
 def uid_of(pid: int) -> int | None:

@@ -60,8 +60,9 @@ class Pods:
 
     def hold(self, holder: Holder) -> bool:
         """Whether the holder is one of these, and has not ended."""
-        pod = self.by_uid.get(holder.uid) if holder.uid else self.by_key.get(holder.pod)
-        return pod is not None and not pod.ended
+        named = self.by_key.get(holder.pod)
+        uid = holder.uid or (named.uid if named is not None else "")
+        return self.live(uid) is not None
 
 
 def with_uids(listed: Iterable[Claim], pods: Pods) -> tuple[Claim, ...]:

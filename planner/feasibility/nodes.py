@@ -61,8 +61,9 @@ def selects(constraints: Constraints, node: Node) -> bool:
 def _term_matches(term: NodeTerm, node: Node) -> bool:
     if not term.labels and not term.fields:
         return False
+    # Old API servers take values that the scheduler cannot parse (labels.NewRequirement).
     if not all(is_label_value(value) for each in term.labels for value in each.values):
-        return False  # API servers before 1.32 take such a term, which nothing can parse then
+        return False
     return all_hold(term.labels, node.labels) and all(
         _field_holds(field, node.name) for field in term.fields
     )

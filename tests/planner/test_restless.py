@@ -210,29 +210,23 @@ async def test_node_with_a_pod_that_cannot_be_read_is_told_of() -> None:
 class Unwritable(Memory):
     """Nobody may write the layout of n1."""
 
-    async def patch(
-        self,
-        resource: Resource,
-        name: str,
-        body: Json | Sequence[Json],
-        *,
-        type: PatchType,
-        namespace: str | None = None,
-        subresource: str | None = None,
-    ) -> Json:
+    async def patch(self, resource: Resource, name: str, *arguments: Any, **options: Any) -> Json:
         if resource is NODE_LAYOUTS and name == "n1":
             raise ApiError("denied by policy x", status=422)
-        return await super().patch(
-            resource, name, body, type=type, namespace=namespace, subresource=subresource
-        )
+        return await super().patch(resource, name, *arguments, **options)
+
+
+def a_pod_and_two_nodes() -> dict[str, list[Json]]:
+    """Either node is empty and can hold the pod; n1 is the first."""
+    return {
+        "nodes": [node_object("n1", {}), node_object("n2", {})],
+        "nodelayouts": [layout_object(a_layout(name)) for name in ("n1", "n2")],
+        "pods": [pod_object("p", 20, "2026-01-01T00:00:00Z")],
+    }
 
 
 async def test_pod_is_placed_elsewhere_when_a_layout_cannot_be_written() -> None:
-    kube = Unwritable(
-        nodes=[node_object("n1", {}), node_object("n2", {})],
-        nodelayouts=[layout_object(a_layout("n1")), layout_object(a_layout("n2"))],
-        pods=[pod_object("p", 20, "2026-01-01T00:00:00Z")],
-    )
+    kube = Unwritable(**a_pod_and_two_nodes())
     async with leading(kube, absences=lambda: Absences(silence=0.2)) as recorder:
         await eventually(until(lambda: ("n2", None) in kube.seen), "the other node is carved")
         await eventually(
@@ -241,11 +235,7 @@ async def test_pod_is_placed_elsewhere_when_a_layout_cannot_be_written() -> None
 
 
 async def test_pod_is_placed_elsewhere_when_an_agent_takes_no_layout() -> None:
-    kube = Memory(
-        nodes=[node_object("n1", {}), node_object("n2", {})],
-        nodelayouts=[layout_object(a_layout(name, generation=1)) for name in ("n1", "n2")],
-        pods=[pod_object("p", 20, "2026-01-01T00:00:00Z")],
-    )
+    kube = Memory(**a_pod_and_two_nodes())
     async with leading(kube, absences=lambda: Absences(silence=0.2)):
         await eventually(until(lambda: ("n1", None) in kube.seen), "one node is carved")
         written = layout_object(a_layout("n1", spec={20: 1}))

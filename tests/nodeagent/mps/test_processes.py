@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.gpus.processes import is_mps_server
-from nodeagent.mps.processes import servers_left, uid_of
+from nodeagent.mps import processes
+from nodeagent.mps.processes import is_server, servers_left, uid_of
 
 RENAMED = """
 import sys, time
@@ -45,9 +45,10 @@ def test_process_with_a_name_that_is_no_text_is_passed_over(renamed: int, tmp_pa
     ],
 )
 def test_mps_server_is_told_by_its_program(
-    tmp_path: Path, command: bytes, *, expected: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: bytes, *, expected: bool
 ) -> None:
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "cmdline").write_bytes(command)
-    assert is_mps_server(7, tmp_path) is expected
-    assert not is_mps_server(8, tmp_path)
+    assert is_server(7) is expected
+    assert not is_server(8)

@@ -198,12 +198,18 @@ async def test_lost_gpu_does_not_hide_the_xids_of_another(
         await eventually(seen, "an Xid is seen", seconds=10, every=0.05)
 
 
-async def test_xid_that_is_told_late_is_told(two_gpus: FakeDriver) -> None:
+async def test_xid_that_is_told_late_is_told(
+    two_gpus: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
     async with following(two_gpus) as followed:
         await followed.until_registered(ONE)
         two_gpus.hang("nvmlEventSetWait_v2")
         two_gpus.xid(ONE, 48)
-        await asyncio.sleep(0.5)  # longer than a wait may take here
+
+        async def given_up() -> bool:
+            return "no Xid is seen for now" in caplog.text
+
+        await eventually(given_up, "the wait is given up")
         two_gpus.recover()
         await followed.until("XidError", None)
 
@@ -214,7 +220,7 @@ async def test_mps_server_is_no_process_of_a_pod(
     driver.gpu(ONE)
     for pid in (11, 12):
         driver.process(ONE, pid, 100)
-    monkeypatch.setattr(gpus_module, "is_mps_server", lambda pid: pid == 11)
+    monkeypatch.setattr(gpus_module, "is_server", lambda pid: pid == 11)
     gpus = await NvmlGpus.start()
     try:
         assert await gpus.processes(ONE) == [GpuProcess(12, "", 100)]
