@@ -3,7 +3,10 @@
 #
 #   docker build --tag registry.example.com/mpslice:0.1.0 .
 #
-# The base is a manifest list, so one digest serves every architecture.
+#   docker buildx build --platform linux/amd64,linux/arm64 --tag registry.example.com/mpslice:0.1.0 .
+#
+# The base is a manifest list, so one digest serves every architecture, and nothing below names one:
+# packages and wheels are those of the system that a stage runs on.
 ARG BASE=debian:bookworm-slim
 ARG BASE_DIGEST=sha256:96e378d7e6531ac9a15ad505478fcc2e69f371b10f5cdf87857c4b8188404716
 

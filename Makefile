@@ -1,8 +1,9 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cluster cluster-down image docs bench optima protos lock clean
+.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale optima protos lock clean
 
 PYTHON ?= python3
+PLATFORMS ?= linux/amd64,linux/arm64
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(RUN)
@@ -26,6 +27,12 @@ test: $(TESTING) $(PROTOC)/.installed ## the whole suite; the first run obtains 
 	-@$(RUN) -m hack.image >/dev/null
 	@$(RUN) -m hack.suite $(PYTEST_ARGS)
 
+versions: $(TESTING) ## what may differ, on the oldest and the newest Kubernetes; builds take half an hour, cached
+	@$(RUN) -m hack.versions $(PYTEST_ARGS)
+
+neighbours: $(TESTING) ## beside the real programs of other projects; builds take minutes, cached
+	@MPSLICE_REQUIRE=cluster,neighbours $(RUN) -m pytest tests/neighbours $(PYTEST_ARGS)
+
 lint: $(TESTING) ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -42,16 +49,29 @@ cluster: $(TESTING) ## a real local cluster with mpslice and two simulated GPUs
 cluster-down: $(TESTING) ## stop it
 	@$(RUN) -m hack.cluster down
 
-image: $(TESTING) ## the container image as an OCI archive, and its SBOM, in dist/; needs no engine
-	@$(RUN) -m hack.image --output dist/mpslice.oci.tar
+image: $(TESTING) ## the container image (PLATFORMS) as an OCI archive, and its SBOM, in dist/; needs no engine
+	@$(RUN) -m hack.image --platform $(PLATFORMS) --output dist/mpslice.oci.tar
 	@$(VENV)/bin/cyclonedx-py requirements --output-reproducible --output-file dist/mpslice.cdx.json requirements-image.lock
+
+plugin: $(TESTING) ## kubectl mpslice alone and its manual, in dist/; PLUGIN_URL=… adds a manifest for krew
+	@$(RUN) -m hack.plugin --output dist --url '$(PLUGIN_URL)'
 
 docs: $(TESTING) ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
+session: $(TESTING) ## play docs/session.md on a real control plane and record what its commands print
+	@$(RUN) -m tests.cli.session
+
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks
+
+scale: $(TESTING) ## the cluster benchmark on 10, 100 and 1,000 nodes, and benchmarks/RESULTS.md of it (hours)
+	@$(RUN) -m benchmarks.cluster --nodes 10 --burst 80 --rate 4 --waiting 100 --save benchmarks/results/cluster-10.json
+	@$(RUN) -m benchmarks.cluster --nodes 100 --burst 200 --rate 10 --seconds 40 --waiting 50 --patience 60 --save benchmarks/results/cluster-100.json
+	@$(RUN) -m benchmarks.cluster --nodes 1000 --seconds 3600 --patience 600 --limit 10800 \
+		--save benchmarks/results/cluster-1000.json
+	@$(RUN) -m benchmarks.results
 
 optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
 	@$(RUN) -m benchmarks.packing_optima
@@ -63,15 +83,15 @@ protos: $(PROTOC)/.installed ## generate the kubelet's gRPC code anew from its .
 
 lock: $(TESTING) ## resolve the dependencies afresh into the lock files
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-		--quiet --upgrade setup.cfg --extra test --extra docs --extra solver \
+		--quiet --upgrade setup.cfg --extra programs --extra test --extra docs --extra solver \
 		--output-file requirements-test.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet setup.cfg --constraint requirements-test.lock --output-file requirements.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-		--quiet setup.cfg --extra solver --constraint requirements-test.lock \
+		--quiet setup.cfg --extra programs --extra solver --constraint requirements-test.lock \
 		--output-file requirements-image.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-		--quiet setup.cfg --extra bench --constraint requirements-test.lock \
+		--quiet setup.cfg --extra programs --extra bench --constraint requirements-test.lock \
 		--output-file requirements-bench.lock
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--quiet --upgrade hack/protoc.in --output-file hack/protoc.lock

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "admission": "the webhook beside a handler that only parses and answers",
+    "busy": "the planner on a busy cluster beside parsing alone; gates while decisions take long",
     "packing": "the plan beside four other packers, the LP bound and the optimum",
+    "people": "plan and status of the plugin on 1,000 nodes beside parsing alone",
     "mps": "what MPS adds to a container's start, beside one call of NVIDIA's program (needs root)",
     "agent": "a NodeLayout → bindable on a real kubelet beside a bare device plugin (needs root)",
     "latency": "created → bound on a real cluster beside the stock scheduler alone (needs root)",
+    "cluster": "ten nodes' agents, a burst, steady arrivals, pods without room (needs root)",
 }
 
 

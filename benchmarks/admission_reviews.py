@@ -20,6 +20,7 @@ _NAMES: Final = (
     "nvidia.com/gpu-010gb",
     "nvidia.com/gpu",
     "nvidia.com/mig-1g.10gb",
+    "mpslice.io/gb",
     "cpu",
 )
 _COUNTS: Final = (*["1"] * 20, 1, "1e0", 0, 2, "500m", "-1", "x", None)
@@ -28,12 +29,12 @@ _JUNK: Final = (
     *("null", "true", "1e308", "NaN", "-1", '""', r'"\ud800"', "[]", "{}", "[[{}]]"),
     "[" * 300 + "]" * 300,
 )
-_WORDS: Final = ("NVIDIA_VISIBLE_DEVICES", "/dev/shm", "/run/mpslice", "HOME", "\ud800", "")
+_WORDS: Final = ("NVIDIA_VISIBLE_DEVICES", "/dev/shm", "/run/mpslice", "HOME", "\u00e9", "")
 
 
-def generated(count: int) -> None:
+def generated(count: int, settings: Settings) -> None:
     """Answers `count` reviews and prints the quantiles of the time that it took."""
-    chance, settings = random.Random(_SEED), Settings()
+    chance = random.Random(_SEED)
     seconds: list[float] = []
     refused = malformed = patched = 0
     for _ in range(count):

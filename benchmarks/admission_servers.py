@@ -123,6 +123,8 @@ class Server:
     name: str
     pid: int
     target: Target
+    ops_port: int
+    authority: bytes
 
     def cpu_seconds(self) -> float:
         """What its one busy thread has used so far, user and system; to the nanosecond, unlike
@@ -134,40 +136,45 @@ class Server:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def peak_mib(self) -> float:
+        """The most memory that was ever resident."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
 
 @contextlib.asynccontextmanager
 async def ours() -> AsyncIterator[Server]:
     """mpslice-webhook, without a cluster."""
     with tempfile.TemporaryDirectory() as folder:
-        context = _certificate(Path(folder))
-        async with _started("ours", _ours(Path(folder)), context) as server:
+        authority = _certificate(Path(folder))
+        async with _started("ours", _ours(Path(folder)), authority) as server:
             yield server
 
 
 @contextlib.asynccontextmanager
-async def both() -> AsyncIterator[tuple[Server, Server]]:
-    """Ours, and the bare one that answers with the bytes of ours."""
+async def both(*flags: str) -> AsyncIterator[tuple[Server, Server]]:
+    """Ours with these flags, and the bare one that answers with the bytes of ours."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        context = _certificate(folder)
-        async with _started("ours", _ours(folder), context) as first:
+        authority = _certificate(folder)
+        async with _started("ours", [*_ours(folder), *flags], authority) as first:
             (folder / "answer.json").write_bytes(await _answer(first.target))
-            async with _started("bare", _bare_command(folder), context) as second:
+            async with _started("bare", _bare_command(folder), authority) as second:
                 yield first, second
 
 
-def _certificate(folder: Path) -> ssl.SSLContext:
+def _certificate(folder: Path) -> bytes:
     now, life = datetime.now(UTC), timedelta(days=1)
     authority = issue_authority(now=now, life=life)
     leaf = issue_leaf(authority, ["localhost"], now=now, life=life)
     (folder / "tls.crt").write_bytes(leaf.certificate)
     (folder / "tls.key").write_bytes(leaf.key)
-    return ssl.create_default_context(cadata=authority.certificate.decode())
+    return authority.certificate
 
 
 def _ours(folder: Path) -> list[str]:
     files = [f"--tls-cert-file={folder}/tls.crt", f"--tls-private-key-file={folder}/tls.key"]
-    ports = ["--listen=127.0.0.1:{port}", "--ops-listen=127.0.0.1:0"]
+    ports = ["--listen=127.0.0.1:{port}", "--ops-listen=127.0.0.1:{ops_port}"]
     options = ["--standalone", "--shutdown-delay=0s", "--log-level=warning"]
     return ["-m", "webhook.main", *ports, *options, *files]
 
@@ -177,13 +184,14 @@ def _bare_command(folder: Path) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _started(name: str, command: list[str], context: ssl.SSLContext) -> AsyncIterator[Server]:
-    port = _free_port()
-    arguments = [part.format(port=port) for part in command]
+async def _started(name: str, command: list[str], authority: bytes) -> AsyncIterator[Server]:
+    port, ops_port = _free_port(), _free_port()
+    arguments = [part.format(port=port, ops_port=ops_port) for part in command]
+    context = ssl.create_default_context(cadata=authority.decode())
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     try:
         await _listens(name, process, port)
-        yield Server(name, process.pid, Target(port, context, review()))
+        yield Server(name, process.pid, Target(port, context, review()), ops_port, authority)
     finally:
         if process.returncode is None:
             process.terminate()

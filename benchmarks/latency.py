@@ -2,6 +2,7 @@
 
 A real cluster of one node with 8 simulated GPUs of 192 GB. Three kinds of pod take turns with the
 floor: an ungated pod whose slice is there already, which only the stock scheduler has to bind.
+The second table says where the time goes, step by step.
 """
 
 import argparse
@@ -17,10 +18,20 @@ from typing import Any
 
 import yaml
 
+from benchmarks.latency_steps import (
+    Durations,
+    PodSeen,
+    Step,
+    Trail,
+    layout_seen,
+    median_steps,
+    node_seen,
+    pod_seen,
+)
 from hack.cluster import controlplane, lifecycle, parts, programs
 from hack.cluster import node as nodes
 from hack.cluster.progress import to_stderr
-from mpslice.kube.api import NODE_LAYOUTS, PODS, list_all
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, list_all
 from mpslice.kube.errors import NotFound
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.kube.session import Session
@@ -35,11 +46,13 @@ _GATED = "default"
 class Bindings:
     """When each pod was first seen bound (monotonic seconds), from one watch."""
 
+    trail: Trail
     at: dict[str, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def seen(self, change: Change[str]) -> None:
-        if change.new:
+    def seen(self, change: Change[PodSeen]) -> None:
+        self.trail.pod(change)
+        if change.new and change.new.node:
             self.at.setdefault(change.key, time.perf_counter())
             self._changed.set()
 
@@ -52,6 +65,14 @@ class Bindings:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Milliseconds from sending a pod until it was seen bound, and those of its steps."""
+
+    milliseconds: float
+    steps: Durations
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """The cluster, and what is needed to make a pod and see it bound."""
 
@@ -59,13 +80,15 @@ class Bench:
     bindings: Bindings
     node: str
 
-    async def bound_after(self, name: str, size: int, namespace: str = _GATED) -> float:
-        """Milliseconds from sending the pod until the watch shows its node; then the pod goes."""
+    async def bound_after(self, name: str, size: int, namespace: str = _GATED) -> Taken:
+        """Sends the pod, waits until the watch shows its node, and removes it."""
         started = time.perf_counter()
+        self.bindings.trail.begin(f"{namespace}/{name}", f"nvidia.com/gpu-{size}gb")
         await self.kube.create(PODS, _pod(name, size), namespace=namespace)
         bound = await self.bindings.of(f"{namespace}/{name}")
+        taken = Taken((bound - started) * 1000, self.bindings.trail.durations())
         await self._remove(name, namespace)
-        return (bound - started) * 1000
+        return taken
 
     async def hold(self, name: str, size: int) -> None:
         """A pod that stays."""
@@ -142,11 +165,17 @@ async def running_cluster() -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def _connected(kubeconfig: str, node: str) -> AsyncIterator[Bench]:
-    bindings = Bindings()
+    trail = Trail()
+    bindings = Bindings(trail)
     async with await Session.connect("bench", kubeconfig) as kube:
         bench = Bench(kube, bindings, node)
-        pods = Reflector(kube, PODS, _node_of, bindings.seen)
-        task = asyncio.create_task(pods.run())
+        only = f"metadata.name={node}"
+        watches = (
+            Reflector(kube, PODS, pod_seen, bindings.seen),
+            Reflector(kube, NODE_LAYOUTS, layout_seen, trail.layout, field_selector=only),
+            Reflector(kube, NODES, node_seen, trail.node, field_selector=only),
+        )
+        tasks = [asyncio.create_task(watch.run()) for watch in watches]
 
         async def all_gpus() -> bool:
             layouts = await list_all(kube, NODE_LAYOUTS)
@@ -156,17 +185,14 @@ async def _connected(kubeconfig: str, node: str) -> AsyncIterator[Bench]:
         try:
             yield bench
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
-def _node_of(pod: dict[str, Any]) -> str:
-    return str(pod["spec"].get("nodeName", ""))
-
-
-async def measure(bench: Bench, pods: int) -> dict[str, list[float]]:
-    """Milliseconds by kind. The floor's pod comes after each other one, on the same slice."""
-    figures: dict[str, list[float]] = {
+async def measure(bench: Bench, pods: int) -> dict[str, list[Taken]]:
+    """What each pod took, by kind. The floor's comes after each other one, on the same slice."""
+    figures: dict[str, list[Taken]] = {
         "floor": [],
         "existing size": [],
         "new size": [],
@@ -190,19 +216,26 @@ async def measure(bench: Bench, pods: int) -> dict[str, list[float]]:
     return figures
 
 
-def summary(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Median and p99 in milliseconds, and the medians' ratio to the floor's."""
-    floor = statistics.median(figures["floor"])
+def summary(figures: dict[str, list[Taken]]) -> list[dict[str, Any]]:
+    """Median and p99 in milliseconds, the medians' ratio to the floor's, and each step's median."""
+    floor = statistics.median(taken.milliseconds for taken in figures["floor"])
     return [
         {
             "kind": kind,
-            "pods": len(values),
-            "median_ms": round(statistics.median(values), 1),
-            "p99_ms": round(sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)], 1),
-            "median_ratio_to_floor": round(statistics.median(values) / floor, 2),
+            **_spread(sorted(one.milliseconds for one in taken), floor),
+            "median_ms_of_steps": median_steps(one.steps for one in taken),
         }
-        for kind, values in figures.items()
+        for kind, taken in figures.items()
     ]
+
+
+def _spread(values: Sequence[float], floor: float) -> dict[str, Any]:
+    return {
+        "pods": len(values),
+        "median_ms": round(statistics.median(values), 1),
+        "p99_ms": round(values[max(0, -(-len(values) * 99 // 100) - 1)], 1),
+        "median_ratio_to_floor": round(statistics.median(values) / floor, 2),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -226,6 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{row['kind']:16} {row['pods']:5} {row['median_ms']:10} {row['p99_ms']:8}"
             f" {row['median_ratio_to_floor']:8}"
         )
+    print(f"\n{'median ms of':16}", *(f"{step:>15}" for step in Step))
+    for row in rows:
+        steps = row["median_ms_of_steps"]
+        print(f"{row['kind']:16}", *(f"{steps.get(step, '-'):>15}" for step in Step))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from benchmarks.packing_gaps import gap_rows
+from benchmarks.packing_hostile import hostile_rows
 from benchmarks.packing_instances import FLEETS, data_folder
 from benchmarks.packing_loads import batch_rows, load_rows, nos_rows
 from benchmarks.packing_report import Row, show, write_json
@@ -33,6 +34,7 @@ INSTANCES: Final[dict[str, Source]] = {
     "small": gap_rows,
     "times": time_rows,
     "memory": memory_rows,
+    "hostile": lambda _, solvers: hostile_rows(solvers),
 }
 
 

@@ -68,21 +68,52 @@ class FileWatcher:
             )
 
     async def run(self) -> NoReturn:
-        """Follows the files until cancelled; a pair that cannot be used is logged once."""
+        """Follows the files until cancelled."""
+        await _follow(self.load, "the certificate", self._poll)
+
+
+class ClientAuthorityWatcher:
+    """Lets clients connect whose certificate comes from a CA in a PEM file, looking likewise."""
+
+    def __init__(self, path: str, hot_swap: HotSwap, *, poll: float = _POLL) -> None:
+        self._path = Path(path)
+        self._hot_swap = hot_swap
+        self._poll = poll
+
+    def load(self) -> bool:
+        """Goes by what the file holds now; True when that is new.
+
+        Raises UnusableCertificate, naming the file; what was gone by still is.
+        """
+        content = _read(self._path, "--client-ca-file")
+        try:
+            return self._hot_swap.trust_clients(content)
+        except UnusableCertificate as error:
+            raise UnusableCertificate(
+                f"--client-ca-file {self._path}: {error}; give the CA certificates in PEM form"
+            ) from error
+
+    async def run(self) -> NoReturn:
+        """Follows the file until cancelled."""
+        await _follow(self.load, "the CA of clients", self._poll)
+
+
+async def _follow(load: Callable[[], bool], what: str, poll: float) -> NoReturn:
+    """Loads again every `poll` seconds; what cannot be used is logged once."""
+    complained = ""
+    while True:
+        await asyncio.sleep(poll)
+        try:
+            # In a thread, because a network file system may block for long.
+            changed = await asyncio.to_thread(load)
+        except UnusableCertificate as error:
+            if str(error) != complained:
+                log.warning("%s stays as it was", what, extra={"error": str(error)})
+            complained = str(error)
+            continue
         complained = ""
-        while True:
-            await asyncio.sleep(self._poll)
-            try:
-                # In a thread, because a network file system may block for long.
-                changed = await asyncio.to_thread(self.load)
-            except UnusableCertificate as error:
-                if str(error) != complained:
-                    log.warning("the certificate stays as it was", extra={"error": str(error)})
-                complained = str(error)
-                continue
-            complained = ""
-            if changed:
-                log.info("serving the new certificate", extra={"expires": self._hot_swap.expires})
+        if changed:
+            log.info("%s is new, and served from now on", what)
 
 
 def _read(path: Path, flag: str) -> bytes:

@@ -43,7 +43,7 @@ class Target:
 class Hook:
     """One webhook of a configuration, and its caBundle in PEM (empty when there is none).
 
-    `version` is the configuration's resourceVersion.
+    `version` is the configuration's resourceVersion, `fails_closed` its failurePolicy Fail.
     """
 
     target: Target
@@ -51,6 +51,7 @@ class Hook:
     index: int
     name: str
     bundle: bytes
+    fails_closed: bool = True
 
     def accepts(self, leaf: bytes) -> bool:
         """Whether a leaf comes from a CA in the caBundle."""
@@ -119,7 +120,14 @@ async def read_hooks(kube: Kube, ours: Sequence[Target]) -> tuple[Hook, ...]:
 def _hooks(target: Target, configuration: Json) -> list[Hook]:
     version = str(configuration["metadata"]["resourceVersion"])
     return [
-        Hook(target, version, index, str(hook.get("name")), _bundle(hook.get("clientConfig") or {}))
+        Hook(
+            target,
+            version,
+            index,
+            name=str(hook.get("name")),
+            bundle=_bundle(hook.get("clientConfig") or {}),
+            fails_closed=hook.get("failurePolicy") != "Ignore",
+        )
         for index, hook in enumerate(configuration.get("webhooks") or ())
     ]
 

@@ -24,7 +24,6 @@ from certs.serving import HotSwap
 from certs.state import KEYS, State, decode, encode
 from certs.watching import watches
 from mpslice.errors import MpsliceError
-from mpslice.flags import Address
 from mpslice.kube.api import SECRETS, Json, Kube, PatchType
 from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound, Unreachable
 from mpslice.kube.reflector import Backoff
@@ -44,10 +43,9 @@ log = logging.getLogger(__name__)
 class ManagerSettings:
     """Where everything is, and how long things last.
 
-    `address` is where we serve, for the handshake with ourselves. `propagation` is how long, in
-    seconds, every caBundle has to have held a CA before it signs: the time that API servers other
-    than the one we read from may lag behind. `patience` is how long, in seconds, an API server that
-    does not answer is waited for at the start.
+    `propagation` is how long, in seconds, every caBundle has to have held a CA before it signs: the
+    time that API servers other than the one we read from may lag behind. `patience` is how long, in
+    seconds, an API server that does not answer is waited for at the start.
     """
 
     namespace: str
@@ -56,7 +54,6 @@ class ManagerSettings:
     cluster_domain: str
     mutating_configurations: tuple[str, ...]
     validating_configurations: tuple[str, ...]
-    address: Address
     authority_life: timedelta = timedelta(days=5 * 365)
     leaf_life: timedelta = timedelta(days=90)
     propagation: float = 30.0
@@ -108,7 +105,7 @@ class CertificateManager:
         self._hot_swap = hot_swap
         self._clock = clock
         self._time = SharedTime(clock, settings.leaf_life * _TRUCE)
-        self._trust = Trust(kube, self._targets, self._terms.names[0], settings.address)
+        self._trust = Trust(kube, self._targets, self._terms.names[0], hot_swap.context)
         self._woken = asyncio.Event()
         self._last_good: State | None = None
         self._sightings = Sightings()

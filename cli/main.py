@@ -1,159 +1,214 @@
 """`kubectl mpslice`: the command line. Each command imports what it needs when it is called."""
 
-import contextlib
-import json
-import os
+from __future__ import annotations
+
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from cli import kueue
+from cli.connect import KUBECONFIG_HELP, with_session
+from cli.nodetemplate import command as node_template
+from cli.plan import command as plan
+from cli.status import command as status
+from cli.terminal import inert
+from cli.top import command as memory
+from cli.why import command as why
 from mpslice import __version__
 from mpslice.errors import MpsliceError
-from mpslice.flags import FlagParser, choice, label, slice_limit, user_id
+from mpslice.flags import FlagParser, choice, slice_size
+
+if TYPE_CHECKING:
+    from mpslice.kube.session import Session
+
+_DESCRIPTION = """\
+GPU memory slices for pods: what is, and what would be.
+
+Examples:
+  kubectl mpslice plan --live -f my-pods.yaml --assume-label=nvidia.com/gpu.present=true
+  kubectl mpslice status --namespace=team-a
+  kubectl mpslice why train-0"""
 
 _PLACED, _SOME_NOT, _UNUSABLE = 0, 1, 2
 _SOME_HOLD = 1
-_KUBECONFIG_HELP = "else $KUBECONFIG, else ~/.kube/config, else the pod's own account"
-_NODE_LABEL = "nos.nebuly.com/gpu-partitioning=mps"
+_INTERRUPTED = 130  # as shells have it for SIGINT
 
 
 def parser() -> FlagParser:
     """The commands and their flags."""
-    top = FlagParser("kubectl mpslice", "GPU memory slices for pods: what is, and what would be.")
+    top = FlagParser("kubectl mpslice", _DESCRIPTION)
     top.add_version()
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    plan = commands.add_parser(
-        "plan",
-        help="decide offline what the cluster would do with the manifests given",
-        description=(
-            "Decides offline, from Nodes, NodeLayouts, Pods and workloads in manifests, which\n"
-            "pods admission refuses, which slices are carved and where each pod goes.\n\n"
-            "Exit status: 0 all pods are placed; 1 some are refused or not placed;\n"
-            "2 unusable input."
-        ),
-    )
-    plan.add_argument(
-        "-f",
-        "--filename",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="YAML or JSON file, folder, or - for standard input; may be given several times",
-    )
-    plan.flag("--output", choice("table", "json"), "table", "how to print the result", short="-o")
-    plan.flag("--mps-user", user_id, "1000", "the uid that the MPS servers serve")
-    plan.flag("--memory-unit", choice("GB", "GiB"), "GB", "what a gb is: 10^9 bytes or 2^30")
-    plan.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
-    plan.flag(
-        "--node-label",
-        label,
-        _NODE_LABEL,
-        "the label that hands a node's GPUs to mpslice",
-        "KEY=VALUE",
-    )
-    plan.set_defaults(run=_plan)
-    status = commands.add_parser(
-        "status",
-        help="show the cluster's GPUs with their slices, and which pods wait and why",
-        description="Shows a cluster's GPUs as bars with their slices, and what waits and why.",
-    )
-    status.add_argument("-w", "--watch", action="store_true", help="draw it again on every change")
-    status.flag("--kubeconfig", str, "", _KUBECONFIG_HELP, "FILE")
-    status.flag(
-        "--node-label",
-        label,
-        _NODE_LABEL,
-        "the label that hands a node's GPUs to mpslice",
-        "KEY=VALUE",
-    )
-    status.set_defaults(run=_status)
+    for command in (plan, status, why, memory, node_template):
+        command.add_command(commands)
     holders = commands.add_parser(
         "holders",
         help="list the containers that hold a slice",
         description=(
             "Lists the containers that hold a slice, before a node is drained or the chart is\n"
-            "uninstalled.\n\nExit status: 0 there are none; 1 there are some; 2 it cannot be told."
+            "uninstalled.\n\n"
+            "Examples:\n"
+            "  kubectl mpslice holders --node=gpu-1\n"
+            "  kubectl mpslice holders --gated\n\n"
+            "Exit status: 0 there are none; 1 there are some; 2 it cannot be told."
         ),
     )
     holders.flag("--node", str, "", "of this node alone", "NAME")
-    holders.flag("--kubeconfig", str, "", _KUBECONFIG_HELP, "FILE")
+    text = "name the pods that carry the gate, too; they do not change the exit status"
+    holders.add_argument("--gated", action="store_true", help=text)
+    holders.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
     holders.set_defaults(run=_holders)
-    version = commands.add_parser("version", help="print the version")
+    ungate = commands.add_parser(
+        "ungate",
+        help="take mpslice's scheduling gate away from pods, after mpslice was removed",
+        description=(
+            "Takes the gate mpslice.io/carve away from all pods that carry it, so that the\n"
+            "scheduler says why they wait. Meant for a cluster that mpslice was removed from;\n"
+            "it needs nothing of mpslice's there.\n\n"
+            "Examples:\n"
+            "  kubectl mpslice ungate --dry-run\n"
+            "  kubectl mpslice ungate --namespace=team-a\n\n"
+            "Exit status: 0 no pod carries the gate; 1 a gate could not be taken away, or\n"
+            "--dry-run found some; 2 it cannot be told."
+        ),
+    )
+    ungate.add_argument("--dry-run", action="store_true", help="only name the pods")
+    text = "do nothing while mpslice's webhook is installed, which gives pods the gate"
+    ungate.add_argument("--if-uninstalled", action="store_true", help=text)
+    ungate.flag("--namespace", str, "", "of this namespace alone", "NAME", short="-n")
+    ungate.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
+    ungate.set_defaults(run=_ungate)
+    kueue.add_command(commands)
+    check = commands.add_parser(
+        "check",
+        help="ask in dry run whether slice pods are completed and wrong ones refused",
+        description=(
+            "Asks the API server, in dry run, for a slice pod and for one that breaks a rule, and\n"
+            "prints what the pod gets and how the other is refused. `helm test` runs it.\n\n"
+            "Examples:\n"
+            "  kubectl mpslice check --namespace=team-a --size=20gb\n"
+            "  kubectl mpslice check --enforcement=warn\n\n"
+            "Exit status: 0 all is as it should be; 1 it is not; 2 it cannot be told."
+        ),
+    )
+    check.flag("--namespace", str, "default", "where the pods would be made", "NAME", short="-n")
+    check.flag("--size", slice_size, "10gb", "the slice that is asked for")
+    text = "as the chart's admission.enforcement; with warn nothing is refused"
+    check.flag("--enforcement", choice("deny", "warn"), "deny", text)
+    check.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
+    check.set_defaults(run=_check)
+    completion = commands.add_parser(
+        "completion",
+        help="print the program that completes words for kubectl",
+        description=(
+            "Prints the program that kubectl's own completion, in any shell, runs for the words\n"
+            "after `kubectl mpslice`. An installation by pip or pipx has it already; after one\n"
+            "by krew it has to be put on the PATH.\n\n"
+            "Examples:\n"
+            "  kubectl mpslice completion > ~/.krew/bin/kubectl_complete-mpslice\n"
+            "  chmod +x ~/.krew/bin/kubectl_complete-mpslice"
+        ),
+    )
+    completion.set_defaults(run=_completion)
+    version = commands.add_parser(
+        "version",
+        help="print the version",
+        description="Prints the version.\n\nExamples:\n  kubectl mpslice version",
+    )
     version.set_defaults(run=_version)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; exits with the command's status."""
-    options = parser().parse(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["__complete"]:
+        return complete(words[1:])
+    options = parser().parse(words)
     try:
         sys.exit(options.run(options))
     except MpsliceError as error:
-        print(f"kubectl mpslice: {error}", file=sys.stderr)
+        print(f"kubectl mpslice: {inert(error)}", file=sys.stderr)
         sys.exit(_UNUSABLE)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; nothing is left to say, not even at exit
         sys.exit(_UNUSABLE)
 
 
-def _plan(options: Namespace) -> int:
-    # Imported here, so that --help and version answer at once; none of it is a Kubernetes client.
-    import gc
+def complete(words: Sequence[str] | None = None) -> None:
+    """The program `kubectl_complete-mpslice`: prints what the last of the words may become."""
+    import os
 
-    from cli.offline import Options, run
-    from mpslice.gpus import MemoryUnit
+    from cli.completion import answer, ask_kubectl
+    from mpslice.commandline import describe
 
-    # A process of seconds that keeps nearly all it makes: collecting would only cost time.
-    gc.disable()
-    outcome = run(
-        options.filename,
-        Options(
-            mps_user=options.mps_user,
-            unit=MemoryUnit[options.memory_unit],
-            max_slices_per_gpu=options.max_slices_per_gpu,
-            label=options.node_label,
-        ),
-    )
-    if options.output == "json":
-        from cli.report import report
-
-        print(json.dumps(report(outcome), indent=2))
-    else:
-        from rich.console import Console
-
-        from cli.render import render
-
-        render(outcome, Console(highlight=False))
-    return _SOME_NOT if outcome.rejected or outcome.unplaced else _PLACED
-
-
-def _status(options: Namespace) -> int:
-    import asyncio
-
-    from cli.status import show
-
-    with contextlib.suppress(KeyboardInterrupt):  # how a person ends a watch
-        asyncio.run(show(_kubeconfig(options), options.node_label, watch=options.watch))
-    return _PLACED
+    given = sys.argv[1:] if words is None else words
+    print("\n".join(answer(describe(parser()), given, ask_kubectl, os.environ)))
 
 
 def _holders(options: Namespace) -> int:
-    import asyncio
-
+    from cli.gates import find_gated
     from cli.holders import find
 
-    found = asyncio.run(find(_kubeconfig(options), options.node or ""))
-    for holder in found:
-        print(holder)
-    return _SOME_HOLD if found else _PLACED
+    async def ask(kube: Session) -> int:
+        # The gated pods first: an uninstall that is refused ends with what refuses it.
+        for pod in await find_gated(kube) if options.gated else ():
+            print(f"{pod}; once mpslice is uninstalled, `kubectl mpslice ungate` takes it away")
+        found = await find(kube, options.node or "")
+        for holder in found:
+            print(holder)
+        return _SOME_HOLD if found else _PLACED
+
+    return with_session(options, ask)
 
 
-def _kubeconfig(options: Namespace) -> str | None:
-    """None for the credentials that Kubernetes mounts into a pod."""
-    default = os.path.expanduser("~/.kube/config")
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not os.path.exists(default)
-    chosen: str | None = options.kubeconfig or os.environ.get("KUBECONFIG")
-    return os.path.expanduser(chosen) if chosen else None if in_pod else default
+def _ungate(options: Namespace) -> int:
+    from cli.gates import CONFIGURATION, find_gated, is_installed, ungate
+
+    async def remove(kube: Session) -> int:
+        if options.if_uninstalled and await is_installed(kube):
+            text = (
+                f"mutating webhook configuration {CONFIGURATION} is there, so mpslice is installed"
+            )
+            print(f"{text} and its planner takes gates away; nothing was done")
+            return _PLACED
+        failed = False
+        for pod in await find_gated(kube, options.namespace or ""):
+            if options.dry_run:
+                print(pod)
+                failed = True
+                continue
+            error = await ungate(kube, pod)
+            failed = failed or bool(error)
+            what = f"keeps it: {error}" if error else "the gate is taken away"
+            print(f"{pod.namespace}/{pod.name}: {what}")
+        return _SOME_HOLD if failed else _PLACED
+
+    return with_session(options, remove)
+
+
+def _check(options: Namespace) -> int:
+    from cli.check import completed, refused
+
+    async def ask(kube: Session) -> int:
+        findings = [await completed(kube, options.namespace, options.size)]
+        if options.enforcement == "deny":
+            findings.append(await refused(kube, options.namespace, options.size))
+        for finding in findings:
+            print("\n".join(finding.lines))
+        return _PLACED if all(finding.good for finding in findings) else _SOME_NOT
+
+    return with_session(options, ask)
+
+
+def _completion(_options: Namespace) -> int:
+    from cli.completion import SCRIPT
+
+    print(SCRIPT, end="")
+    return _PLACED
 
 
 def _version(_options: Namespace) -> int:

@@ -14,4 +14,4 @@ class InvalidDeviceId(MpsliceError):
 
 
 class InvalidNodeLayout(MpsliceError):
-    """A NodeLayout object whose spec or status contradicts the contract."""
+    """A NodeLayout object whose spec or status is not as docs/design/nodelayout.md says."""

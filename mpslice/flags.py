@@ -10,6 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -17,6 +20,7 @@ from mpslice import __version__
 from mpslice.errors import InvalidQuantity
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.quantities import whole
+from mpslice.slices import SliceSize, parse_size_label
 
 ENVIRONMENT_PREFIX: Final = "MPSLICE_"
 
@@ -63,6 +67,18 @@ def address(text: str) -> Address:
     return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
+def loopback(text: str) -> Address:
+    """An address that no other machine reaches."""
+    parsed = address(text)
+    try:
+        local = ip_address(parsed.host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ValueError("can be reached from the network; write for example 127.0.0.1:8082")
+    return parsed
+
+
 def user_id(text: str) -> int:
     """A numeric uid."""
     if not text.isascii() or not text.isdigit() or int(text) > _MAX_ID:
@@ -83,6 +99,14 @@ def slice_limit(text: str) -> int:
     if count > MAX_SLICES_PER_GPU:
         raise ValueError(f"is more than the {MAX_SLICES_PER_GPU} clients that MPS serves")
     return count
+
+
+def slice_size(text: str) -> SliceSize:
+    """`10gb`."""
+    found = parse_size_label(text)
+    if found is None:
+        raise ValueError("is not the size of a slice; write for example 10gb")
+    return found
 
 
 def mebibytes(text: str) -> int:
@@ -111,15 +135,27 @@ def absolute_path(text: str) -> Path:
     return Path(text)
 
 
-def choice(*allowed: str) -> Callable[[str], str]:
-    """One word of a closed list."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Parses one word of a closed list; `--help` shows the words."""
 
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"is not one of {', '.join(allowed)}")
+    allowed: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        if text not in self.allowed:
+            raise ValueError(f"is not one of {', '.join(self.allowed)}")
         return text
 
-    return parse
+
+def choice(*allowed: str) -> Choice:
+    """One word of a closed list."""
+    return Choice(allowed)
+
+
+class _Default(str):
+    """A flag's own default, which is told from the same text given by the user."""
+
+    __slots__ = ()
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -138,6 +174,7 @@ class FlagParser(argparse.ArgumentParser):
         )
         self._parsers: dict[str, tuple[str, Callable[[str], Any]]] = {}
         self._optional: set[str] = set()
+        self._repeatable: dict[str, tuple[str, Callable[[str], Any]]] = {}
 
     def add_version(self) -> None:
         self.add_argument(
@@ -163,22 +200,54 @@ class FlagParser(argparse.ArgumentParser):
         self._parsers[_destination(name)] = (name, parse)
         if not default:
             self._optional.add(_destination(name))
+        if isinstance(parse, Choice) and not metavar:
+            metavar = "|".join(parse.allowed)
         shape: dict[str, Any] = {"metavar": metavar or name.rpartition("-")[2].upper()}
         if parse is boolean:
             shape = {"metavar": "true|false", "nargs": "?", "const": "true"}
         text = f"{help} ({shown}; ${variable})".replace("%", "%%")
         names = (short, name) if short else (name,)
-        self.add_argument(*names, default=default, help=text, **shape)
+        self.add_argument(*names, default=_Default(default), help=text, **shape)
+
+    def repeatable(
+        self,
+        name: str,
+        parse: Callable[[str], Any],
+        help: str,
+        metavar: str,
+        *,
+        short: str = "",
+    ) -> None:
+        """Adds a flag that may be given several times; its value is a list, and no variable of the
+        environment sets it."""
+        self._repeatable[_destination(name)] = (name, parse)
+        names = (short, name) if short else (name,)
+        text = f"{help}; may be given several times".replace("%", "%%")
+        self.add_argument(*names, action="append", default=[], metavar=metavar, help=text)
+
+    def words(self, destination: str) -> tuple[str, ...]:
+        """The closed list of words that a flag takes, () where its values are no such list."""
+        known = {**self._repeatable, **self._parsers}
+        _, parse = known.get(destination, ("", str))
+        if parse is boolean:
+            return ("true", "false")
+        return tuple(map(str, parse.allowed)) if isinstance(parse, Choice) else ()
 
     def parse(
         self, arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
     ) -> argparse.Namespace:
-        """The flags with their values parsed; exits with 2 and one line for an unusable one."""
-        family = (self, *self._subcommands())
-        for parser in family:
+        """The flags with their values parsed; exits with 2 and one line for an unusable one.
+
+        `given` names the destinations of those that the user or the environment has set.
+        """
+        for parser in (self, *self._subcommands()):
             parser._take_defaults(environment)
-        namespace = self.parse_args(arguments)
-        for parser in family:
+        namespace, left = self.parse_known_args(arguments)
+        if left:
+            [self, *self._called(namespace)][-1]._refuse(left[0])
+        texts = vars(namespace).items()
+        namespace.given = frozenset(name for name, text in texts if not isinstance(text, _Default))
+        for parser in (self, *self._called(namespace)):
             parser._convert(namespace)
         return namespace
 
@@ -186,6 +255,14 @@ class FlagParser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action.choices, dict):
                 yield from (p for p in action.choices.values() if isinstance(p, FlagParser))
+
+    def _called(self, namespace: argparse.Namespace) -> Iterator["FlagParser"]:
+        """The subcommand that was called; another may have a flag of this name and another type."""
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                called = action.choices.get(getattr(namespace, action.dest, None))
+                if isinstance(called, FlagParser):
+                    yield called
 
     def _take_defaults(self, environment: Mapping[str, str]) -> None:
         for destination, (name, _) in self._parsers.items():
@@ -198,15 +275,64 @@ class FlagParser(argparse.ArgumentParser):
             text = getattr(namespace, destination, None)
             if not isinstance(text, str):
                 continue  # a flag of a subcommand that was not called
-            try:
-                value = None if text == "" and destination in self._optional else parse(text)
-            except ValueError as error:
-                self.error(f"{name}: {text!r} {error}")
-            setattr(namespace, destination, value)
+            unset = text == "" and destination in self._optional
+            setattr(namespace, destination, None if unset else self._parsed(name, parse, str(text)))
+        for destination, (name, parse) in self._repeatable.items():
+            texts = getattr(namespace, destination, [])
+            setattr(namespace, destination, [self._parsed(name, parse, text) for text in texts])
+
+    def _parsed(self, name: str, parse: Callable[[str], Any], text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.error(f"{name}: {text!r} {error}")
+
+    def _refuse(self, word: str) -> NoReturn:
+        """A flag that there is not, or a word where none belongs."""
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            known = [each for action in self._actions for each in action.option_strings]
+            self.error(f"no flag {flag}{_meant(flag, known)}")
+        files = "; give files with -f" if "-f" in self._option_string_actions else ""
+        self.error(f"{word!r} is a word too many{files}")
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        print(f"{self.prog}: {self._plain(message)}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
+
+    def _plain(self, message: str) -> str:
+        """What argparse says, in the words of the other messages."""
+        for said, plain in _ARGPARSES_WORDS:
+            if found := said.fullmatch(message):
+                return found.expand(plain)
+        if found := _NO_COMMAND.match(message):
+            known = [
+                name for a in self._actions if isinstance(a.choices, dict) for name in a.choices
+            ]
+            meant = _meant(found[1], known) or f"; write one of {', '.join(known)}"
+            return f"no command {found[1]!r}{meant}"
+        return message
+
+
+_ARGPARSES_WORDS: Final = (
+    (re.compile(r"argument (?:-\w/)?(\S+): expected one argument"), r"\1 needs a value"),
+    (re.compile(r"argument (?:-\w/)?(\S+): ignored explicit argument .*"), r"\1 takes no value"),
+    (re.compile(r"the following arguments are required: (.+)"), r"\1 is missing"),
+)
+_NO_COMMAND: Final = re.compile(r"argument \S+: invalid choice: '([^']*)'")
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """`; did you mean --assume-label?`, "" where nothing known is like the word."""
+    like = get_close_matches(word, known, 1, 0.7)
+    return f"; did you mean {like[0]}?" if like else ""
+
+
+def need_programs_extra(program: str, *modules: str) -> None:
+    """Ends with one line where a module of the extra `programs` is missing."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        lacking = ", ".join(missing)
+        sys.exit(f"{program}: not installed: {lacking}; pip install mpslice[programs]")
 
 
 def environment_name(flag: str) -> str:

@@ -30,11 +30,15 @@ class SliceState(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """READY: the agent serves the node. APPLIED: status shows spec. RELEASED: all handed back."""
+    """READY: the agent serves the node. APPLIED: status shows spec. RELEASED: all handed back.
+
+    VERIFIED: what is said of MPS was proved on a GPU of the node; there only once it was tried.
+    """
 
     READY = "Ready"
     APPLIED = "Applied"
     RELEASED = "Released"
+    VERIFIED = "Verified"
 
 
 STOPPING: Final = "Stopping"
@@ -149,9 +153,11 @@ def parse_node_layout(obj: Mapping[str, Any]) -> NodeLayout:
         )
     except (InvalidDeviceId, InvalidNodeLayout) as error:
         raise InvalidNodeLayout(f"NodeLayout {name}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise InvalidNodeLayout(f"NodeLayout {name}: field {error} is missing") from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise InvalidNodeLayout(
-            f"NodeLayout {name}: missing or wrongly typed field ({error})"
+            f"NodeLayout {name}: a field has another type than in the CRD ({error})"
         ) from error
 
 

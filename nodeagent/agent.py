@@ -35,7 +35,7 @@ async def run_agent(settings: Settings, gpus: Gpus, mps: MpsControl, connect: Co
             finally:
                 await kube.close()
         finally:
-            await local.link.stop()
+            await local.handoff.link.stop()
 
 
 async def _live(local: LocalNode, kube: Kube, tasks: asyncio.TaskGroup) -> None:
@@ -43,7 +43,7 @@ async def _live(local: LocalNode, kube: Kube, tasks: asyncio.TaskGroup) -> None:
     from nodeagent.controller import Controller
     from nodeagent.metrics import Metrics
 
-    metrics = Metrics(local.settings.node_name)
+    metrics = Metrics(local.settings.node_name, local.settings.memory_unit)
     controller = Controller(local, kube, metrics, tasks)
     async with AsyncExitStack() as stack:
         if local.settings.ops_listen is not None:

@@ -17,14 +17,14 @@ from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
 from mpslice.nodelayout import STOPPING, SliceState
 from nodeagent.cluster.publisher import Publisher
-from nodeagent.cluster.report import NodeFacts, gpu_statuses, readiness
+from nodeagent.cluster.quota import until_nobody_asks_for_gb
+from nodeagent.cluster.report import NodeFacts, by_index, gpu_statuses, readiness
 from nodeagent.cluster.view import ClusterView
 from nodeagent.errors import AgentError, KubeletUnavailable, UnknownNode
 from nodeagent.gpus.board import GpuBoard
 from nodeagent.gpus.foreign import ForeignDevices
 from nodeagent.gpus.memory import MemorySampler, PodMemory
 from nodeagent.hardware import MpsHealth
-from nodeagent.kubelet.knowledge import KubeletKnowledge
 from nodeagent.layout.executor import Executor
 from nodeagent.layout.withdrawal import Withdrawal
 from nodeagent.local import LocalNode
@@ -32,8 +32,9 @@ from nodeagent.metrics import Metrics
 from nodeagent.mps.news import news
 from nodeagent.pulse import Pulse
 from nodeagent.slices.adoption import adopt
-from nodeagent.slices.holders import Holder
+from nodeagent.slices.evidence import Holder
 from nodeagent.slices.pods import PodFacts
+from nodeagent.verdicts import Verdicts
 
 COMPONENT: Final = "mpslice-nodeagent"
 """The source of its Events; the chart's policy lets an agent write none in another's name."""
@@ -52,7 +53,7 @@ class Controller:
     ) -> None:
         self.serving = False
         self._took_over = False
-        self._lost: tuple[DeviceId, ...] = ()  # on GPUs that did not show when we began
+        self._kube = kube
         self._local = local
         self._settings = local.settings
         self._metrics = metrics
@@ -66,55 +67,47 @@ class Controller:
             on_node=self._node_changed,
             on_pod=self._pod_changed,
         )
-        local.pods = self._cluster.pods
+        self._table, self._handoff = local.table, local.handoff
+        local.table.pods = self._cluster.pods
         self._publisher = Publisher(
             kube,
             local.settings,
-            local.inventory,
-            local.ledger.holders,
+            local.table,
             self._cluster.reported,
             self._cluster.shown,
         )
-        knowledge = KubeletKnowledge(local.pod_resources)
+        self._verdicts = Verdicts(local.settings.mps_root, self._wake.beat)
         self._executor = Executor(
             settings=local.settings,
-            inventory=local.inventory,
-            ledger=local.ledger,
-            link=local.link,
-            knowledge=knowledge,
+            table=local.table,
+            handoff=local.handoff,
+            enforcer=local.enforcer,
             publisher=self._publisher,
             withdrawal=Withdrawal(
-                kube,
-                local.settings.node_name,
-                local.inventory,
-                local.ledger,
-                knowledge,
-                self._publisher,
+                kube, local.settings.node_name, local.table, local.handoff, self._publisher
             ),
-            mps=local.mps,
             metrics=metrics,
-            tasks=tasks,
-            readiness=lambda: readiness(local.inventory.gpus.values(), self._board.nos.message),
+            readiness=lambda: readiness(local.table.gpus.values(), self._board.nos.message),
+            verified=lambda: self._verdicts.condition(by_index(local.table)),
         )
-        self._foreign = ForeignDevices(local.pod_resources, local.gpus.read)
+        self._foreign = ForeignDevices(local.handoff.pod_resources, local.gpus.read)
         self._board = GpuBoard(
             local.gpus.read(),
-            local.inventory,
-            local.ledger,
             self._foreign,
+            local.table.put_gpus,
             self._tell_node,
             local.settings.reserved_memory_mib,
         )
         self._memory = MemorySampler(
-            local.gpus, local.inventory, local.ledger.holders, local.settings, self._tell_of_excess
+            local.gpus, local.table.gpus, local.table.holders, local.settings, self._tell_of_excess
         )
         self._mps: Mapping[GpuUuid, MpsHealth] = {}
-        local.mps.changed.listen(self._mps_changed)
+        local.enforcer.changed.listen(self._mps_changed)
         metrics.watch_memory(lambda: self._memory.samples)
-        metrics.watch_mps(local.mps.health, lambda: local.inventory.gpus)
+        metrics.watch_mps(local.enforcer.health, lambda: local.table.gpus)
         metrics.watch(
-            lambda: gpu_statuses(local.inventory, local.ledger.holders, local.settings),
-            lambda: local.link.registrations,
+            lambda: gpu_statuses(local.table, local.settings),
+            lambda: local.handoff.link.registrations,
         )
 
     def not_ready(self) -> str:
@@ -126,24 +119,27 @@ class Controller:
         self._tasks.create_task(self._events.run(), name="events")
         self._cluster.follow(self._tasks)
         await self._cluster.synced()
-        self._take_over()
-        self._tasks.create_task(self._local.ledger.run(), name="ledger")
+        await self._take_over()
+        await self._handoff.tidy()
+        self._handoff.serve(self._tasks)
+        if self._publisher.node.gb is not None and not self._settings.quota:
+            self._tasks.create_task(self._end_offer_of_gb(), name="end of the offer of gb")
         self._tasks.create_task(self._foreign.run(), name="foreign devices")
+        self._tasks.create_task(self._verdicts.follow(), name="verdicts")
         self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
         if self._local.gpus.tells_memory:
             self._tasks.create_task(self._memory.run(), name="memory")
         for pulse in (
-            self._local.ledger.changed,
-            self._local.link.changed,
-            self._local.mps.changed,
+            self._table.held,
+            self._handoff.changed,
+            self._local.enforcer.changed,
             self._board.changed,
         ):
             pulse.listen(self._wake.beat)
-        for follower in (self._local.ledger.kubelet_changed, self._foreign.saw_kubelet):
-            self._local.link.changed.listen(follower)
-        for known in (self._local.ledger.known, self._foreign.known):
+        self._handoff.link.reconnected.listen(self._foreign.saw_kubelet)
+        for known in (self._handoff.witness.known, self._foreign.known):
             await self._until_kubelet_has_told(known)
-        self._board.put_pods(self._cluster.pods())
+        self._judge_pods()
         self._mps_changed()
         self._board.settle()
         await self._converge_forever()
@@ -159,7 +155,7 @@ class Controller:
                 self._cluster.observed(), KubeletUnavailable.condition, message
             )
 
-    def _take_over(self) -> None:
+    async def _take_over(self) -> None:
         """Adds what the NodeLayout's status says to what was found on this machine."""
         if self._cluster.node() is None:
             raise UnknownNode(
@@ -174,14 +170,13 @@ class Controller:
         }
         adoption = adopt(
             self._local.capacities(),
-            standing=(*used, *self._local.inventory.slices),
+            standing=(*used, *self._table.slices),
             free=[entry.id for entry in reported],
         )
-        self._local.inventory.add(adoption.adopted, bindable=True)
-        self._local.ledger.remember(
-            {device: used[device] for device in adoption.adopted if device in used}
-        )
-        self._lost = adoption.lost
+        await self._handoff.adopt(adoption.adopted)
+        self._table.miss(adoption.lost)
+        found = {*adoption.adopted, *adoption.lost}
+        self._table.remember({device: used[device] for device in found if device in used})
         self._tell_of_lost(adoption.lost)
 
     def _tell_of_lost(self, lost: Sequence[DeviceId]) -> None:
@@ -222,17 +217,13 @@ class Controller:
             else:
                 await self._wake.within(seen, again)
 
-    def _take_back(self) -> None:
-        """Slices stand again whose GPU shows after all, and that somebody still holds."""
-        inventory, holders = self._local.inventory, self._local.ledger.holders
-        back = {device for device in self._lost if device.gpu in inventory.gpus}
-        if back:
-            self._lost = tuple(device for device in self._lost if device not in back)
-            inventory.add((device for device in back if device in holders), bindable=True)
+    async def _end_offer_of_gb(self) -> None:
+        await until_nobody_asks_for_gb(self._kube)
+        self._publisher.offers_gb = False
+        self._wake.beat()
 
     async def _converge_once(self) -> float | None:
         again = None
-        self._take_back()
         try:
             again = await self._executor.converge(self._cluster.wanted)
         except InvalidNodeLayout as error:
@@ -240,7 +231,7 @@ class Controller:
             if observed is not None:
                 await self._executor.report_invalid(observed.layout, str(error))
         if self._board.nos.message:
-            await self._local.link.leave(self._local.inventory.forget_empty_sizes())
+            await self._handoff.leave()
         return again
 
     async def say_goodbye(self) -> None:
@@ -264,9 +255,9 @@ class Controller:
             self._wake.beat()
 
     def _pod_changed(self, change: Change[PodFacts]) -> None:
-        self._local.ledger.pods_changed()
-        if self._local.ledger.known.count:
-            self._board.put_pods(self._cluster.pods())
+        self._handoff.witness.pods_changed()
+        if self._handoff.witness.known.count:
+            self._judge_pods()
         pod, before = change.new, change.old
         if pod is None or not pod.refusal or (before is not None and before.refusal):
             return
@@ -280,11 +271,15 @@ class Controller:
                 "created anew",
             )
 
+    def _judge_pods(self) -> None:
+        ours = {h.uid for device, h in self._table.holders.items() if device in self._table}
+        self._board.put_pods(self._cluster.pods(), ours, self._table.reading.foreign)
+
     def _mps_changed(self) -> None:
-        before, self._mps = self._mps, self._local.mps.health()
+        before, self._mps = self._mps, self._local.enforcer.health()
         self._board.put_mps(self._mps)
         for entry in news(before, self._mps):
-            for device, holder in self._local.ledger.holders.items():
+            for device, holder in self._table.holders.items():
                 if device.gpu == entry.gpu and holder.pod:
                     about = _reference_to(holder.pod, holder.uid)
                     self._events.record(about, EventType.WARNING, entry.reason, entry.message)

@@ -44,6 +44,16 @@ class UnknownSlice(AgentError):
     """A device id that stands on no GPU here: never carved, or withdrawn."""
 
 
+class IllegalStep(AgentError):
+    """A slice cannot go from its phase to the one that was asked for; a defect of the agent."""
+
+
+class CdiUnwritable(AgentError):
+    """The specification of a slice cannot be put where the container runtime looks for it."""
+
+    condition = "CdiUnwritable"
+
+
 class NvmlError(AgentError):
     """NVML did not do what it was asked."""
 
@@ -60,6 +70,16 @@ class DriverNotLoaded(NvmlError):
     """NVML is there and the kernel's driver is not, or it is of another version."""
 
     condition = "DriverNotLoaded"
+
+
+class DriverReplaced(DriverNotLoaded):
+    """The kernel's driver is of another version than the library that this process has loaded."""
+
+
+class DriverClosed(NvmlError):
+    """The driver is left alone, because somebody asked for it."""
+
+    condition = "DriverClosed"
 
 
 class DriverTooOld(NvmlError):

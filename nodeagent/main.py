@@ -18,10 +18,10 @@ from mpslice.errors import MpsliceError
 from mpslice.gpus import MemoryUnit
 from mpslice.logs import set_up_logging
 from mpslice.processes import run_until_signal
+from nodeagent.driver.files import Driver
 from nodeagent.errors import BadSettings
 from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids, parse_ignored_xids
-from nodeagent.kubelet.driver import Driver
-from nodeagent.settings import Compute, DeviceListStrategy, Settings
+from nodeagent.settings import Compute, DeviceListStrategy, Pipe, Settings
 
 if TYPE_CHECKING:
     from nodeagent.agent import ClosableKube
@@ -33,11 +33,16 @@ NVIDIAS_VARIABLE = "DP_DISABLE_HEALTHCHECKS"
 
 
 def parser() -> flags.FlagParser:
-    """The flags of DESIGN.md, section 10."""
+    """The flags; others may rely on those in docs/design/programs.md."""
     parser = flags.FlagParser(
         PROGRAM,
-        "Makes the GPU slices of this node's NodeLayout exist for its kubelet.",
-        epilog=f"`{PROGRAM} mps` keeps the MPS daemons; see {PROGRAM} mps --help.",
+        "Makes the GPU slices of this node's NodeLayout exist for its kubelet.\n\n"
+        "Examples:\n"
+        f"  {PROGRAM} --node-name=gpu-1 --mps-user=1000 --reserved-memory=256Mi\n"
+        f"  {PROGRAM} --node-name=gpu-1 --simulated-gpus=gpus.yaml --kubeconfig=agent.conf",
+        epilog=f"`{PROGRAM} mps` keeps the MPS daemons; `{PROGRAM} close-driver` has both let go "
+        f"of the GPUs for a reset; `{PROGRAM} verify` proves on a GPU what is said of MPS. Each "
+        "has a --help.",
     )
     parser.add_version()
     parser.flag("--node-name", str, "", "this node's name in the cluster; required")
@@ -83,6 +88,19 @@ def parser() -> flags.FlagParser:
         "shared: slices share compute equally; proportional: capped at their share of memory",
     )
     parser.flag(
+        "--pipe",
+        flags.choice(*Pipe),
+        "open",
+        "open: a container gets all of its daemon's pipe directory; sealed: its socket alone, "
+        "read-only",
+    )
+    parser.flag(
+        "--quota",
+        flags.boolean,
+        "false",
+        "the node offers the gb of its GPUs as the resource mpslice.io/gb, which quotas count",
+    )
+    parser.flag(
         "--device-list-strategy",
         flags.choice(*DeviceListStrategy),
         "envvar",
@@ -94,6 +112,19 @@ def parser() -> flags.FlagParser:
         flags.boolean,
         "true",
         "with envvar, name the device nodes to the kubelet too, which a reload of systemd needs",
+    )
+    parser.flag(
+        "--cdi",
+        flags.boolean,
+        "true",
+        "give slices as CDI devices too, whose environment no pod can replace",
+    )
+    parser.flag(
+        "--cdi-dir",
+        flags.absolute_path,
+        "/var/run/cdi",
+        "where the container runtime reads CDI specifications",
+        "DIR",
     )
     parser.flag("--driver-root", flags.absolute_path, "/", "the driver's root on the host", "DIR")
     parser.flag(
@@ -141,8 +172,12 @@ def settings_of(
         memory_unit=MemoryUnit[values.memory_unit],
         reserved_memory_mib=values.reserved_memory,
         compute=Compute(values.compute),
+        pipe=Pipe(values.pipe),
+        quota=values.quota,
         device_list_strategy=DeviceListStrategy(values.device_list_strategy),
         pass_device_specs=values.pass_device_specs,
+        cdi=values.cdi,
+        cdi_dir=values.cdi_dir,
         driver=Driver(values.driver_root, values.container_driver_root),
         ignored_xids=(values.ignored_xids or NVIDIAS_LIST) | _nvidias(environment),
     )
@@ -162,7 +197,7 @@ async def run(settings: Settings) -> None:
     try:
         await _serve(settings)
     except Exception as error:
-        from nodeagent.cluster.failure import agent_error, report_failure
+        from nodeagent.failure import agent_error, report_failure
 
         failure = agent_error(error)
         if failure is not None:
@@ -184,13 +219,19 @@ async def _hardware(settings: Settings) -> "tuple[Gpus, MpsControl]":
 
         simulated = SimulatedGpus(settings.simulated_gpus)
         return simulated, SimulatedMps(simulated)
+    from nodeagent.driver.closing import Closing
     from nodeagent.gpus.real import NvmlGpus
     from nodeagent.mps.client import MpsFiles
     from nodeagent.mps.paths import MpsRoot
+    from nodeagent.waiting import gpus_in_time
 
-    settings.driver.load_nvml()
-    gpus = await NvmlGpus.start(settings.ignored_xids)
-    mps = MpsFiles(MpsRoot(settings.mps_root), host_ipc=settings.host_ipc)
+    root = MpsRoot(settings.mps_root)
+    gpus = await gpus_in_time(
+        settings,
+        partial(_connect, settings),
+        partial(NvmlGpus.start, settings.ignored_xids, Closing(root.closed).check),
+    )
+    mps = MpsFiles(root, host_ipc=settings.host_ipc)
     await mps.load()
     return gpus, mps
 
@@ -211,10 +252,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from nodeagent.mps.main import main as mps
 
         return mps(words[1:])
+    if words[:1] == ["verify"]:
+        flags.need_programs_extra(PROGRAM, "pynvml")
+        from nodeagent.verify.__main__ import main as verify
+
+        return verify(words[1:])
+    if words[:1] == ["close-driver"]:
+        from nodeagent.driver.main import main as close_driver
+
+        return close_driver(words[1:])
     flag_parser = parser()
     values = flag_parser.parse(words)
     if not values.node_name:
         flag_parser.error("--node-name: is required")
+    flags.need_programs_extra(PROGRAM, "grpc", "pynvml")
     set_up_logging(values.log_level)
     try:
         run_until_signal(run(settings_of(values)))

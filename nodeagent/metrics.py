@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from mpslice.gpus import MIB, GpuUuid
+from mpslice.gpus import MIB, GpuUuid, MemoryUnit
 from mpslice.nodelayout import GpuStatus
 from mpslice.slices import size_label
 from nodeagent.gpus.memory import PodMemory
@@ -17,10 +17,14 @@ _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """What happened since the start, and, through `watch`, what stands now."""
+    """What happened since the start, and, through `watch`, what stands now.
 
-    def __init__(self, node: str) -> None:
+    `unit` is the bytes of one gb: Prometheus' own lint wants memory in bytes.
+    """
+
+    def __init__(self, node: str, unit: MemoryUnit = MemoryUnit.GB) -> None:
         self._node = node
+        self._unit = unit
         self.registry = CollectorRegistry()
         self._carved = self._counter("slices_carved", "Slices made")
         self._withdrawn = self._counter("slices_withdrawn", "Slices taken away")
@@ -48,7 +52,7 @@ class Metrics:
         self, gpus: Callable[[], Iterable[GpuStatus]], registrations: Callable[[], int]
     ) -> None:
         """Exposes the GPUs with their slices, and how often sizes were registered."""
-        self.registry.register(_Gauges(self._node, gpus, registrations))
+        self.registry.register(_Gauges(self._node, self._unit, gpus, registrations))
 
     def watch_memory(self, samples: Callable[[], Iterable[PodMemory]]) -> None:
         """Exposes the GPU memory of each pod that has slices."""
@@ -123,22 +127,30 @@ class _Memory(Collector):
         limit = GaugeMetricFamily(
             "mpslice_slice_memory_limit_bytes", "Memory of a pod's slices", labels=labels
         )
+        peak = GaugeMetricFamily(
+            "mpslice_slice_memory_peak_bytes",
+            "The most GPU memory that a pod's processes have used since the agent's start",
+            labels=labels,
+        )
         for sample in self._samples():
             namespace, _, name = sample.pod.partition("/")
             values = [self._node, str(sample.gpu_index), namespace, name]
             used.add_metric(values, sample.used_mib * MIB)
+            peak.add_metric(values, sample.peak_mib * MIB)
             limit.add_metric(values, sample.limit_mib * MIB)
-        return (used, limit)
+        return (used, peak, limit)
 
 
 class _Gauges(Collector):
     def __init__(
         self,
         node: str,
+        unit: MemoryUnit,
         gpus: Callable[[], Iterable[GpuStatus]],
         registrations: Callable[[], int],
     ) -> None:
         self._node = node
+        self._unit = unit
         self._gpus = gpus
         self._registrations = registrations
 
@@ -147,7 +159,9 @@ class _Gauges(Collector):
             "mpslice_slices", "Slices that stand", labels=["node", "gpu", "size", "state"]
         )
         memory = GaugeMetricFamily(
-            "mpslice_gpu_memory_gb", "GPU memory by state, in gb", labels=["node", "gpu", "state"]
+            "mpslice_gpu_memory_bytes",
+            "GPU memory that slices may have, by state: used, free, uncarved",
+            labels=["node", "gpu", "state"],
         )
         healthy = GaugeMetricFamily(
             "mpslice_gpu_healthy", "1 while the GPU is healthy", labels=["node", "gpu"]
@@ -167,7 +181,7 @@ class _Gauges(Collector):
                 "uncarved": gpu.capacity_gb - carved,
             }
             for state, gb in amounts.items():
-                memory.add_metric([self._node, index, state], gb)
+                memory.add_metric([self._node, index, state], gb * self._unit.value)
             healthy.add_metric([self._node, index], float(gpu.healthy))
         registrations = GaugeMetricFamily(
             "mpslice_kubelet_registrations", "How often sizes were registered since the start"

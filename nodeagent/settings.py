@@ -7,9 +7,9 @@ from typing import Final
 
 from mpslice.flags import Address
 from mpslice.gpus import GpuUuid, MemoryUnit
+from nodeagent.driver.files import Driver
 from nodeagent.errors import BadSettings
 from nodeagent.gpus.health import NVIDIAS_LIST, IgnoredXids
-from nodeagent.kubelet.driver import Driver
 from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
 
 SOCKET_PATH_BYTES: Final = 107
@@ -33,6 +33,13 @@ class DeviceListStrategy(StrEnum):
     CDI_CRI = "cdi-cri"
 
 
+class Pipe(StrEnum):
+    """What a container gets of its daemon's pipe directory: all of it, or the socket alone."""
+
+    OPEN = "open"
+    SEALED = "sealed"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The flags of `mpslice-nodeagent`; memory in MiB."""
@@ -49,10 +56,14 @@ class Settings:
     memory_unit: MemoryUnit = MemoryUnit.GB
     reserved_memory_mib: int = 256
     compute: Compute = Compute.SHARED
+    pipe: Pipe = Pipe.OPEN
     device_list_strategy: DeviceListStrategy = DeviceListStrategy.ENVVAR
     pass_device_specs: bool = True
+    cdi: bool = True
+    cdi_dir: Path = Path("/var/run/cdi")
     driver: Driver = field(default_factory=Driver)
     ignored_xids: IgnoredXids = NVIDIAS_LIST
+    quota: bool = False
 
     @property
     def kubelet_socket(self) -> Path:
@@ -71,6 +82,10 @@ class Settings:
     def pipe_directory(self, gpu: GpuUuid) -> Path:
         """Where the daemon of a GPU listens."""
         return MpsRoot(self.mps_root).pipe(gpu)
+
+    def sealed_directory(self, gpu: GpuUuid) -> Path:
+        """Where that daemon's socket has a second name, and nothing else is."""
+        return MpsRoot(self.mps_root).sealed(gpu)
 
     def check(self) -> None:
         """Raises BadSettings for what cannot work on this machine, whatever the kubelet does."""

@@ -25,7 +25,7 @@ from nodeagent.hardware import (
     GpusChanged,
     MpsHealth,
 )
-from nodeagent.kubelet.inotify import DirectoryWatch
+from nodeagent.linux.inotify import DirectoryWatch
 from nodeagent.pulse import Pulse
 
 LOST: Final = "Lost"

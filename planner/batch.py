@@ -50,7 +50,7 @@ class Batch:
         self._held.discard(key)
 
     def due(self) -> float | None:
-        """When the batch is complete, on the clock that `arrive` was given; None without one."""
+        """The time at which the batch is complete, on the clock of `arrive`; None for no batch."""
         if not self._held:
             return None
         return min(self._last + self.idle, self._opened + self.longest)

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST: Final = 1.0  # seconds
+_WORTH_IT: Final = 0.02  # seconds
 _LONG: Final = 0.1  # seconds; after such a decision the next is made beside the event loop
 
 
 @dataclass(slots=True)
 class Breath:
-    """As long as the last decision took, at most LONGEST, from its end on.
+    """As long as the decisions took since the last rest, at most LONGEST, from their end on.
 
-    `is_long` says whether the next one may take long, too.
+    There is none before that is worth it: the decisions for a lone pod take a millisecond each, and
+    what one of them would rest is what the pod waits. `is_long` says whether the next one may take
+    long, too.
     """
 
     is_long: bool = False
@@ -24,8 +27,9 @@ class Breath:
         """A decision was made."""
         took = ended - started
         self.is_long = took > _LONG
-        self._until = ended + min(took, LONGEST)
+        self._until = ended + min(took + max(0.0, self._until - started), LONGEST)
 
     def left(self, now: float) -> float:
         """The seconds of rest that are left."""
-        return max(0.0, self._until - now)
+        left = self._until - now
+        return left if left > _WORTH_IT else 0.0

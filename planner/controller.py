@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -16,13 +16,14 @@ from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
-from planner.ageing import seconds_to_change
+from planner.ageing import seconds_until
 from planner.batch import Batch
 from planner.breath import Breath
-from planner.decide import Decision, View, decide
-from planner.gate.tries import Tries
+from planner.decide import Decision, Leaving, View, decide
+from planner.interest import Interest, interest_of
 from planner.metrics import Metrics
 from planner.model import Placement, Pod
+from planner.progress.machine import Phase, Progress, Refused
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.words.storyteller import Storyteller
@@ -39,7 +40,6 @@ FAULTS: Final = 8
 them over a second, which a change of etcd's leader takes."""
 
 _MANY: Final = 200  # pending pods: a plan for more may take long
-_ROUNDS: Final = 3  # of deciding, until nobody is tried elsewhere who was not before
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def utc_now() -> datetime:
 class Controller:
     """Follows the cluster, and carries out what `decide` says.
 
-    `clock` is the wall clock that says how long a pod has waited; `tries` remembers where pods were
-    placed in vain, `absences` makes what remembers where agents are away.
+    `clock` is the wall clock that deadlines and the waiting of pods are measured by; `absences`
+    makes what remembers where agents are away.
     """
 
     def __init__(
@@ -81,16 +81,15 @@ class Controller:
         metrics: Metrics,
         *,
         clock: Callable[[], datetime] = utc_now,
-        tries: Tries | None = None,
         absences: Callable[[], Absences] = Absences,
     ) -> None:
         self._kube = kube
         self._settings = settings
         self._metrics = metrics
+        self._on_change: Callable[[], None] = lambda: None
         self._cluster = Cluster(kube, self._on_pod, self._trigger)
         self._storyteller = Storyteller(recorder, settings.label)
         self._batch = Batch(settings.batch_idle, settings.batch_max)
-        self._tries = tries or Tries()
         self._new_absences = absences
         self._absences = absences()
         self._clock = clock
@@ -101,13 +100,32 @@ class Controller:
         self._tell_at: float | None = None
         self._unnominable: set[str] = set()  # uids
         self._faults: Counter[str] = Counter()  # by uid, of the API server at a nomination
-        self._planned: dict[str, Placement] = {}  # by uid; a restart may begin a plan anew
+        self._planned: Mapping[str, Placement] = {}  # by uid
+        self._leaving: Leaving = {}
+        self._progress: Mapping[str, Progress] = {}  # by uid; what a restart needs is in the pods
+        self._refused: dict[str, Refused] = {}  # by uid, of gates
+        self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
         self._breath = Breath()
+        self._interest: Interest | None = None  # None while it is being decided
 
     @property
     def synced(self) -> bool:
         """Whether everything has been listed once."""
         return self._cluster.is_synced
+
+    @property
+    def cluster(self) -> Cluster:
+        """The local copies, to be read."""
+        return self._cluster
+
+    def notify(self, on_change: Callable[[], None]) -> None:
+        """Has `on_change` called whenever the local copies or the newest decision change."""
+        self._on_change = on_change
+
+    @property
+    def newest(self) -> Decision | None:
+        """The newest decision; None while another replica leads."""
+        return self._newest
 
     async def follow(self) -> None:
         """Keeps the local copies up to date; every replica does, so that a new leader is warm."""
@@ -120,7 +138,8 @@ class Controller:
         self._unnominable.clear()
         self._faults.clear()
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
-        self._tries.begin_term()
+        self._progress, self._leaving = {}, {}
+        self._refused.clear()
         self._planned = {}
         self._newest = self._tell_at = None
         self._changed = True
@@ -133,19 +152,29 @@ class Controller:
                         # What comes in meanwhile is decided, too.
                         await asyncio.sleep(self._breath.left(time.monotonic()))
                         self._changed = False
+                        self._interest = None
                         started = time.monotonic()
-                        self._act(await self._decide(writer), writer)
+                        decision = await self._decide(writer)
+                        self._interest = interest_of(decision)
+                        self._act(decision, writer)
                         self._breath.decided(started, time.monotonic())
                     await self._wait()
             finally:
                 writer.close()
                 self._metrics.idle()
+                self._newest = None
+                self._on_change()
 
     def _act(self, decision: Decision, writer: Writer) -> None:
-        writer.submit(decision.actions)
+        writer.submit(action for action in decision.actions if self._is_open(action))
         now = time.monotonic()
         self._newest = decision
+        self._on_change()
         self._tell_at = min(self._tell_at or math.inf, now + _TELL)
+
+    def _is_open(self, action: Action) -> bool:
+        """Whether there is something left of it to do after a decision that took long."""
+        return not isinstance(action, Ungate) or self._cluster.is_gated(action.pod)
 
     async def _wait(self) -> None:
         """Until something changed, or something is due that needs a new decision.
@@ -179,6 +208,7 @@ class Controller:
     def _trigger(self) -> None:
         self._changed = True
         self._wake.set()
+        self._on_change()
 
     async def _decide(self, writer: Writer) -> Decision:
         now = time.monotonic()
@@ -187,35 +217,26 @@ class Controller:
             self._batch.release()
         wall = self._clock()
         started = time.perf_counter()
-        view = self._view(wall, now, writer)
-        decision = await self._think(view, writer)
-        for _ in range(_ROUNDS):
-            news = self._tries.watch(self._still_pending(decision.standing), now)
-            if not (self._tries.give_up(decision.refused) or news):
-                break
-            view = self._view(wall, now, writer)  # what has changed meanwhile counts as a whole
-            decision = await self._think(view, writer)
-        self._planned = decision.planned
-        seconds = time.perf_counter() - started
-        self._metrics.decided(decision, seconds=seconds)
-        pending = (pod for pod in view.pods if pod.is_pending)
-        ageing = seconds_to_change(pending, wall)
-        alarms = [self._tries.due(), self._absences.due(), None if ageing is None else now + ageing]
-        self._alarm = min((alarm for alarm in alarms if alarm is not None), default=None)
+        decision = await self._think(self._view(wall, now, writer))
+        self._planned, self._progress = decision.planned, decision.progress
+        self._leaving = decision.leaving
+        for node, problem in decision.overdue.items():
+            self._absences.overdue(node, problem, now)
+        self._metrics.decided(decision, seconds=time.perf_counter() - started)
+        due = None if decision.due is None else now + seconds_until(decision.due, wall)
+        alarms = [alarm for alarm in (due, self._absences.due()) if alarm is not None]
+        self._alarm = min(alarms, default=None)
         return decision
 
-    async def _think(self, view: View, writer: Writer) -> Decision:
+    async def _think(self, view: View) -> Decision:
         """Decides, beside the event loop where that may take long: it has a lease to renew.
 
-        What changes meanwhile is decided upon next, as what a watch has not shown yet.
+        What changes meanwhile is decided upon next, as what a watch has not shown yet; what was
+        decided before is written meanwhile.
         """
         if self._breath.is_long or sum(pod.is_pending for pod in view.pods) > _MANY:
-            writer.withhold()
             return await asyncio.to_thread(decide, view)
         return decide(view)
-
-    def _still_pending(self, placements: Iterable[Placement]) -> list[Placement]:
-        return [p for p in placements if self._cluster.is_pending(p.pod)]
 
     def _view(self, wall: datetime, now: float, writer: Writer) -> View:
         nodes = self._cluster.nodes
@@ -234,6 +255,11 @@ class Controller:
             now=wall,
             namespaces=self._cluster.namespaces,
             planned=self._planned,
+            progress=self._progress,
+            freed=self._freed,
+            refused=dict(self._refused),
+            going=writer.going,
+            leaving=self._leaving,
             solver=self._settings.solver,
         )
 
@@ -253,12 +279,15 @@ class Controller:
 
     def _as_decided(self, pod: Pod, ungating: frozenset[str]) -> Pod:
         if pod.gates and pod.uid in ungating:
-            pod = replace(pod, gates=())  # it may be bound at any moment
-        avoid = self._tries.avoided(pod)
-        return replace(pod, avoid=avoid) if avoid else pod
+            return replace(pod, gates=())  # it may be bound at any moment
+        return pod
 
     async def _perform(self, action: Action) -> bool:
         """Whether it worked; one object's trouble never stops the others."""
+        place = action.place if isinstance(action, Ungate) else None
+        if place is not None and not self._cluster.is_offered(place):
+            log.info("its slices are gone meanwhile", extra=action.facts)
+            return False
         try:
             async with asyncio.timeout(_WRITE):
                 answer = await perform(self._kube, action)
@@ -282,7 +311,14 @@ class Controller:
         else:
             if isinstance(action, WriteSpec) and _is_refusal(error):
                 self._absences.refused(action.layout.name, str(error), time.monotonic())
+            if isinstance(action, Ungate) and _is_refusal(error):
+                self._gate_refused(action.pod.uid, str(error))
             log.warning("a write failed, it is tried again", extra=facts)
+
+    def _gate_refused(self, uid: str, words: str) -> None:
+        before = self._refused.get(uid)
+        self._refused[uid] = Refused(before.count + 1 if before else 1, words)
+        self._trigger()
 
     def _is_final(self, uid: str, error: Exception) -> bool:
         """Whether the API server has refused a nomination, rather than been away or in trouble."""
@@ -295,8 +331,10 @@ class Controller:
 
     def _note(self, action: Action) -> None:
         match action:
-            case Ungate(pod=pod, carved=True):
-                self._metrics.carved(pod)
+            case Ungate(pod=pod, carved=carved):
+                self._refused.pop(pod.uid, None)
+                if carved:
+                    self._metrics.carved(pod)
             case WriteSpec(layout=layout):
                 self._absences.written(layout.name)
                 self._metrics.written(action)
@@ -305,28 +343,41 @@ class Controller:
                 self._trigger()  # gates may go that waited for it
 
     def _on_pod(self, change: Change[Pod]) -> None:
+        self._on_change()
         old, new = change.old, change.new
         begins = new is not None and new.is_pending and not _was_pending(old, new)
         if new is not None and begins:
             self._batch.arrive(change.key, time.monotonic(), grouped=bool(new.group))
             self._metrics.arrived(new)
+            if old is not None and old.uid == new.uid and old.gates and not old.is_pending:
+                self._freed[new.uid] = self._clock()
         elif new is None or not new.is_pending:
             self._batch.leave(change.key)
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
-            self._tries.forget(old.uid)
+            self._refused.pop(old.uid, None)
+            self._freed.pop(old.uid, None)
             self._unnominable.discard(old.uid)
             self._faults.pop(old.uid, None)
             self._metrics.left(old.uid)
         if self._batch.holds(change.key) and not (old and old.node):
             self._wake.set()  # only the time at which the batch is complete has changed
-        elif _weight(old) != _weight(new) or self._matters(old, new):
+        elif self._may_alter(old, new) or self._matters(old, new):
             self._trigger()
+
+    def _may_alter(self, old: Pod | None, new: Pod | None) -> bool:
+        """Whether the change could alter the newest decision, or the one that is being made."""
+        if _weight(old) == _weight(new):
+            return False
+        if self._interest is None or any(pod is not None and pod.claims for pod in (old, new)):
+            return True
+        return self._interest.concerns(old, new)
 
     def _matters(self, old: Pod | None, new: Pod | None) -> bool:
         """Whether the scheduler has said something of a pod that is waited for."""
         if old is None or new is None or old.unschedulable == new.unschedulable:
             return False
-        return self._tries.follows(new.uid)
+        progress = self._progress.get(new.uid)
+        return progress is not None and progress.phase in (Phase.OFFERED, Phase.BACKOFF)
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -340,6 +391,6 @@ def _was_pending(old: Pod | None, new: Pod) -> bool:
 
 def _weight(pod: Pod | None) -> object:
     """What of a pod a plan looks at."""
-    if pod is None or not (pod.node or pod.is_pending or pod.nominated):
+    if pod is None or not (pod.node or pod.is_pending or pod.nominated or pod.group):
         return None
-    return replace(pod, resource_version="", unschedulable="")
+    return replace(pod, resource_version="", unschedulable="", progress="", available=None)

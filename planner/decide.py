@@ -4,82 +4,57 @@ Because every decision is derived from the cluster's own state, a restart, a new
 answer repeats at most what was already done.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from mpslice.gpus import MAX_SLICES_PER_GPU
-from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
+from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
+from planner.ageing import earliest, next_change
 from planner.gate.bindable import Bindable
-from planner.gate.gates import hold_back, keeps_gate, whole_groups
-from planner.gate.rivals import Rivals, nominations
+from planner.gate.gates import keeps_gate, whole_groups
+from planner.gate.guards import cleared, guards, guards_still, told
+from planner.gate.rivals import Rivals, nominations, ours
 from planner.handover import hand_back, hand_over, outlived
-from planner.model import GATE, Layout, Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.model import (
+    GATE,
+    Available,
+    Cause,
+    Node,
+    Placement,
+    Plan,
+    Pod,
+    Refusal,
+    Reservation,
+    Snapshot,
+)
 from planner.packing import plan
-from planner.state.absence import Absence, as_if_there
+from planner.progress.course import (
+    CLAIM_GRACE,
+    Course,
+    begin,
+    next_deadline,
+    settle,
+    whose_turn,
+)
+from planner.progress.machine import RENOMINATE, Phase, Progress, nominated
+from planner.progress.note import wanted_note
+from planner.state.absence import Absence, as_if_there, not_carried_out
 from planner.state.bindings import seen_bound
 from planner.state.snapshot import build_snapshot
-from planner.state.standing import spec_was_refused
-from planner.writes.actions import Action, Ungate, WriteSpec
+from planner.view import Decision, Leaving, View
+from planner.words.condition import Verdicts, conditions
+from planner.writes.actions import Action, Inform, Nominate, Ungate
+from planner.writes.specs import spec_writes
 
+__all__ = ["Decision", "Leaving", "View", "decide", "serving"]
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """The cluster as the reflectors show it.
+LINGER: Final = timedelta(seconds=2)
+"""How much later than the planner kube-scheduler may see that a node has a slice less: a pod whose
+gate goes before would be bound to it, and fail on the node."""
 
-    `waiting` pods belong to a burst that is not complete yet. `away` are nodes that take no layout
-    now, and why. `unreadable` are nodes whose NodeLayout says something that is none, and what:
-    nothing is done to them. Without `gate` nobody is to wait for one. `unnominable` are the uids of
-    pods whose nomination was refused: nobody waits for that. `planned` is where the last decision
-    put pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
-    `solver` is plan's, the rest build_snapshot's.
-    """
-
-    nodes: tuple[Node, ...]
-    layouts: Mapping[str, NodeLayout]
-    pods: tuple[Pod, ...]
-    label: tuple[str, str]
-    waiting: frozenset[str] = frozenset()
-    away: Mapping[str, Absence] = field(default_factory=dict)
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    gate: bool = True
-    unnominable: frozenset[str] = frozenset()
-    max_slices_per_gpu: int = MAX_SLICES_PER_GPU
-    minimums: Mapping[str, int] = field(default_factory=dict)
-    now: datetime | None = None
-    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    planned: Mapping[str, Placement] = field(default_factory=dict)
-    solver: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do, and what there is to tell.
-
-    `carving` waits for its slices, or for those of its group. `standing` are the placements that
-    the scheduler can carry out, now or once the gate is gone. `refused` fit nowhere now, and
-    `patient` are those of them that wait with their gates for an agent to come back. `gated` are
-    slice pods that wait for other people's gates. `unreadable` and `away` are nodes that something
-    is to be told of, and what.
-    """
-
-    actions: tuple[Action, ...] = ()
-    carving: tuple[Placement, ...] = ()
-    standing: tuple[Placement, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    patient: tuple[Placement, ...] = ()
-    gated: tuple[Pod, ...] = ()
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    away: Mapping[str, str] = field(default_factory=dict)
-    plan: Plan = field(default_factory=Plan)
-    snapshot: Snapshot = field(default_factory=Snapshot)
-
-    @property
-    def planned(self) -> dict[str, Placement]:
-        """Where pods were put, by uid, for the next decision's view."""
-        return {p.pod.uid: p for p in (*self.patient, *self.plan.placements)}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +70,67 @@ class _Sites:
 
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
+    now = view.now or _EPOCH
     view = replace(view, pods=seen_bound(view.pods, view.layouts, view.planned))
+    course = begin(view.pods, view.progress, view.freed, view.refused, now)
+    overdue = _overdue(view, course)
+    view = replace(
+        view,
+        pods=tuple(course.as_planned(pod) for pod in view.pods),
+        away={**view.away, **{name: Absence(False, why) for name, why in overdue.items()}},
+    )
     sites = _sites(view)
-    snapshot = _snapshot(view, sites.labelled, sites.here)
+    snapshot = _snapshot(view, course, sites.labelled, sites.here)
     pending = [pod for pod in view.pods if pod.is_pending and pod.key not in view.waiting]
-    made = plan(snapshot, pending, solver=view.solver)
-    patient = _patient(view, sites, made)
-    refused = hold_back(made.refusals, made.reservations, snapshot.nodes)
+    turns = whose_turn(pending, course, snapshot.groups)
+    made = cleared(_planned(view, snapshot, course, turns.planned), snapshot)
+    patient = _patient(view, course, sites, made)
+    kept = guards(made.refusals, made.reservations, snapshot)
+    made = replace(made, refusals=told(made.refusals, kept, made.reservations, snapshot))
+    refused = (*made.refusals, *turns.resting)
     slices = Bindable(made, sites.here, view.nodes, view.pods)
-    bindable, waiting = slices.split()
-    ready, carving = whole_groups(bindable, waiting, made.refusals, snapshot.groups)
+    bindable, missing = slices.split()
+    leaving = _leaving(view, slices.leaving)
+    ready, carving = whole_groups(bindable, missing, refused, snapshot.groups)
     held = (*carving, *patient)
-    let_go = _without(refused, patient)
-    for_pods = tuple(_pod_actions(view, made, slices.leaving, ready, held, let_go, snapshot))
-    going = {action.pod.key for action in for_pods if isinstance(action, Ungate)}
+    for_pods: list[Action] = list(
+        _pod_actions(
+            view,
+            made,
+            kept,
+            leaving,
+            ready,
+            held,
+            _without(refused, patient),
+            snapshot,
+            course,
+        )
+    )
+    going = {action.pod.uid for action in for_pods if isinstance(action, Ungate)}
+    standing = tuple(p for p in bindable if not p.pod.gated or p.pod.uid in going)
+    let_go = {p.pod.uid for p in standing}
+    progress = settle(
+        course,
+        standing,
+        [p for p in made.placements if p.pod.uid not in let_go],
+        {p.pod.uid for p in missing},
+        refused,
+        made.reservations,
+        now,
+    )
+    for action in for_pods:
+        if isinstance(action, Nominate) and action.pod.uid in progress:
+            progress[action.pod.uid] = nominated(progress[action.pod.uid], now)
+    said, tell_at = _conditions(view, snapshot, made, standing, carving, refused)
+    for_pods += _words(view.pods, progress, said, for_pods)
     return Decision(
         actions=(
             *for_pods,
-            *_spec_writes(made, sites.here, snapshot.set_aside),
+            *spec_writes(made, sites.here, snapshot.set_aside),
             *_node_actions(view),
         ),
         carving=tuple(carving),
-        standing=tuple(p for p in bindable if not p.pod.gated or p.pod.key in going),
+        standing=standing,
         refused=refused,
         patient=patient,
         gated=tuple(pod for pod in view.pods if _waits_for_others(pod)),
@@ -126,9 +140,129 @@ def decide(view: View) -> Decision:
             for node in sites.labelled
             if node.name in view.away and view.away[node.name].problem
         },
+        overdue=overdue,
+        progress=progress,
+        leaving=leaving,
+        due=earliest(_due(view, pending, progress), tell_at, _lingers(leaving)),
         plan=made,
         snapshot=snapshot,
     )
+
+
+def _planned(view: View, snapshot: Snapshot, course: Course, pods: Sequence[Pod]) -> Plan:
+    """The plan, in which a pod whose gate goes meanwhile is not moved: it may be bound at once.
+
+    A guard's nomination keeps others off what comes free; it is no claim of its own.
+    """
+    changed = {pod.uid: replace(pod, gates=()) for pod in pods if pod.uid in view.going}
+    guarding = (pod for pod in pods if _guards(pod, snapshot, course))
+    changed.update({pod.uid: replace(pod, nominated="") for pod in guarding})
+    made = plan(snapshot, [changed.get(pod.uid, pod) for pod in pods], solver=view.solver)
+    if not changed:
+        return made
+    real = {pod.uid: pod for pod in pods}
+    return replace(
+        made,
+        placements=tuple(p._replace(pod=real.get(p.pod.uid, p.pod)) for p in made.placements),
+        refusals=tuple(replace(r, pod=real.get(r.pod.uid, r.pod)) for r in made.refusals),
+        reservations=tuple(replace(r, pod=real.get(r.pod.uid, r.pod)) for r in made.reservations),
+    )
+
+
+def _leaving(view: View, now_leaving: Collection[tuple[str, SliceSize]]) -> Leaving:
+    """Slices that are being withdrawn, and those that have gone less than LINGER ago.
+
+    The time runs from the first decision that sees the slice gone, however long the agent took.
+    """
+    now = view.now or _EPOCH
+    gone = {
+        seat: until or now + LINGER
+        for seat, until in view.leaving.items()
+        if seat not in now_leaving
+    }
+    lingering = {seat: until for seat, until in gone.items() if until > now}
+    return lingering | dict.fromkeys(now_leaving)
+
+
+def _lingers(leaving: Leaving) -> datetime | None:
+    """When gates may go that were kept because of slices that have been withdrawn."""
+    return min((until for until in leaving.values() if until is not None), default=None)
+
+
+def _guards(pod: Pod, snapshot: Snapshot, course: Course) -> bool:
+    """Whether the planner nominated the pod to guard what a reservation keeps.
+
+    It may have a reservation of its own by now, if that of the other has just been served.
+    """
+    if not (pod.nominated and pod.gated and snapshot.reserving):
+        return False
+    progress = course.every.get(pod.uid)
+    return progress is None or progress.phase is Phase.PENDING
+
+
+def _due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) -> datetime | None:
+    """When a decision has to be made though nothing happens."""
+    if view.now is None:
+        return None
+    reserving = (p.reserving for p in progress.values() if p.reserving is not None)
+    early = (pod for pod in pending if pod.volume_problem and pod.waits_since)
+    grace = (datetime.fromisoformat(pod.waits_since) + CLAIM_GRACE for pod in early)
+    cleared = (
+        at + RENOMINATE
+        for pod in pending
+        if pod.progress and not pod.nominated and ours(pod)
+        if (at := progress[pod.uid].nominated) is not None and at + RENOMINATE > view.now
+    )
+    return earliest(
+        min(cleared, default=None),
+        next_change(pending, reserving, view.now),
+        next_deadline(progress),
+        min((end for end in grace if end > view.now), default=None),
+    )
+
+
+def _overdue(view: View, course: Course) -> dict[str, str]:
+    """The nodes that let the deadline of a carve pass, with a clause for people."""
+    return {
+        name: not_carried_out(view.layouts[name])
+        for name in sorted(course.overdue)
+        if name in view.layouts and name not in view.away
+    }
+
+
+def _conditions(
+    view: View,
+    snapshot: Snapshot,
+    made: Plan,
+    standing: Sequence[Placement],
+    carving: Sequence[Placement],
+    refused: Sequence[Refusal],
+) -> tuple[Mapping[str, Available], datetime | None]:
+    if view.now is None:
+        return {}, None
+    states = {state.node.name: state for state in snapshot.nodes}
+    verdicts = Verdicts(standing, carving, refused, made.reservations, states, "=".join(view.label))
+    return conditions(view.pods, verdicts, view.now)
+
+
+def _words(
+    pods: Iterable[Pod],
+    progress: Mapping[str, Progress],
+    told: Mapping[str, Available],
+    others: Iterable[Action],
+) -> Iterator[Inform]:
+    """The annotations and conditions that say something else than they should.
+
+    One write of a pod at a time: what the others write comes first.
+    """
+    written = {action.pod.uid for action in others if isinstance(action, Ungate | Nominate)}
+    for pod in pods:
+        known, available = progress.get(pod.uid), told.get(pod.uid)
+        if (known is None and available is None) or pod.uid in written:
+            continue
+        note = wanted_note(pod, known, ours(pod)) if known is not None else pod.progress
+        if note != pod.progress or available is not None:
+            yield Inform(pod, note if note != pod.progress else None, available)
 
 
 def _sites(view: View) -> _Sites:
@@ -152,7 +286,9 @@ def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
     return {layout.name: layout for layout in layouts if not layout.spec.release}
 
 
-def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout]) -> Snapshot:
+def _snapshot(
+    view: View, course: Course, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout]
+) -> Snapshot:
     return build_snapshot(
         nodes,
         layouts,
@@ -162,11 +298,11 @@ def _snapshot(view: View, nodes: Iterable[Node], layouts: Mapping[str, NodeLayou
         now=view.now,
         all_nodes=view.nodes,
         namespaces=view.namespaces,
-        planned=view.planned,
+        reserving=course.reserving(view.pods),
     )
 
 
-def _patient(view: View, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
+def _patient(view: View, course: Course, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
     """Places for refused pods on nodes whose agents are away.
 
     A pod that fits elsewhere goes there meanwhile; one that fits only here waits with its gate,
@@ -175,7 +311,7 @@ def _patient(view: View, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
     if not sites.awaited or not made.refusals:
         return ()
     nodes = (node for node in sites.labelled if node.name in sites.awaited)
-    later = _snapshot(view, nodes, sites.awaited)
+    later = _snapshot(view, course, nodes, sites.awaited)
     return plan(later, [refusal.pod for refusal in made.refusals]).placements
 
 
@@ -192,61 +328,65 @@ def _waits_for_others(pod: Pod) -> bool:
 def _pod_actions(
     view: View,
     made: Plan,
+    guarding: Sequence[Reservation],
     leaving: Collection[tuple[str, SliceSize]],
     ready: Sequence[Placement],
     waiting: Sequence[Placement],
     refused: Sequence[Refusal],
     snapshot: Snapshot,
-) -> Iterator[Action]:
+    course: Course,
+) -> Iterator[Ungate | Nominate]:
     """Nominations, and the gates that go, in planned order.
 
     A pod whose gate is gone may be bound to any free slice of its size: so none of a size goes
     while the scheduler does not know yet for whom it is to keep one, and none without a place goes
     while it could get one that is to be withdrawn.
     """
-    kept = {r.pod.key for r in refused if view.gate and keeps_gate(r, snapshot.groups)}
+    guarded = {guard.pod.key for guard in guarding}
+    kept = {
+        r.pod.key
+        for r in refused
+        if view.gate
+        and (
+            r.pod.key in guarded
+            or keeps_gate(r, snapshot, made.reservations)
+            or _is_early(r, view.now)
+        )
+    }
     stuck = [r.pod for r in refused if r.pod.key in kept and r.pod.gated]
     loose = [r.pod for r in refused if r.pod.key not in kept or not r.pod.gated]
     placed = (*ready, *waiting)
-    rivals = Rivals(placed, loose, made.reservations, leaving, snapshot.nodes)
-    wanted = nominations(placed, loose, stuck, made.reservations, rivals)
-    nominate = [action for action in wanted if action.pod.uid not in view.unnominable]
+    reserved = (*made.reservations, *guarding)
+    ending = {pod.node for pod in view.pods if pod.terminating}
+    rivals = Rivals(placed, loose, made.reservations, leaving, snapshot.nodes, ending)
+    wanted = nominations(placed, loose, stuck, reserved, rivals, course.every, view.now or _EPOCH)
+    nominate = [
+        action
+        for action in wanted
+        if action.pod.uid not in view.unnominable and not guards_still(action, leaving)
+    ]
     yield from nominate
     held = {size for action in nominate for size in action.pod.seats}
-    ungate = [Ungate(p.pod, carved=True) for p in ready]
+    ungate = [Ungate(p.pod, carved=True, place=p) for p in ready]
     if not view.gate:
         ungate += [Ungate(p.pod, carved=False) for p in waiting]
     ungate += [
-        Ungate(p, carved=False) for p in loose if not view.gate or not rivals.reaches_going(p)
+        Ungate(p, carved=False)
+        for p in loose
+        if not (view.gate and rivals.reaches_going(p)) and not course.backs_off(p)
     ]
     yield from (u for u in ungate if u.pod.gated and held.isdisjoint(u.pod.seats))
 
 
-def _spec_writes(
-    made: Plan, layouts: Mapping[str, NodeLayout], set_aside: Mapping[str, str]
-) -> Iterator[WriteSpec]:
-    for name, layout in sorted(layouts.items()):
-        if name in set_aside:
-            continue
-        gpus = made.layouts.get(name)
-        if gpus is None and spec_was_refused(layout):
-            gpus = _standing(layout)  # what could not be applied is not wanted any more
-        if gpus is not None:
-            spec = LayoutSpec(_gpu_specs(gpus, layout.spec.gpus, refused=spec_was_refused(layout)))
-            if spec != layout.spec:
-                yield WriteSpec(layout, spec)
-
-
-def _gpu_specs(gpus: Layout, before: Sequence[GpuSpec], *, refused: bool) -> tuple[GpuSpec, ...]:
-    """Of GPUs that are not planned on (unhealthy ones) the old spec stays, unless refused."""
-    planned = tuple(GpuSpec(uuid, slices) for uuid, slices in sorted(gpus.items()))
-    others = () if refused else tuple(gpu for gpu in before if gpu.uuid not in gpus)
-    return planned + others
-
-
-def _standing(layout: NodeLayout) -> Layout:
-    status = layout.status or LayoutStatus()
-    return {gpu.uuid: Counter(s.id.size for s in gpu.slices) for gpu in status.gpus}
+def _is_early(refusal: Refusal, now: datetime | None) -> bool:
+    """Whether a claim that does not exist may be on its way, made together with its pod."""
+    since = refusal.pod.waits_since
+    return (
+        refusal.own is Cause.VOLUME
+        and bool(since)
+        and now is not None
+        and now - datetime.fromisoformat(since) < CLAIM_GRACE
+    )
 
 
 def _node_actions(view: View) -> Iterator[Action]:

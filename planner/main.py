@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mpslice.errors import MpsliceError
 from mpslice.flags import (
@@ -15,6 +15,7 @@ from mpslice.flags import (
     choice,
     duration,
     label,
+    loopback,
     positive,
     slice_limit,
 )
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
     from planner.service import ServiceSettings
 
 
+_DESCRIPTION: Final = """\
+Decides which GPU slices exist on which node, and lets slice pods go.
+
+Examples:
+  mpslice-planner --namespace=mpslice-system --batch-idle=500ms --batch-max=5s
+  mpslice-planner --leader-elect=false --kubeconfig=planner.conf --log-level=debug"""
+
+
 def flags() -> FlagParser:
-    """The flags of DESIGN.md, section 10."""
-    parser = FlagParser(
-        "mpslice-planner", "Decides which GPU slices exist on which node, and lets slice pods go."
-    )
+    """The flags; others may rely on those in docs/design/programs.md."""
+    parser = FlagParser("mpslice-planner", _DESCRIPTION)
     parser.add_version()
     parser.flag(
         "--node-label",
@@ -40,6 +47,7 @@ def flags() -> FlagParser:
     parser.flag("--batch-max", duration, "2s", "a burst is planned after so long at the latest")
     parser.flag("--gate", boolean, "true", "take the scheduling gates of slice pods away")
     parser.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
+    parser.flag("--memory-unit", choice("GB", "GiB"), "GB", "the gb of metrics: 10^9 bytes or 2^30")
     parser.flag(
         "--solver",
         choice("auto", "on", "off"),
@@ -47,6 +55,12 @@ def flags() -> FlagParser:
         "let HiGHS guide a plan in which not everything fits; auto: where highspy is installed",
     )
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
+    parser.flag(
+        "--ui-listen",
+        loopback,
+        "",
+        "the web page, for kubectl port-forward; a loopback address, such as 127.0.0.1:8082",
+    )
     parser.flag("--leader-elect", boolean, "true", "plan only while holding the Lease")
     parser.flag("--namespace", str, "mpslice-system", "where the Lease lives")
     parser.flag("--kube-api-qps", positive, "200", "at most so many writes a second, after a burst")
@@ -76,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _settings(options: Namespace) -> ServiceSettings:
+    from mpslice.gpus import MemoryUnit
     from planner.controller import Settings
     from planner.packing import solver_is_installed
     from planner.service import ServiceSettings
@@ -92,8 +107,10 @@ def _settings(options: Namespace) -> ServiceSettings:
             solver=options.solver != "off" and solver_is_installed(),
         ),
         ops_listen=options.ops_listen,
+        ui_listen=options.ui_listen,
         leader_elect=options.leader_elect,
         namespace=options.namespace,
+        memory_unit=MemoryUnit[options.memory_unit],
         kubeconfig=options.kubeconfig,
     )
 

@@ -15,6 +15,7 @@ from prometheus_client import Counter as CounterMetric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from mpslice.gpus import MemoryUnit
 from planner.decide import Decision
 from planner.model import Cause, Pod
 from planner.stranded import stranded_gb
@@ -26,13 +27,16 @@ _CREATED: Final = 1.0  # seconds: creationTimestamp leaves out the fraction
 
 
 class Metrics:
-    """Registered in a registry of their own, so that two planners can live in one test."""
+    """Registered in a registry of their own, so that two planners can live in one test.
 
-    def __init__(self) -> None:
+    `unit` is the bytes of one gb: Prometheus' own lint wants memory in bytes.
+    """
+
+    def __init__(self, unit: MemoryUnit = MemoryUnit.GB) -> None:
         self.registry = CollectorRegistry()
         self._first_seen: dict[str, float] = {}
         self._plan = Histogram(
-            "mpslice_plan_seconds", "One decision.", buckets=_FAST, registry=self.registry
+            "mpslice_plan_seconds", "Time of one decision.", buckets=_FAST, registry=self.registry
         )
         self._pending = Gauge(
             "mpslice_pods_pending",
@@ -41,7 +45,9 @@ class Metrics:
             registry=self.registry,
         )
         self._withdrawn = CounterMetric(
-            "mpslice_slices_withdrawn", "Free slices planned away.", registry=self.registry
+            "mpslice_withdrawals_planned",
+            "Free slices that new layouts leave out.",
+            registry=self.registry,
         )
         self._fallbacks = CounterMetric(
             "mpslice_solver_fallbacks",
@@ -54,7 +60,7 @@ class Metrics:
             buckets=_WAITS,
             registry=self.registry,
         )
-        self._stranded = _Stranded()
+        self._stranded = _Stranded(unit)
         self.registry.register(self._stranded)
 
     def decided(self, decision: Decision, *, seconds: float) -> None:
@@ -99,18 +105,26 @@ class Metrics:
 
 
 class _Stranded(Collector):
-    """Computed when it is asked for."""
+    """Computed when it is asked for. A GPU without stranded memory shows 0, not nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: MemoryUnit) -> None:
+        self._unit = unit
         self.latest: Decision | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         memory = GaugeMetricFamily(
-            "mpslice_gpu_memory_gb", "GPU memory by state, in gb", labels=["node", "gpu", "state"]
+            "mpslice_gpu_memory_bytes",
+            "GPU memory by state; stranded: not used, where no slice pod finds CPU, RAM or a place",
+            labels=["node", "gpu", "state"],
         )
         if self.latest is not None:
             made = self.latest.plan
             pending = [p.pod for p in made.placements] + [r.pod for r in made.refusals]
-            for node, index, gb in stranded_gb(self.latest.snapshot, pending):
-                memory.add_metric([node, str(index), "stranded"], gb)
+            snapshot = self.latest.snapshot
+            stranded = {(n, index): gb for n, index, gb in stranded_gb(snapshot, pending)}
+            for state in snapshot.nodes:
+                for gpu in state.gpus:
+                    gb = stranded.get((state.node.name, gpu.index), 0)
+                    labels = [state.node.name, str(gpu.index), "stranded"]
+                    memory.add_metric(labels, gb * self._unit.value)
         return (memory,)

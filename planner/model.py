@@ -17,9 +17,10 @@ NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 
 
 class Cause(StrEnum):
-    """Why a pod waits; the last three are of the pod itself, the others of nodes.
+    """Why a pod waits; from NO_NODE on of the pod itself, before that of nodes.
 
-    A node counts once, at its first failure in this order.
+    A node counts once, at its first failure in this order. The later the cause, the nearer the node
+    is to a placement. A node counts as RESERVED if only a reservation keeps the pod from it.
     """
 
     NOT_READY = "NotReady"
@@ -33,13 +34,17 @@ class Cause(StrEnum):
     EPHEMERAL_STORAGE = "EphemeralStorage"
     PODS = "Pods"
     EXTENDED_RESOURCE = "ExtendedResource"
+    VOLUME = "Volume"
     POD_AFFINITY = "PodAffinity"
     TOPOLOGY_SPREAD = "TopologySpread"
+    AVOIDED = "Avoided"
     GPU_TOO_SMALL = "GPUTooSmall"
     GPU_SLOTS = "GPUSlots"
     GPU_MEMORY = "GPUMemory"
+    NO_NODE = "NoNode"
     GROUP = "Group"
     RESERVED = "Reserved"
+    BACKOFF = "Backoff"
     GATED = "Gated"
 
 
@@ -81,11 +86,16 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What a pod demands of a node's identity; hashable, so that its answer is memoised."""
+    """What a pod demands of a node's identity; hashable, so that its answer is memoised.
+
+    With `gb` it asks for mpslice.io/gb. How much follows from its slices, so a node that offers any
+    has enough where the slices fit (nodeagent/cluster/report.py, offered_gb).
+    """
 
     node_selector: tuple[tuple[str, str], ...] = ()
     affinity: tuple[NodeTerm, ...] | None = None  # None: no required node affinity at all
     tolerations: tuple[Toleration, ...] = ()
+    gb: bool = False
 
 
 Selector = tuple[Expression, ...] | None
@@ -164,13 +174,31 @@ class SliceClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Available:
+    """The pod condition mpslice.io/SliceAvailable; RFC 3339 times of its last change of status and
+    of its last write.
+    """
+
+    status: bool
+    reason: str
+    message: str
+    changed: str = ""
+    written: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """A pod as far as planning goes. `created` is RFC 3339 in UTC, so that it sorts as text.
 
     `group` and `min_member` are what its label and annotation say. `avoid` are nodes where it was
     placed and never bound. `nominated` is the node that the scheduler keeps room on for it, and
     `unschedulable` what the scheduler said when it last found none, "" when it has not. `problem`
-    says why what it takes of its node is not known.
+    says why what it takes of its node is not known. `succeeded` says how a finished pod ended.
+    `since` is when it could first be planned, RFC 3339, where that was later than its creation:
+    other people's gates do not count as waiting. `volume_claims` are the names of the
+    PersistentVolumeClaims that it uses, `volume_topology` holds the node terms of each
+    bound PersistentVolume that it uses, `volume_problem` names a claim that does not exist.
+    `progress` is the text of its progress annotation, `available` its condition of ours.
     """
 
     namespace: str
@@ -195,6 +223,13 @@ class Pod:
     nominated: str = ""
     unschedulable: str = ""
     problem: str = ""
+    succeeded: bool = False
+    since: str = ""
+    volume_claims: tuple[str, ...] = ()
+    volume_topology: tuple[tuple[NodeTerm, ...], ...] = ()
+    volume_problem: str = ""
+    progress: str = ""
+    available: Available | None = None
     seats: tuple[SliceSize, ...] = field(init=False, compare=False)
     """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
 
@@ -211,6 +246,11 @@ class Pod:
     def group_key(self) -> str:
         """`namespace/group`, or "" for a pod of no group."""
         return f"{self.namespace}/{self.group}" if self.group else ""
+
+    @property
+    def waits_since(self) -> str:
+        """When the pod began to wait for a slice, RFC 3339."""
+        return self.since or self.created
 
     @property
     def gated(self) -> bool:
@@ -233,6 +273,7 @@ class Pod:
 class Node:
     """A node; `allocatable`, `max_pods` and `slices` (what its status shows) are of the whole.
 
+    `offers_gb` says whether it offers mpslice.io/gb, which it does once its agent does.
     `problem` says why it cannot be planned on at all, in a clause for people.
     """
 
@@ -245,6 +286,7 @@ class Node:
     allocatable: Resources = field(default_factory=Resources)
     max_pods: int = 110
     slices: Slices = field(default_factory=dict)
+    offers_gb: bool = True
     problem: str = ""
 
 
@@ -278,12 +320,20 @@ class NodeState:
 class Group:
     """What is known of a pod group besides its pending pods.
 
-    `minimum` is its PodGroup's minMember, None where there is no such object; `bound` counts its
-    pods that have a node and are not finished.
+    `minimum` is its PodGroup's minMember, None where there is no such object. `bound` counts the
+    members that need no slice any more: those with a node, those that succeeded, and those that
+    ask for no slice, such as the launcher of an MPI job. `placed` are those that hold slices: the
+    group keeps the turn that it had before they were bound.
     """
 
     minimum: int | None = None
     bound: int = 0
+    placed: tuple[Pod, ...] = ()
+
+    @property
+    def there(self) -> int:
+        """How many members count towards the minimum without being planned."""
+        return self.bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +364,8 @@ class Snapshot:
     """Every labelled node, in any order. Set aside: nodes not to be touched, with the reason.
 
     `groups` by `Pod.group_key`. `now`, in UTC, says who has waited long; None: nobody has.
-    `planned` is where the last plan put pods, by uid: those that still wait stay there.
+    `reserving` says since when a unit (a pod's uid, or a `Pod.group_key`) has or had its
+    reservation.
     """
 
     nodes: tuple[NodeState, ...] = ()
@@ -323,16 +374,17 @@ class Snapshot:
     groups: Mapping[str, Group] = field(default_factory=dict)
     now: datetime | None = None
     neighbours: Neighbours = field(default_factory=Neighbours)
-    planned: Mapping[str, Placement] = field(default_factory=dict)
+    reserving: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why no node can hold a pod now: how many nodes fail for which cause.
 
-    The counts add up to the number of labelled nodes. `hole` is the largest room for a slice among
-    the nodes that fail for GPUMemory: (gb, node, GPU index). `own` is a cause of the pod itself,
-    `note` what there is to say about that.
+    The counts add up to the number of labelled nodes, or there are none because no node is at
+    fault. `details` says for some causes what decides them ("wants 64, most free 15.9"). `hole` is
+    the largest room for a slice among the nodes that fail for GPUMemory: (gb, node, GPU index).
+    `own` is a cause of the pod itself, `note` what there is to say about that.
     """
 
     pod: Pod
@@ -340,6 +392,7 @@ class Refusal:
     hole: tuple[int, str, int] | None = None
     own: Cause | None = None
     note: str = ""
+    details: tuple[tuple[Cause, str], ...] = ()
 
     @property
     def nodes(self) -> int:
@@ -353,10 +406,10 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """The pod's own cause, else the weightiest, as metrics and programs are told."""
+        """The pod's own cause, else that of the nodes nearest to a placement, however few."""
         if self.own is not None:
             return str(self.own)
-        return str(self.by_weight[0][0]) if self.causes else "SliceUnavailable"
+        return str(self.causes[-1][0]) if self.causes else str(Cause.NO_NODE)
 
 
 Layout = Mapping[GpuUuid, Slices]
@@ -365,11 +418,18 @@ Layout = Mapping[GpuUuid, Slices]
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """GPUs of a node whose memory goes to nobody younger than the pod that waits for it."""
+    """What is kept on a node for a pod that waits for it; `gpus` by seat, for its own slices.
+
+    Beside them its CPU, memory and the other things that it requests are kept. `unit` is the pod's
+    uid, or its group_key where it is reserved for a group; `since` is when the unit's reservation
+    began, which is to be handed back in `Snapshot.reserving`, also after it has ended.
+    """
 
     pod: Pod
     node: str
     gpus: tuple[GpuUuid, ...]
+    unit: str = ""
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from planner.model import NodeState, Pod, Snapshot
 
 
 def stranded_gb(snapshot: Snapshot, pending: Iterable[Pod]) -> Iterator[tuple[str, int, int]]:
-    """Node, GPU index and gb of unused memory that even the least of the slice pods cannot use.
+    """Node, GPU index and gb of memory that is left, which even the least slice pod cannot use.
 
     The least: the smallest CPU and the smallest memory request of any slice pod, bound or pending.
     """

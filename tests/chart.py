@@ -9,9 +9,9 @@ import yaml
 CHART = Path(__file__).parent.parent / "helm" / "mpslice"
 
 
-def render(helm: Path, *arguments: str) -> list[dict[str, Any]]:
-    """The documents of `helm template` but hooks, with the release's usual name and namespace."""
-    command = [str(helm), "template", "mpslice", str(CHART), "--namespace=mpslice-system"]
+def render(helm: Path, *arguments: str, namespace: str = "mpslice-system") -> list[dict[str, Any]]:
+    """The documents of `helm template` but hooks, with the release's usual name."""
+    command = [str(helm), "template", "mpslice", str(CHART), f"--namespace={namespace}"]
     command.append("--no-hooks")
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=60, check=True

@@ -15,4 +15,6 @@ pytest_plugins = [
     "tests.cluster.plugin",
     "tests.nodeagent.nvml.plugin",
     "tests.nodeagent.mps.plugin",
+    "tests.planner.ui.plugin",
+    "tests.prometheus.plugin",
 ]

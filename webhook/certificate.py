@@ -15,7 +15,6 @@ from certs.issue import issue_authority, issue_leaf
 from certs.manager import CertificateManager, ManagerSettings
 from certs.readiness import Trust
 from certs.serving import HotSwap
-from mpslice.flags import Address
 from mpslice.kube.api import Kube
 from mpslice.ops import Readiness
 
@@ -80,15 +79,15 @@ class Upkeep:
     started: asyncio.Event
 
 
-def certificate(source: Source, kube: Kube | None, hot_swap: HotSwap, address: Address) -> Upkeep:
+def certificate(source: Source, kube: Kube | None, hot_swap: HotSwap) -> Upkeep:
     """The upkeep of a certificate that `hot_swap` serves.
 
-    `kube` is None without a cluster, `address` is where we serve. Raises UnusableCertificate.
+    `kube` is None without a cluster. Raises UnusableCertificate.
     """
     if isinstance(source, Files):
-        return _files(source, kube, hot_swap, address)
+        return _files(source, kube, hot_swap)
     if isinstance(source, Managed) and kube is not None:
-        return _managed(source, kube, hot_swap, address)
+        return _managed(source, kube, hot_swap)
     now = datetime.now(UTC)
     authority = issue_authority(now=now, life=_THROWAWAY_LIFE)
     names = (source.names.dns_name, "localhost")
@@ -96,18 +95,18 @@ def certificate(source: Source, kube: Kube | None, hot_swap: HotSwap, address: A
     return Upkeep(_nothing(), _ready, _set())
 
 
-def _files(source: Files, kube: Kube | None, hot_swap: HotSwap, address: Address) -> Upkeep:
+def _files(source: Files, kube: Kube | None, hot_swap: HotSwap) -> Upkeep:
     watcher = FileWatcher(source.certificate, source.key, hot_swap)
     watcher.load()
     if kube is None:
         return Upkeep(watcher.run(), _ready, _set())
     names = source.names
     ours = targets(names.mutating_configurations, names.validating_configurations)
-    trust = Trust(kube, ours, names.dns_name, address)
+    trust = Trust(kube, ours, names.dns_name, hot_swap.context)
     return Upkeep(_together(watcher.run(), trust.run()), trust.not_ready, _set())
 
 
-def _managed(source: Managed, kube: Kube, hot_swap: HotSwap, address: Address) -> Upkeep:
+def _managed(source: Managed, kube: Kube, hot_swap: HotSwap) -> Upkeep:
     names = source.names
     settings = ManagerSettings(
         namespace=names.namespace,
@@ -116,7 +115,6 @@ def _managed(source: Managed, kube: Kube, hot_swap: HotSwap, address: Address) -
         cluster_domain=names.cluster_domain,
         mutating_configurations=names.mutating_configurations,
         validating_configurations=names.validating_configurations,
-        address=address,
         authority_life=source.authority_life,
         leaf_life=source.leaf_life,
         propagation=source.propagation,

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from mpslice.errors import MpsliceError
-from mpslice.flags import FlagParser, address, boolean, choice, duration, user_id
+from mpslice.flags import (
+    FlagParser,
+    absolute_path,
+    address,
+    boolean,
+    choice,
+    duration,
+    need_programs_extra,
+    user_id,
+)
 from mpslice.slices import SliceSize, parse_size_label
 from webhook.errors import BadStart
 
@@ -22,14 +31,26 @@ _SHORTEST_LIFE: Final = 5.0  # seconds
 _LONGEST_LIFE: Final = 876_000 * 3600.0
 
 
+_DESCRIPTION: Final = """\
+Completes slice pods, and refuses bad ones.
+
+Examples:
+  mpslice-webhook --namespace=mpslice-system --enforcement=warn --allowed-sizes=10gb,20gb
+  mpslice-webhook --standalone --listen=127.0.0.1:8443"""
+
+
 def flags() -> FlagParser:
-    """The flags of DESIGN.md, section 10."""
-    parser = FlagParser("mpslice-webhook", "Completes slice pods, and refuses bad ones.")
+    """The flags; others may rely on those in docs/design/programs.md."""
+    parser = FlagParser("mpslice-webhook", _DESCRIPTION)
     parser.add_version()
     parser.flag("--listen", address, "0.0.0.0:8443", "admission reviews, with TLS")
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
     _policy_flags(parser)
     _certificate_flags(parser)
+    text = "CA certificates; only clients with a certificate from them are served, else all"
+    parser.flag("--client-ca-file", str, "", text, "FILE")
+    text = "common names, by commas, that clients' certificates may have, else all from that CA"
+    parser.flag("--client-names", _names, "", text, "LIST")
     text = "no cluster at all: GPU sizes are unknown; without files, a certificate nobody trusts"
     parser.flag("--standalone", boolean, "false", text)
     parser.flag("--shutdown-delay", duration, "10s", "serve on for so long after SIGTERM")
@@ -49,9 +70,17 @@ def _policy_flags(parser: FlagParser) -> None:
     parser.flag(
         "--allowed-sizes", _sizes, "", "slice sizes that may be asked for, else all", "LIST"
     )
+    text = "slice pods get their gb as the resource mpslice.io/gb, which quotas count"
+    parser.flag("--quota", boolean, "false", text)
     parser.flag("--too-large", deny_or_warn, "warn", "a slice larger than every known GPU")
+    text = "slice containers that are privileged or may become root"
+    parser.flag("--privilege-escalation", deny_or_warn, "warn", text)
     compute = choice("shared", "proportional")
     parser.flag("--compute", compute, "shared", "proportional: the thread percentage is reserved")
+    text = "the RuntimeClass that slice pods get that name none"
+    parser.flag("--pod-runtime-class-name", str, "", text, "NAME")
+    text = "where the MPS daemons' pipes are on the host; no container of a slice pod mounts it"
+    parser.flag("--mps-root", absolute_path, "/run/mpslice", text, "DIR")
 
 
 def _certificate_flags(parser: FlagParser) -> None:
@@ -94,6 +123,7 @@ def _sizes(text: str) -> frozenset[SliceSize]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; ends with 0 after SIGTERM, with 1 and one line when it cannot go on."""
     options = flags().parse(arguments)
+    need_programs_extra("mpslice-webhook", "cryptography", "msgspec")
     # Imported late, so that --help and a bad flag answer at once.
     from mpslice.logs import set_up_logging
     from mpslice.processes import run_until_signal
@@ -109,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _settings(options: Namespace) -> ServiceSettings:
     from webhook.service import ServiceSettings
 
+    if options.client_names and not options.client_ca_file:
+        raise BadStart("--client-names needs --client-ca-file; give both, or neither")
     return ServiceSettings(
         policy=_policy(options),
         listen=options.listen,
@@ -117,11 +149,20 @@ def _settings(options: Namespace) -> ServiceSettings:
         standalone=options.standalone,
         kubeconfig=options.kubeconfig,
         shutdown_delay=options.shutdown_delay,
+        client_ca_file=options.client_ca_file,
+        client_names=options.client_names or (),
     )
 
 
 def _policy(options: Namespace) -> Settings:
-    from webhook.settings import Compute, DevShm, Enforcement, Settings, TooLarge
+    from webhook.settings import (
+        Compute,
+        DevShm,
+        Enforcement,
+        PrivilegeEscalation,
+        Settings,
+        TooLarge,
+    )
 
     return Settings(
         mps_user=options.mps_user,
@@ -130,9 +171,24 @@ def _policy(options: Namespace) -> Settings:
         enforcement=Enforcement(options.enforcement),
         dev_shm=DevShm(options.dev_shm),
         too_large=TooLarge(options.too_large),
+        privilege_escalation=PrivilegeEscalation(options.privilege_escalation),
         compute=Compute(options.compute),
+        pod_runtime_class_name=options.pod_runtime_class_name or "",
+        mps_root=str(options.mps_root),
         allowed_sizes=options.allowed_sizes or frozenset(),
+        quota=options.quota,
     )
+
+
+def settings_of(arguments: Iterable[str]) -> Settings:
+    """What the arguments of a webhook that runs say of admission, as in its Deployment; those about
+    anything else are left out.
+    """
+    parser = FlagParser("mpslice-webhook")
+    _policy_flags(parser)
+    known = {name for action in parser._actions for name in action.option_strings}
+    ours = [text for text in arguments if text.partition("=")[0] in known]
+    return _policy(parser.parse(ours, {}))
 
 
 def _certificate(options: Namespace) -> Source:

@@ -1,100 +1,97 @@
-"""What a slice pod is completed with: the edits as JSON patch operations, built by hand.
+"""What a slice pod is completed with, as operations of a JSON patch.
 
 Only what is missing is added, so applying the patch leaves nothing to add; the one removal is that
 of mounts over /dev/shm, where the administrator wants it (`devShm: strip`).
 """
 
-import json
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from webhook.pods import Container, Mount, Pod, mapping, show
-from webhook.rules import DEV_SHM, is_below
+from mpslice.slices import GB_RESOURCE
+from webhook.pods import Container, Pod, show
+from webhook.quota import charges, is_as, names_gb
+from webhook.rules.mounts import stripped
 from webhook.settings import GATE, DevShm, Settings
 from webhook.verdicts import EMPTY, Operation, Remark
 
 _ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 
 
-@lru_cache(maxsize=1024)
-def _add(path: str, value: str) -> Operation:
-    """`value` is JSON."""
-    return Operation(path, f'{{"op":"add","path":{_json(path)},"value":{value}}}')
+def _add(path: str, value: Any) -> Operation:
+    return {"op": "add", "path": path, "value": value}
 
 
-def _remove(path: str) -> Operation:
-    return Operation(path, f'{{"op":"remove","path":{_json(path)}}}')
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-_HOST_IPC: Final = _add("/spec/hostIPC", "true")
-_ONLY_GATE: Final = _add("/spec/schedulingGates", _json([{"name": GATE}]))
-_ANOTHER_GATE: Final = _add("/spec/schedulingGates/-", _json({"name": GATE}))
+_HOST_IPC: Final = _add("/spec/hostIPC", True)
+_GB: Final = GB_RESOURCE.translate(_ESCAPES)
+_ONLY_GATE: Final = _add("/spec/schedulingGates", [{"name": GATE}])
+_ANOTHER_GATE: Final = _add("/spec/schedulingGates/-", {"name": GATE})
 
 
 def operations(pod: Pod, settings: Settings) -> tuple[Operation, ...]:
-    """The JSON patch that completes a slice pod; nothing for other pods."""
-    if not pod.slice_containers:
+    """The JSON patch that completes a slice pod; nothing for other pods, and for Windows."""
+    if not pod.slice_containers or pod.windows:
         return ()
     patch: list[Operation] = []
-    strips = settings.dev_shm is DevShm.STRIP
-    if needs_host_ipc(pod, settings):
+    if settings.host_ipc and not pod.host_ipc and pod.takes_host_ipc:
         patch.append(_HOST_IPC)
+    if settings.pod_runtime_class_name and not pod.spec.get("runtimeClassName"):
+        patch.append(_add("/spec/runtimeClassName", settings.pod_runtime_class_name))
     for container in pod.slice_containers:
-        pointer = container.pointer
-        if pod.user_of(container) is None:
-            patch.append(_user(container, pointer, settings.mps_user))
+        added = _added_security(pod, container, settings)
+        if added and container.security is EMPTY:
+            patch.append(_add(f"{container.pointer}/securityContext", added))
+        else:
+            pointer = f"{container.pointer}/securityContext"
+            patch += [_add(f"{pointer}/{field}", value) for field, value in added.items()]
         if container.limits.keys() != container.requests.keys():
-            patch += _limits_and_requests(container, pointer)
+            patch += _limits_and_requests(container)
         # From the last to the first, so that each index still holds.
-        for mount in reversed(stripped(container, settings)) if strips else ():
-            patch.append(_remove(f"{pointer}/volumeMounts/{mount.index}"))
-    if settings.gate and not pod.bound:
-        patch += _gate(pod.spec.get("schedulingGates"))
+        for mount in reversed(stripped(container, settings)):
+            pointer = f"{container.pointer}/volumeMounts/{mount.position}"
+            patch.append({"op": "remove", "path": pointer})
+    if settings.quota or names_gb(pod):
+        for container, gb in zip(pod.containers, charges(pod, settings), strict=True):
+            patch += _counted(container, gb)
+    if settings.gate and not pod.bound and not pod.gated:
+        patch.append(_ANOTHER_GATE if "schedulingGates" in pod.spec else _ONLY_GATE)
     return tuple(patch)
 
 
-def needs_host_ipc(pod: Pod, settings: Settings) -> bool:
-    """Whether hostIPC is to be set; beside hostUsers: false it would only be refused."""
-    return settings.host_ipc and not pod.host_ipc and pod.host_users
+def _added_security(pod: Pod, container: Container, settings: Settings) -> dict[str, int | bool]:
+    """What its securityContext gets: the MPS user, and no way to become root."""
+    added: dict[str, int | bool] = {}
+    if pod.user_of(container) is None:
+        added["runAsUser"] = settings.mps_user
+    if container.escalation_open:
+        added["allowPrivilegeEscalation"] = False
+    return added
 
 
-def _user(container: Container, pointer: str, user: int) -> Operation:
-    if container.security is EMPTY:
-        return _add(f"{pointer}/securityContext", f'{{"runAsUser":{user}}}')
-    return _add(f"{pointer}/securityContext/runAsUser", str(user))
-
-
-def _limits_and_requests(container: Container, pointer: str) -> Iterator[Operation]:
+def _limits_and_requests(container: Container) -> Iterator[Operation]:
     limits, requests = container.limits, container.requests
     for side, present, other in (("requests", requests, limits), ("limits", limits, requests)):
         missing = [ask.name for ask in container.slices if ask.name not in present]
         if not missing:
             continue
+        pointer = f"{container.pointer}/resources/{side}"
         if present is EMPTY:
-            yield _add(f"{pointer}/resources/{side}", _json({n: other[n] for n in missing}))
+            yield _add(pointer, {name: other[name] for name in missing})
             continue
         for name in missing:
-            field = name.translate(_ESCAPES)
-            yield _add(f"{pointer}/resources/{side}/{field}", _json(other[name]))
+            yield _add(f"{pointer}/{name.translate(_ESCAPES)}", other[name])
 
 
-def _gate(gates: object) -> tuple[Operation, ...]:
-    if not isinstance(gates, list):
-        return (_ONLY_GATE,)
-    ours = any(mapping(gate).get("name") == GATE for gate in gates)
-    return () if ours else (_ANOTHER_GATE,)
-
-
-def stripped(container: Container, settings: Settings) -> tuple[Mount, ...]:
-    """The mounts that `devShm: strip` takes away."""
-    if settings.dev_shm is not DevShm.STRIP or not container.slices:
-        return ()
-    return tuple(mount for mount in container.mounts if is_below(mount.path, DEV_SHM))
+def _counted(container: Container, gb: int) -> Iterator[Operation]:
+    """What makes both ask for so many gb; a container with slices has both by then."""
+    sides = (("requests", container.requests), ("limits", container.limits))
+    for side, present in [each for each in sides if not is_as(each[1], gb)]:
+        resources = f"{container.pointer}/resources"
+        if present is not EMPTY or container.slices:
+            yield _add(f"{resources}/{side}/{_GB}", str(gb))
+            continue
+        if side == "requests" and "resources" not in container.raw:
+            yield _add(resources, {})
+        yield _add(f"{resources}/{side}", {GB_RESOURCE: str(gb)})
 
 
 def strip_remarks(pod: Pod, settings: Settings) -> tuple[Remark, ...]:
@@ -105,29 +102,9 @@ def strip_remarks(pod: Pod, settings: Settings) -> tuple[Remark, ...]:
         Remark(
             "DevShmStripped",
             container.place,
-            f"volumeMounts[{mount.index}] at {show(mount.path)} is taken away, because it would "
+            f"volumeMounts[{mount.position}] at {show(mount.path)} is taken away, because it would "
             "cut the container off from its MPS server; remove it from the manifest",
         )
         for container in pod.containers
         for mount in stripped(container, settings)
     )
-
-
-def completed(pod: Pod, settings: Settings) -> Pod:
-    """The pod as it will be once the edits are applied, for judging it before they are."""
-    if not pod.slice_containers:
-        return pod
-    containers = tuple(_completed(pod, container, settings) for container in pod.containers)
-    return pod._replace(
-        containers=containers,
-        slice_containers=tuple(container for container in containers if container.slices),
-        host_ipc=pod.host_ipc or needs_host_ipc(pod, settings),
-    )
-
-
-def _completed(pod: Pod, container: Container, settings: Settings) -> Container:
-    if not container.slices:
-        return container
-    gone = frozenset(mount.index for mount in stripped(container, settings))
-    added = {"runAsUser": settings.mps_user} if pod.user_of(container) is None else {}
-    return container._replace(security={**container.security, **added}, stripped=gone)

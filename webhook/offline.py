@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jsonpatch
 
 from webhook.policy import mutate, validate
 from webhook.settings import Settings
-from webhook.verdicts import Verdict, json_patch
+from webhook.shapes import Object, shaped
+from webhook.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,9 @@ class Admission:
 
 def apply(pod: Mapping[str, Any], verdict: Verdict) -> Mapping[str, Any]:
     """The pod with the verdict's patch; the pod given is left as it is."""
-    patched: Mapping[str, Any] = jsonpatch.apply_patch(
-        _unshared(pod), json_patch(verdict.patch), in_place=True
-    )
+    # As text, so that no two pods share a value of the patch.
+    patch = jsonpatch.JsonPatch.from_string(json.dumps(verdict.patch))
+    patched: Mapping[str, Any] = patch.apply(_unshared(pod), in_place=True)
     return patched
 
 
@@ -37,19 +38,10 @@ def _unshared(value: Any) -> Any:
 
 def admit(pod: Mapping[str, Any], settings: Settings, *, largest: int | None = None) -> Admission:
     """What creating the pod would do; the pod given is left as it is."""
-    first = mutate(pod, settings)
+    first = mutate(shaped(pod, Object) or {}, settings)
     if not first.allowed:
         return Admission(pod, first)
-    stored = _patched(pod, first) if first.patch else pod
-    second = validate(stored, settings, largest=largest)
+    stored = apply(pod, first) if first.patch else pod
+    second = validate(shaped(stored, Object) or {}, settings, largest=largest)
     warnings = tuple(dict.fromkeys((*first.warnings, *second.warnings)))
     return Admission(stored, second._replace(warnings=warnings, patch=first.patch))
-
-
-def _patched(pod: Mapping[str, Any], verdict: Verdict) -> Mapping[str, Any]:
-    # Through JSON, a copy costs a tenth of deepcopy; a plan of 10,000 pods feels that.
-    copy: Mapping[str, Any] = json.loads(json.dumps(pod))
-    return cast(
-        "Mapping[str, Any]",
-        jsonpatch.JsonPatch.from_string(json_patch(verdict.patch)).apply(copy, in_place=True),
-    )

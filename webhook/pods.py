@@ -1,71 +1,79 @@
-"""A pod as the rules see it: read once from JSON into frozen records, never raising.
-
-Whatever is of the wrong type counts as absent: the API server refuses such a pod by itself, and
-says so better.
-"""
+"""A pod as the rules see it: read once from JSON of the shape that is read (`webhook.shapes`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from mpslice.errors import InvalidQuantity
 from mpslice.quantities import milli
 from mpslice.slices import (
+    DEVICE_CLASS_PREFIX,
+    GB_RESOURCE,
     MIG_PREFIX,
     WHOLE_GPU,
     SliceSize,
     looks_like_slice,
     parse_resource,
 )
+from webhook.settings import GATE
 from webhook.verdicts import EMPTY, Place, shorten
 
 MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 """On the API's copy of a static pod, which the kubelet runs whatever we answer."""
 
-_SHARED_GPU: Final = "nvidia.com/gpu.shared"  # NVIDIA's plugin's name for a time-sliced whole GPU
-_USUAL_LENGTH: Final = 64
-_MOST_REMEMBERED: Final = 1024
+MOST_CONTAINERS: Final = 1000
+"""Of a pod, in its three lists together; a large one has some dozens. A pod with more is not read:
+the API server asks us before it validates, and sends as many as fit into 8 MiB."""
+
+MOST_ENTRIES: Final = 10_000
+"""Of a pod likewise: variables, mounts and resources of all its containers together."""
+
+_WHOLE_GPUS: Final = frozenset({WHOLE_GPU, "nvidia.com/gpu.shared"})
+"""The second is what NVIDIA's plugin calls a time-sliced whole GPU."""
+_IPC_SYSCTLS: Final = ("kernel.shm", "kernel.msg", "fs.mqueue.")
+_WHOLE_PREFIXES: Final = (MIG_PREFIX, DEVICE_CLASS_PREFIX)
+_NAME: Final = itemgetter("name")
 
 ContainerKind = Literal["initContainers", "containers", "ephemeralContainers"]
-"""The three lists of a pod's spec, by their field."""
+"""The three lists of a pod's spec, by their field, in the order of the rules."""
 
-_ASKING: Final[tuple[ContainerKind, ...]] = ("initContainers", "containers")
-_EPHEMERAL: Final = "ephemeralContainers"
+CONTAINER_KINDS: Final[tuple[ContainerKind, ...]] = get_args(ContainerKind)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One slice-like resource in a container's requests and limits.
 
-    `field` is where it stands (limits first), `size` None when the name is no slice's, `count`
-    None when it is no whole number, `written` the count as the user wrote it.
+    `field` is where it stands (limits first), `written` what stands there, `amount` how many that
+    is; `size` is None when the name is not a slice's, `amount` when it is not a whole number.
     """
 
     name: str
     field: str
-    written: str
+    written: object
     size: SliceSize | None
-    count: int | None
+    amount: int | None
 
     def __str__(self) -> str:
-        return f"{shorten(self.name)}: {self.written}"
+        return f"{shorten(self.name)}: {show(self.written)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A volume mount: its index in the container's list, and the path in the container."""
+class Variable(NamedTuple):
+    """An entry of a container's env: its position, its name ("" without one), and its value.
 
-    index: int
-    path: str
+    `value` is None where it comes from elsewhere (`valueFrom`).
+    """
+
+    position: int
+    name: str
+    value: str | None
 
 
 class Container(NamedTuple):
     """What the rules need of one container.
 
     `slices` are those of `asks` that it really requests, `security` is its securityContext. What
-    only one rule looks at is read from `raw` when that rule comes to it; `stripped` are the indexes
-    of mounts that are taken away. A field that it does not have is EMPTY.
+    only one rule looks at is read from `raw` when that rule comes to it. `amounts` are its limits
+    and its requests, the limit where a name is in both. An object that it does not have is EMPTY.
     """
 
     prefix: str
@@ -74,16 +82,18 @@ class Container(NamedTuple):
     raw: Mapping[str, Any]
     limits: Mapping[str, Any]
     requests: Mapping[str, Any]
+    amounts: Mapping[str, Any]
+    env: Sequence[Any]
+    volume_mounts: Sequence[Any]
     security: Mapping[str, Any]
     asks: tuple[Ask, ...]
     slices: tuple[Ask, ...]
-    stripped: frozenset[int] = frozenset()
 
     @property
     def place(self) -> Place:
         """How a message names it."""
         path = f"{self.prefix}spec.{self.kind}[{self.position}]"
-        return Place(text(self.raw.get("name")), path)
+        return Place(self.raw.get("name", ""), path)
 
     @property
     def pointer(self) -> str:
@@ -91,39 +101,72 @@ class Container(NamedTuple):
         return f"/spec/{self.kind}/{self.position}"
 
     @property
+    def gb(self) -> int:
+        """The gb of the slices that it requests."""
+        return sum([(ask.size or 0) * (ask.amount or 0) for ask in self.slices])
+
+    @property
     def ends(self) -> bool:
-        """Whether it is an init container that is no sidecar."""
+        """Whether it is an init container that is not a sidecar."""
         return self.kind == "initContainers" and self.raw.get("restartPolicy") != "Always"
 
     @property
-    def whole_gpus(self) -> tuple[str, ...]:
-        """What it requests of whole GPUs, MIG devices and time-sliced GPUs, by name."""
-        return tuple(
+    def privileged(self) -> bool:
+        """Whether it is privileged."""
+        return self.security.get("privileged") is True
+
+    @property
+    def added_capabilities(self) -> Sequence[Any]:
+        """The capabilities that it adds, as written."""
+        added: Sequence[Any] = self.security.get("capabilities", EMPTY).get("add", ())
+        return added
+
+    @property
+    def escalation_open(self) -> bool:
+        """Whether allowPrivilegeEscalation is unset, and may be set to false.
+
+        The API server refuses false beside `privileged`, and beside the capability CAP_SYS_ADMIN in
+        this spelling (ValidateSecurityContext).
+        """
+        if self.security.get("allowPrivilegeEscalation") is not None or self.privileged:
+            return False
+        return "CAP_SYS_ADMIN" not in self.added_capabilities
+
+    @property
+    def whole_gpus(self) -> list[str]:
+        """Whole GPUs, MIG devices, time-sliced GPUs and device classes it requests, by name."""
+        return [
             name
-            for name, value in {**self.requests, **self.limits}.items()
-            if (name in (WHOLE_GPU, _SHARED_GPU) or name.startswith(MIG_PREFIX))
-            and whole_count(value) != 0
-        )
+            for name in self.amounts
+            if name in _WHOLE_GPUS or name.startswith(_WHOLE_PREFIXES)
+            if whole_count(self.amounts[name]) != 0
+        ]
+
+    def variables(self, names: frozenset[str]) -> list[Variable]:
+        """The variables of these names that it sets, in order."""
+        try:
+            if names.isdisjoint(map(_NAME, self.env)):
+                return []  # nearly always, and five times as quick as looking at each
+        except KeyError:
+            pass  # an entry has no name
+        return [
+            Variable(at, entry["name"], None if entry.get("valueFrom") else entry.get("value", ""))
+            for at, entry in enumerate(self.env)
+            if entry.get("name") in names
+        ]
 
     @property
-    def environment(self) -> Iterator[str]:
-        """The names that it sets, each at its index; "" for an entry without one."""
-        return (text(mapping(entry).get("name")) for entry in sequence(self.raw.get("env")))
-
-    @property
-    def mounts(self) -> Iterator[Mount]:
-        """The volume mounts that stay."""
-        for index, mount in enumerate(sequence(self.raw.get("volumeMounts"))):
-            path = mapping(mount).get("mountPath")
-            if isinstance(path, str) and index not in self.stripped:
-                yield Mount(index, path)
+    def claims(self) -> bool:
+        """Whether it uses devices of the pod's resource claims."""
+        return bool(self.raw.get("resources", EMPTY).get("claims"))
 
 
 class Pod(NamedTuple):
     """What the rules need of a pod.
 
-    `containers` are those that mention a slice and the ephemeral ones, in the order of the rules;
-    `slice_containers` are those of them that request one.
+    `containers` are all of them in the order of the rules, `slice_containers` those that request a
+    slice. `surplus` is the container by which the pod has more than MOST_CONTAINERS or
+    MOST_ENTRIES; both are empty then.
     """
 
     prefix: str
@@ -132,7 +175,9 @@ class Pod(NamedTuple):
     containers: tuple[Container, ...]
     slice_containers: tuple[Container, ...]
     host_ipc: bool
+    windows: bool
     mirror: bool
+    surplus: Place | None
 
     @property
     def host_users(self) -> bool:
@@ -140,18 +185,42 @@ class Pod(NamedTuple):
         return self.spec.get("hostUsers") is not False
 
     @property
+    def ipc_sysctls(self) -> Iterator[tuple[int, str]]:
+        """The sysctls of the IPC namespace that it sets, each with its position.
+
+        Names: component-helpers/node/util/sysctl/namespace.go.
+        """
+        for position, item in enumerate(self.security.get("sysctls", ())):
+            name = item.get("name", "").replace("/", ".")
+            if name == "kernel.sem" or name.startswith(_IPC_SYSCTLS):
+                yield position, name
+
+    @property
+    def takes_host_ipc(self) -> bool:
+        """Whether the API server lets it have hostIPC (validateHostUsers, ValidateHostSysctl)."""
+        return self.host_users and not self.windows and next(self.ipc_sysctls, None) is None
+
+    @property
     def bound(self) -> bool:
         """Whether it has a node already."""
         return bool(self.spec.get("nodeName"))
 
     @property
-    def mentions_slices(self) -> bool:
-        """Whether anything in it is, or looks like, a request for a slice."""
-        return bool(self.slice_containers) or any(c.asks for c in self.containers)
+    def gated(self) -> bool:
+        """Whether it has our scheduling gate."""
+        return GATE in [gate.get("name") for gate in self.spec.get("schedulingGates", ())]
 
-    def joins_slices(self, container: Container) -> bool:
-        """Whether it debugs a slice pod; it asks for nothing itself, and sees what the pod sees."""
-        return container.kind == _EPHEMERAL and bool(self.slice_containers)
+    @property
+    def concerns_us(self) -> bool:
+        """Whether anything in it is, or looks like, a request for a slice or its gb; or it is not
+        read."""
+        return (
+            bool(self.slice_containers)
+            or self.surplus is not None
+            or any(
+                container.asks or GB_RESOURCE in container.amounts for container in self.containers
+            )
+        )
 
     def user_of(self, container: Container) -> object:
         """The runAsUser in effect: the container's own, else the pod's, else None."""
@@ -164,70 +233,83 @@ class Pod(NamedTuple):
         return self.security.get("runAsNonRoot") if own is None else own
 
 
-def read_pod(pod: object, prefix: str = "") -> Pod:
+def read_pod(pod: Mapping[str, Any], prefix: str = "") -> Pod:
     """Reads a pod, or a pod template whose path is `prefix` (`spec.template.`)."""
-    obj = mapping(pod)
-    spec = mapping(obj.get("spec"))
-    annotations = mapping(mapping(obj.get("metadata")).get("annotations"))
-    containers = tuple(_containers(spec, prefix))
+    spec = pod.get("spec", EMPTY)
+    containers, surplus = _containers(spec, prefix)
     return Pod(
         prefix=prefix,
         spec=spec,
-        security=mapping(spec.get("securityContext")),
-        containers=containers,
+        security=spec.get("securityContext", EMPTY),
+        containers=tuple(containers),
         slice_containers=tuple([container for container in containers if container.slices]),
         host_ipc=spec.get("hostIPC") is True,
-        mirror=MIRROR_ANNOTATION in annotations,
+        windows=spec.get("os", EMPTY).get("name") == "windows",
+        mirror=MIRROR_ANNOTATION in pod.get("metadata", EMPTY).get("annotations", EMPTY),
+        surplus=surplus,
     )
 
 
-def _containers(spec: Mapping[str, Any], prefix: str) -> Iterator[Container]:
-    """Most containers mention no slice: nothing more of them is ever looked at."""
-    for kind in _ASKING:
-        for position, raw in enumerate(sequence(spec.get(kind))):
-            resources = raw.get("resources") if isinstance(raw, dict) else None
-            if not isinstance(resources, dict):
-                continue
-            limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
-            names = tuple(filter(_lookalikes.__getitem__, {**limits, **requests}))
-            if names:
-                asks = _asks(names, limits, requests)
-                slices = tuple([ask for ask in asks if ask.size is not None and ask.count])
-                security = mapping(raw.get("securityContext"))
-                yield Container(
-                    prefix, kind, position, raw, limits, requests, security, asks, slices
+def _containers(spec: Mapping[str, Any], prefix: str) -> tuple[list[Container], Place | None]:
+    """All containers; or none, and the one after the last that a pod may have."""
+    containers: list[Container] = []
+    entries = 0
+    for kind in CONTAINER_KINDS:
+        for position, raw in enumerate(spec.get(kind, ())):
+            resources = raw.get("resources", EMPTY)
+            limits, requests = resources.get("limits", EMPTY), resources.get("requests", EMPTY)
+            env, mounts = raw.get("env", ()), raw.get("volumeMounts", ())
+            entries += len(limits) + len(requests) + len(env) + len(mounts)
+            if len(containers) == MOST_CONTAINERS or entries > MOST_ENTRIES:
+                return [], Place(raw.get("name", ""), f"{prefix}spec.{kind}[{position}]")
+            amounts = {**requests, **limits}
+            # An ephemeral container cannot ask for resources (validateEphemeralContainers).
+            asks = () if kind == "ephemeralContainers" else _asks(amounts, limits)
+            slices = tuple([ask for ask in asks if ask.size and ask.amount]) if asks else ()
+            security = raw.get("securityContext", EMPTY)
+            containers.append(
+                Container(
+                    prefix,
+                    kind,
+                    position,
+                    raw,
+                    limits,
+                    requests,
+                    amounts,
+                    env,
+                    mounts,
+                    security,
+                    asks,
+                    slices,
                 )
-    # An ephemeral container cannot ask for resources (validateEphemeralContainers).
-    for position, item in enumerate(sequence(spec.get(_EPHEMERAL))):
-        raw = mapping(item)
-        security = mapping(raw.get("securityContext"))
-        yield Container(prefix, _EPHEMERAL, position, raw, EMPTY, EMPTY, security, (), ())
+            )
+    return containers, None
 
 
-def _asks(
-    names: tuple[str, ...], limits: Mapping[str, Any], requests: Mapping[str, Any]
-) -> tuple[Ask, ...]:
-    """What is asked for by these names; where one is in both, the limit counts."""
-    asks = []
-    for name in names:
-        field, value = ("limits", limits[name]) if name in limits else ("requests", requests[name])
-        usual = isinstance(value, str) and len(value) + len(name) <= _USUAL_LENGTH
-        ask = _usual_ask(name, field, value) if usual else _ask(name, field, value)
-        if ask.count != 0:
-            asks.append(ask)
-    return tuple(asks)
+def _asks(amounts: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[Ask, ...]:
+    """What is asked for by names like a slice's, the limits first."""
+    names = [name for name in amounts if looks_like_slice(name)]
+    if not names:
+        return ()
+    if len(names) > 1:
+        names.sort(key=lambda name: name not in limits)
+    asks = [_ask(name, amounts[name], limits) for name in names]
+    return tuple([ask for ask in asks if ask.amount != 0])
 
 
-def _ask(name: str, field: str, value: object) -> Ask:
-    return Ask(name, f"resources.{field}", show(value), parse_resource(name), whole_count(value))
+def _ask(name: str, value: object, limits: Mapping[str, Any]) -> Ask:
+    field = "resources.limits" if name in limits else "resources.requests"
+    return Ask(name, field, value, parse_resource(name), whole_count(value))
 
 
 def whole_count(value: object) -> int | None:
-    """How many a quantity asks for; None when that is no whole number, or a negative one.
+    """How many a quantity asks for; None when that is not a whole number, or a negative one.
 
     Rounded up to thousandths first, as the API server does with every resource list
     (pkg/apis/core/v1/defaults.go, SetDefaults_ResourceList).
     """
+    if value == "1":  # as the API server writes nearly all of them
+        return 1
     if not isinstance(value, str | int | float):  # bool is an int, and refused by milli
         return None
     try:
@@ -246,34 +328,3 @@ def show(value: object) -> str:
     if isinstance(value, int | float):
         return shorten(repr(value))
     return "a list" if isinstance(value, list) else "an object"
-
-
-class _Lookalikes(dict[str, bool]):
-    """Which resource names look like a slice's, remembered."""
-
-    def __missing__(self, name: str) -> bool:
-        found = looks_like_slice(name)
-        if len(name) <= _USUAL_LENGTH and len(self) < _MOST_REMEMBERED:
-            self[name] = found
-        return found
-
-
-# A cluster's pods use few names and amounts: looking up is cheaper than reading again. Only short
-# ones are remembered, since a client may send any length.
-_lookalikes: Final = _Lookalikes()
-_usual_ask = lru_cache(maxsize=_MOST_REMEMBERED)(_ask)
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """The object itself, or an empty one in place of anything else."""
-    return value if isinstance(value, dict) else EMPTY
-
-
-def sequence(value: object) -> Sequence[Any]:
-    """The list itself, or an empty one in place of anything else."""
-    return value if isinstance(value, list) else ()
-
-
-def text(value: object) -> str:
-    """The string itself, or "" in place of anything else."""
-    return value if isinstance(value, str) else ""

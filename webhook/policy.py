@@ -1,49 +1,67 @@
 """Pods and workloads in, verdicts out: what /mutate, /validate and the offline plan all call.
 
-Pure and total: any JSON at all gets a verdict, nothing is looked up, nothing is kept.
+Pure and total: every object of the shape that is read (`webhook.shapes.Object`) gets a verdict,
+nothing is looked up, nothing is kept.
 """
 
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import chain
+from typing import Any, Final
 
-from webhook.mutation import completed, operations, strip_remarks
+from webhook.mutation import operations, strip_remarks
 from webhook.pods import Pod, read_pod
-from webhook.rules import Facts, early_violations, is_advice, remarks, violations
+from webhook.quota import corrections
+from webhook.rules import early_violations, is_advice, remarks, violations
+from webhook.rules.facts import Facts
 from webhook.settings import Enforcement, Settings
 from webhook.verdicts import ALLOWED, Remark, Verdict, Violation
 from webhook.workloads import read_template
 
+MOST_TOLD: Final = 8  # violations in one refusal
+_MORE: Final = f"There are more than these {MOST_TOLD}; mend them first."
 _MOST_WARNINGS: Final = 12  # the API server passes on 4096 bytes in all
 _LONGEST_AUDIT: Final = 1024
-_PATH: Final = attrgetter("path")
+_NOTHING: Final[frozenset[Remark]] = frozenset()
 
 
-def mutate(pod: object, settings: Settings) -> Verdict:
+def mutate(pod: Mapping[str, Any], settings: Settings) -> Verdict:
     """Completes a slice pod that is being created; its patch is empty for every other pod.
 
-    Refuses only what the API server would otherwise answer before `validate` is asked.
+    Refuses what the API server would otherwise answer first and less clearly: what it refuses by
+    itself, and a pod with several violations, of which our ValidatingAdmissionPolicy would tell one
+    (a policy's message has one line).
     """
     view = read_pod(pod)
-    if view.mirror or not view.mentions_slices:
+    if view.mirror or not view.concerns_us:
         return ALLOWED
-    facts = Facts(settings)
-    early = early_violations(view, facts)
-    if early and settings.enforcement is Enforcement.DENY:
-        # Refused now or later, the reason is the first in the order of the contract.
-        return _refused(next(violations(completed(view, settings), facts)))
+    facts = Facts(settings, completing=True)
+    found = violations(view, facts)
+    first = next(found, None)
+    early: Sequence[Violation] = ()
+    if first is not None:  # all of EARLY are among what is found
+        refusals, _ = _gathered(chain([first], found), settings)
+        early, _ = _gathered(early_violations(view, facts), settings)
+        if settings.enforcement is Enforcement.DENY and (early or len(refusals) > 1):
+            return _refused(refusals)
     patch = operations(view, settings)
-    found = (*early, *strip_remarks(view, settings))
-    verdict = _warned(found, early[0] if early else None)
+    verdict = ALLOWED
+    told = [*early, *strip_remarks(view, settings), *corrections(view, settings)]
+    if told:
+        verdict = _warned(early, told)
     if not patch:
         return verdict
-    injected = ", ".join(map(_PATH, patch))[:_LONGEST_AUDIT]
+    injected = ", ".join([edit["path"] for edit in patch])[:_LONGEST_AUDIT]
     audit = {**verdict.audit, "injected": injected}
     return Verdict(True, verdict.reason, "", verdict.warnings, audit, patch)
 
 
 def validate(
-    pod: object, settings: Settings, *, old: object = None, largest: int | None = None
+    pod: Mapping[str, Any],
+    settings: Settings,
+    *,
+    old: Mapping[str, Any] | None = None,
+    largest: int | None = None,
 ) -> Verdict:
     """Judges a pod as it will be stored.
 
@@ -52,19 +70,19 @@ def validate(
     GPU known, None while none is.
     """
     view = read_pod(pod)
-    if view.mirror or not view.mentions_slices:
+    if view.mirror or not view.concerns_us:
         return ALLOWED
-    facts = Facts(settings, largest)
-    before = _findings(read_pod(old), facts) if old is not None else ()
-    return _judged([found for found in _findings(view, facts) if found not in before], settings)
+    facts = Facts(settings, largest, creating=old is None)
+    before = frozenset(_findings(read_pod(old), facts)) if old is not None else _NOTHING
+    return _judged(_new(_findings(view, facts), before), settings)
 
 
 def advise(
-    workload: object,
+    workload: Mapping[str, Any],
     kind: str,
     settings: Settings,
     *,
-    old: object = None,
+    old: Mapping[str, Any] | None = None,
     largest: int | None = None,
 ) -> Verdict:
     """Warns of what the pods of a workload would be refused for; never refuses.
@@ -72,45 +90,67 @@ def advise(
     `kind` is the workload's (`Deployment`, …); `old` and `largest` as for `validate`.
     """
     template = read_template(workload, kind)
-    if not template.mentions_slices:
+    if not template.concerns_us:
         return ALLOWED
-    facts = Facts(settings, largest)
-    before = _template_findings(read_template(old, kind), facts) if old is not None else ()
-    found = [item for item in _template_findings(template, facts) if item not in before]
-    return _warned(found, next((f for f in found if isinstance(f, Violation)), None))
+    facts = Facts(settings, largest, completing=True)
+    before = _NOTHING
+    if old is not None:
+        before = frozenset(_template_findings(read_template(old, kind), facts))
+    return _warned(*_gathered(_new(_template_findings(template, facts), before), settings))
 
 
-def _findings(pod: Pod, facts: Facts) -> tuple[Remark, ...]:
-    return (*violations(pod, facts), *remarks(pod))
+def _findings(pod: Pod, facts: Facts) -> Iterator[Remark]:
+    yield from violations(pod, facts)
+    yield from remarks(pod, facts)
 
 
-def _template_findings(template: Pod, facts: Facts) -> tuple[Remark, ...]:
-    stripped = strip_remarks(template, facts.settings)
-    return (*_findings(completed(template, facts.settings), facts), *stripped)
+def _template_findings(template: Pod, facts: Facts) -> Iterator[Remark]:
+    yield from _findings(template, facts)
+    yield from strip_remarks(template, facts.settings)
+    yield from corrections(template, facts.settings)
 
 
-def _judged(found: Sequence[Remark], settings: Settings) -> Verdict:
-    refusals = [f for f in found if isinstance(f, Violation) and not is_advice(f, settings)]
-    first = refusals[0] if refusals else None
-    if first is not None and settings.enforcement is Enforcement.DENY:
-        return _refused(first)
-    return _warned(found, first)
+def _new(found: Iterator[Remark], before: AbstractSet[Remark]) -> Iterator[Remark]:
+    return (item for item in found if item not in before) if before else found
 
 
-def _refused(first: Violation) -> Verdict:
-    reason = first.reason
-    return Verdict(
-        allowed=False, reason=reason, message=first.message, audit={"reason": str(reason)}
-    )
+def _judged(found: Iterator[Remark], settings: Settings) -> Verdict:
+    refusals, told = _gathered(found, settings)
+    if refusals and settings.enforcement is Enforcement.DENY:
+        return _refused(refusals)
+    return _warned(refusals, told)
 
 
-def _warned(found: Sequence[Remark], first: Violation | None) -> Verdict:
-    if not found:
+def _gathered(found: Iterator[Remark], settings: Settings) -> tuple[list[Violation], list[Remark]]:
+    """The violations that refuse a pod, and everything that may be warned of, as far as it is told.
+
+    Looking on would be work for nobody: a client may send a pod with 100,000 violations.
+    """
+    refusals: list[Violation] = []
+    told: list[Remark] = []
+    for item in found:
+        if isinstance(item, Violation) and not is_advice(item, settings):
+            refusals.append(item)
+            if len(refusals) > MOST_TOLD:
+                break
+        if len(told) < _MOST_WARNINGS:
+            told.append(item)
+    return refusals, told
+
+
+def _refused(refusals: Sequence[Violation]) -> Verdict:
+    reason = refusals[0].reason
+    lines = [refusal.message for refusal in refusals[:MOST_TOLD]]
+    if len(refusals) > MOST_TOLD:
+        lines.append(_MORE)
+    audit = {"reason": str(reason)}
+    return Verdict(allowed=False, reason=reason, message="\n".join(lines), audit=audit)
+
+
+def _warned(refusals: Sequence[Violation], told: Sequence[Remark]) -> Verdict:
+    if not told:
         return ALLOWED
-    reason = first.reason if first else None
+    reason = refusals[0].reason if refusals else None
     audit = {"reason": str(reason)} if reason else {}
-    return Verdict(reason=reason, warnings=_warnings(found), audit=audit)
-
-
-def _warnings(found: Iterable[Remark]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(item.warning for item in found))[:_MOST_WARNINGS]
+    warnings = tuple(dict.fromkeys(item.warning for item in told))[:_MOST_WARNINGS]
+    return Verdict(reason=reason, warnings=warnings, audit=audit)

@@ -4,21 +4,22 @@ Background work may fail and be tried again; the request path needs none of it.
 """
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+from certs.files import ClientAuthorityWatcher
 from certs.serving import HotSwap
 from mpslice.flags import Address
 from mpslice.kube.session import Session
 from mpslice.ops import Readiness, serve_ops
+from mpslice.ports import open_port
+from mpslice.server import Limits, serving
 from webhook.admission import Admission
 from webhook.certificate import Source, certificate
 from webhook.gpus import LargestGpu
-from webhook.listener import Limits, listening
 from webhook.metrics import Metrics
 from webhook.settings import Settings
 
@@ -30,7 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """What the process needs besides the policy; `shutdown_delay` in seconds."""
+    """What the process needs besides the policy; `shutdown_delay` in seconds.
+
+    `client_ca_file` holds the CA certificates of those that may connect, None where anybody may;
+    `client_names` are the common names that may, () for all of that CA.
+    """
 
     policy: Settings
     listen: Address
@@ -39,7 +44,8 @@ class ServiceSettings:
     standalone: bool = False
     kubeconfig: str | None = None
     shutdown_delay: float = 10.0
-    limits: Limits = field(default_factory=Limits)
+    client_ca_file: str | None = None
+    client_names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -55,32 +61,38 @@ class _State:
 
 async def serve(settings: ServiceSettings) -> None:
     """Runs until cancelled, then stops in order. Raises an MpsliceError when it cannot go on."""
-    largest, state, hot_swap = LargestGpu(), _State(), HotSwap()
+    largest, state = LargestGpu(), _State()
+    hot_swap = HotSwap(asks_clients=settings.client_ca_file is not None)
     metrics = Metrics(lambda: hot_swap.expires)
-    admission = Admission(settings.policy, metrics, largest.get)
+    names = settings.client_names
+    admission = Admission(settings.policy, metrics, largest.get, client_names=names)
     async with AsyncExitStack() as stack:
         kube = await _session(stack, settings)
         ops = serve_ops(settings.ops_listen, metrics.registry, state.not_ready)
         await stack.enter_async_context(ops)
-        port = listening(settings.listen, hot_swap.context, admission.handle, settings.limits)
-        address = await stack.enter_async_context(port)
-        upkeep = certificate(settings.certificate, kube, hot_swap, address)
+        port = open_port("--listen", settings.listen)
+        address = Address(settings.listen.host, port.getsockname()[1])
+        clients = _clients(settings, hot_swap)
+        await stack.enter_async_context(serving(port, admission.handle, Limits(), hot_swap.context))
+        upkeep = certificate(settings.certificate, kube, hot_swap)
         state.certificate = upkeep.not_ready
         await stack.enter_async_context(_orderly_end(admission, state, settings.shutdown_delay))
-        _spare_the_collector()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(upkeep.run)
+            if clients is not None:
+                tasks.create_task(clients.run())
             await upkeep.started.wait()
             log.info("serving", extra={"address": str(address)})
             if kube is not None:
                 tasks.create_task(largest.follow(kube))
 
 
-def _spare_the_collector() -> None:
-    """A review is hundreds of objects without a cycle: looking for one each time is for nothing."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+def _clients(settings: ServiceSettings, hot_swap: HotSwap) -> ClientAuthorityWatcher | None:
+    if settings.client_ca_file is None:
+        return None
+    watcher = ClientAuthorityWatcher(settings.client_ca_file, hot_swap)
+    watcher.load()
+    return watcher
 
 
 async def _session(stack: AsyncExitStack, settings: ServiceSettings) -> Session | None:

@@ -31,6 +31,13 @@ class TooLarge(StrEnum):
     WARN = "warn"
 
 
+class PrivilegeEscalation(StrEnum):
+    """The answer to a slice container that lets its processes become root."""
+
+    WARN = "warn"
+    DENY = "deny"
+
+
 class Compute(StrEnum):
     """Whether slices share compute equally or get their share of memory (`mps.compute`)."""
 
@@ -40,7 +47,12 @@ class Compute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The defaults are the chart's. `allowed_sizes` empty means that every size is allowed."""
+    """The defaults are the chart's. `allowed_sizes` empty means that every size is allowed.
+
+    `pod_runtime_class_name` is the RuntimeClass that slice pods without one get, "" for none;
+    with `quota`, slice pods ask for their gb as mpslice.io/gb, too (`webhook.quota`);
+    `mps_root` is the folder on the host below which the MPS daemons have their pipes.
+    """
 
     mps_user: int = 1000
     host_ipc: bool = True
@@ -48,5 +60,9 @@ class Settings:
     enforcement: Enforcement = Enforcement.DENY
     dev_shm: DevShm = DevShm.DENY
     too_large: TooLarge = TooLarge.WARN
+    privilege_escalation: PrivilegeEscalation = PrivilegeEscalation.WARN
     compute: Compute = Compute.SHARED
+    pod_runtime_class_name: str = ""
+    mps_root: str = "/run/mpslice"
     allowed_sizes: frozenset[SliceSize] = frozenset()
+    quota: bool = False

@@ -1,8 +1,10 @@
 """Where a workload keeps its pod template; its pods are judged early, at `kubectl apply`."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from webhook.pods import Pod, mapping, read_pod, sequence
+from webhook.pods import Pod, read_pod
+from webhook.verdicts import EMPTY
 
 _TEMPLATE: Final = ("spec", "template")
 
@@ -16,22 +18,21 @@ TEMPLATES: Final = {
 }
 
 
-def read_template(obj: object, kind: str) -> Pod:
+def read_template(workload: Mapping[str, Any], kind: str) -> Pod:
     """The pod template of a workload of that kind; paths in messages start with its own.
 
     An empty pod for any other kind, and for a workload that another one owns: a Deployment's
     ReplicaSet would repeat to the controller what the user has been told.
     """
-    workload = mapping(obj)
     steps = TEMPLATES.get(kind)
     if steps is None or _is_owned(workload):
-        return read_pod(None)
-    template: Any = workload
+        return read_pod(EMPTY)
+    template = workload
     for step in steps:
-        template = mapping(template).get(step)
+        template = template.get(step, EMPTY)
     return read_pod(template, prefix=f"{'.'.join(steps)}.")
 
 
-def _is_owned(workload: object) -> bool:
-    owners = sequence(mapping(mapping(workload).get("metadata")).get("ownerReferences"))
-    return any(mapping(owner).get("controller") is True for owner in owners)
+def _is_owned(workload: Mapping[str, Any]) -> bool:
+    owners = workload.get("metadata", EMPTY).get("ownerReferences", ())
+    return any(owner.get("controller") is True for owner in owners)

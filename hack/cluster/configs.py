@@ -16,6 +16,13 @@ from hack.cluster.network import Network
 from hack.cluster.pki import KeyPair
 from hack.cluster.versions import CNI_PLUGINS, RUNC
 
+RUNTIME_HANDLER = "nvidia"
+"""A second runtime of the node's containerd, as NVIDIA's toolkit adds one. A pod gets it by a
+RuntimeClass with this handler; the cluster has none of its own."""
+
+RUNTIME_MARK = ("MPSLICE_TEST_RUNTIME", RUNTIME_HANDLER)
+"""The environment variable that shows in a container that this runtime made."""
+
 _EVICTION_SIGNALS = (
     "memory.available",
     "nodefs.available",
@@ -25,8 +32,30 @@ _EVICTION_SIGNALS = (
 )
 
 
-def containerd(cluster: ClusterDir) -> str:
-    """containerd's own file, TOML; images and containers stay in the cluster's folder."""
+def second_runtime() -> str:
+    """A script: runc, which also writes the mark into each container's own config.json.
+
+    So does NVIDIA's runtime, which is runc with a hook added to that file.
+    """
+    name, value = RUNTIME_MARK
+    return f"""#!/bin/sh
+previous=
+for word; do
+    [ "$previous" = --bundle ] && bundle=$word
+    previous=$word
+done
+case " $* " in
+*" create "*) sed -i 's/"env":\\[/"env":["{name}={value}",/' "$bundle/config.json" ;;
+esac
+exec {system.find(RUNC)} "$@"
+"""
+
+
+def containerd(cluster: ClusterDir, second: Path) -> str:
+    """containerd's own file, TOML; images and containers stay in the cluster's folder.
+
+    `second` is the program of the second runtime.
+    """
     folder = cluster.containerd
     runtime = "plugins.'io.containerd.cri.v1.runtime'"
     return f"""version = 3
@@ -54,6 +83,11 @@ conf_dir = '{cluster.cni}'
 runtime_type = 'io.containerd.runc.v2'
 [{runtime}.containerd.runtimes.runc.options]
 BinaryName = '{system.find(RUNC)}'
+SystemdCgroup = false
+[{runtime}.containerd.runtimes.{RUNTIME_HANDLER}]
+runtime_type = 'io.containerd.runc.v2'
+[{runtime}.containerd.runtimes.{RUNTIME_HANDLER}.options]
+BinaryName = '{second}'
 SystemdCgroup = false
 """
 

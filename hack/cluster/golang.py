@@ -52,7 +52,7 @@ class Go:
             f"{into}/",
             *component.packages,
         ]
-        module = GO_MODULES / component.name
+        module = GO_MODULES / component.module
         total = self._count_packages(component, module)
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -74,10 +74,29 @@ class Go:
                 f"building {component.key} failed: {_last_line(log)}; "
                 f"see {log}, and check the network, the disk and the memory"
             )
+        self._keep_kinds(component, module, into)
         if component.name == "etcd":
             # Go names the program after the last element of the module, "server".
             for built in into.iterdir():
                 built.rename(into / "etcd")
+
+    def _keep_kinds(self, component: Component, module: Path, into: Path) -> None:
+        """Copies the project's custom resource definitions, before its module is dropped."""
+        path, folder = component.kinds
+        if not path:
+            return
+        where = subprocess.run(
+            [str(self.executable), "list", "-m", "-f", "{{.Dir}}", path],
+            cwd=module,
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_BUILD_DEADLINE,
+        ).stdout.strip()
+        (into / "crds").mkdir()
+        for file in sorted((Path(where) / folder).glob("*.yaml")):
+            (into / "crds" / file.name).write_bytes(file.read_bytes())
 
     def _count_packages(self, component: Component, module: Path) -> int:
         """How many packages a build from nothing compiles; also fetches the modules."""

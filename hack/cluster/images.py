@@ -61,6 +61,8 @@ class Image:
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = field(default_factory=lambda: architecture(platform.machine()))
+    """As the image's programs need it, in Go's words: amd64, arm64."""
 
 
 def busybox_images(busybox: Path) -> list[Image]:
@@ -72,17 +74,27 @@ def busybox_images(busybox: Path) -> list[Image]:
     ]
 
 
+def architecture(machine: str) -> str:
+    """What Go, and so the OCI, calls a machine of `uname --machine`."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
 def write_archive(images: Sequence[Image], path: Path) -> None:
-    """Write one OCI archive of several images; they share equal layers."""
+    """Write one OCI archive of several images; they share equal layers.
+
+    Images of one name are one image for several architectures, of which a node takes its own.
+    """
     blobs: dict[str, bytes] = {}
     manifests = []
-    for image in images:
-        manifest = _manifest(image, blobs)
+    for name in dict.fromkeys(image.name for image in images):
         annotations = {
-            "io.containerd.image.name": image.name,
-            "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
+            "io.containerd.image.name": name,
+            "org.opencontainers.image.ref.name": name.rpartition(":")[2],
         }
-        manifests.append({**manifest, "annotations": annotations})
+        parts = [_manifest(image, blobs) for image in images if image.name == name]
+        manifests.append(
+            {**(parts[0] if len(parts) == 1 else _index(parts, blobs)), "annotations": annotations}
+        )
     index = {"schemaVersion": 2, "manifests": manifests}
     with tarfile.open(path, "w") as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
@@ -95,7 +107,7 @@ def _manifest(image: Image, blobs: dict[str, bytes]) -> dict[str, object]:
     """Put the image's blobs among `blobs`; returns the descriptor of its manifest."""
     environment = {"PATH": _PATH, **image.environment}
     config = {
-        "architecture": _architecture(),
+        "architecture": image.architecture,
         "os": "linux",
         "config": {
             "Cmd": list(image.command),
@@ -115,7 +127,15 @@ def _manifest(image: Image, blobs: dict[str, bytes]) -> dict[str, object]:
         "config": _blob(f"{_KIND}.config.v1+json", json.dumps(config).encode(), blobs),
         "layers": [_blob(layer.media_type, layer.content, blobs) for layer in image.layers],
     }
-    return _blob(f"{_KIND}.manifest.v1+json", json.dumps(manifest).encode(), blobs)
+    described = _blob(f"{_KIND}.manifest.v1+json", json.dumps(manifest).encode(), blobs)
+    return {**described, "platform": {"architecture": image.architecture, "os": "linux"}}
+
+
+def _index(manifests: Sequence[dict[str, object]], blobs: dict[str, bytes]) -> dict[str, object]:
+    """Put the index of an image of several architectures among `blobs`; returns its descriptor."""
+    kind = f"{_KIND}.index.v1+json"
+    index = {"schemaVersion": 2, "mediaType": kind, "manifests": manifests}
+    return _blob(kind, json.dumps(index).encode(), blobs)
 
 
 def _blob(media_type: str, content: bytes, blobs: dict[str, bytes]) -> dict[str, object]:
@@ -149,7 +169,3 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644)
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), mode
     archive.addfile(entry, io.BytesIO(content))
-
-
-def _architecture() -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

@@ -61,6 +61,29 @@ def _obtain(suite: str, final: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def root_file_system(suite: str) -> Path:
+    """The files of a Debian release that its C library consists of; obtained as the program is.
+
+    Raises:
+        Unavailable: This machine has no mmdebstrap that reaches Debian's archive.
+    """
+    final = Cache.default().root / "parts" / f"debian-{suite}"
+    if not final.exists():
+        if shutil.which("mmdebstrap") is None:
+            raise Unavailable("root file systems come from Debian and mmdebstrap is missing here")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with final.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not final.exists():
+                folder = final.with_name(f"{final.name}.tmp")
+                shutil.rmtree(folder, ignore_errors=True)
+                options = ["--variant=extract", "--include=libc6", "--format=directory"]
+                _run(["mmdebstrap", *options, suite, str(folder), _archive()], Path("/"))
+                shutil.rmtree(folder / "dev")  # device nodes, of which one does not read to an end
+                folder.rename(final)
+    return final
+
+
 class _Apt:
     """apt-get with everything that it reads and writes below one folder."""
 

@@ -148,7 +148,10 @@ def _containerd(plane: ControlPlane) -> ProcessSpec:
     folder = cluster.containerd
     config = cluster.config / "containerd.toml"
     _write_cni(plane)
-    _write(config, configs.containerd(cluster))
+    second = cluster.config / "runc-nvidia"
+    _write(second, configs.second_runtime())
+    second.chmod(0o755)
+    _write(config, configs.containerd(cluster, second))
     search = f"{parts.containerd_bin}:{os.environ.get('PATH', os.defpath)}"
     command = (str(parts.containerd_bin / "containerd"), f"--config={config}")
 

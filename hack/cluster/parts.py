@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,14 @@ from hack.cluster.errors import ClusterError, Unavailable
 from hack.cluster.golang import Go, find_go
 from hack.cluster.layout import Cache
 from hack.cluster.progress import Say, duration
-from hack.cluster.versions import COMPONENTS, CONTAINERD, ETCD, HELM, KUBERNETES, Component
+from hack.cluster.versions import (
+    COMPONENTS,
+    CONTAINERD,
+    ETCD,
+    HELM,
+    KUBERNETES,
+    Component,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +53,26 @@ class Parts:
         """The folder of containerd, its shim (looked up on PATH) and ctr."""
         return self.cache.component(CONTAINERD)
 
+    def neighbour(self, component: Component) -> Path:
+        """The folder of one of NEIGHBOURS: its programs, and its kinds in `crds`."""
+        return self.cache.component(component)
+
     def kubernetes(self, program: str) -> Path:
         return self.cache.component(KUBERNETES) / program
 
 
-def obtain(say: Say) -> Parts:
-    """Obtain whatever is not yet in the cache; one line for each component.
+def obtain(say: Say, components: Sequence[Component] = COMPONENTS) -> Parts:
+    """Obtain which of the components are not yet in the cache; one line for each.
 
     Raises:
         Unavailable: A component can neither be downloaded nor built here.
         ClusterError: MPSLICE_KUBE_FROM has another value than build or download.
     """
     cache = Cache.default()
-    if not _missing(cache):
+    if not _missing(cache, components):
         return Parts(cache)
     with _exclusive(cache, say):
-        missing = _missing(cache)  # whoever held the lock may have got them
+        missing = _missing(cache, components)  # whoever held the lock may have got them
         if missing:
             started = time.monotonic()
             cache.logs.mkdir(parents=True, exist_ok=True)
@@ -71,8 +82,8 @@ def obtain(say: Say) -> Parts:
     return Parts(cache)
 
 
-def _missing(cache: Cache) -> list[Component]:
-    return [c for c in COMPONENTS if not cache.component(c).is_dir()]
+def _missing(cache: Cache, components: Sequence[Component]) -> list[Component]:
+    return [c for c in components if not cache.component(c).is_dir()]
 
 
 class _Obtainer:
@@ -100,7 +111,10 @@ class _Obtainer:
             self._say(f"  {component.key} {how}: {duration(time.monotonic() - started)}")
 
     def _obtain(self, component: Component, into: Path) -> str:
-        if self._downloads:
+        if not component.released and not self._builds:
+            what = "is released as an image alone; set MPSLICE_KUBE_FROM=build"
+            raise Unavailable(f"{component.key} {what}")
+        if self._downloads and component.released:
             try:
                 download(component, into)
                 return "downloaded"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from hack.cluster.layout import CHART
 from hack.cluster.node import Node
 from hack.cluster.processes import ProcessSpec, Program
 from hack.cluster.progress import Say, step
-from hack.cluster.versions import KUBERNETES
+from hack.cluster.versions import KUBERNETES, resolves_by_endpoints
 from hack.cluster.waiting import wait_until
 
 NAMESPACE = "mpslice-system"
@@ -62,21 +62,29 @@ class MpslicePrograms:
         return (self.nodeagent, self.planner, self.webhook)
 
 
-def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
-    """Apply the chart, start the three programs, hand the node over, wait for the gate.
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What no node is needed for; neither program has been started yet."""
+
+    webhook: Program
+    planner: Program
+    planner_ops: str
+    """Where the planner tells its metrics: the URL without the path."""
+
+
+def install(plane: ControlPlane, say: Say, ops: Sequence[int] = ()) -> Core:
+    """Apply the chart and prepare webhook and planner, with these ports for health and metrics.
 
     Raises:
         Unavailable: A program or the chart is missing.
-        ClusterError: The chart was refused, or a program did not become ready.
+        ClusterError: The chart was refused.
     """
-    executables = {name: _executable(name) for name in ("webhook", "planner", "nodeagent")}
+    executables = {name: _executable(name) for name in ("webhook", "planner")}
     (listen,) = network.free_ports(1, plane.address)
-    ops = network.free_ports(3)
+    ops = ops or network.free_ports(2)
     with step(say, "chart helm/mpslice"):
         _apply(plane, [_namespace()])
         _apply(plane, _for_processes(_render(plane), plane.address, listen, ops[0]))
-    gpus = plane.cluster.config / "gpus.yaml"
-    gpus.write_text(yaml.safe_dump({"gpus": list(SIMULATED_GPUS)}, sort_keys=False))
     webhook = _program(
         plane,
         executables["webhook"],
@@ -86,9 +94,24 @@ def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
         f"--service-name={WEBHOOK_SERVICE}",
     )
     planner = _program(plane, executables["planner"], ops[1])
+    return Core(webhook, planner, f"http://127.0.0.1:{ops[1]}")
+
+
+def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
+    """Apply the chart, start the three programs, hand the node over, wait for the gate.
+
+    Raises:
+        Unavailable: A program or the chart is missing.
+        ClusterError: The chart was refused, or a program did not become ready.
+    """
+    executable = _executable("nodeagent")
+    ops = network.free_ports(3)  # at once: a port that nobody listens on yet may be given twice
+    core = install(plane, say, ops[:2])
+    gpus = plane.cluster.config / "gpus.yaml"
+    gpus.write_text(yaml.safe_dump({"gpus": list(SIMULATED_GPUS)}, sort_keys=False))
     nodeagent = _program(
         plane,
-        executables["nodeagent"],
+        executable,
         ops[2],
         f"--node-name={node.name}",
         f"--device-plugin-dir={node.device_plugin_dir}",
@@ -98,20 +121,25 @@ def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
         node=node.name,
     )
     with step(say, "mpslice's programs"):
-        started = (webhook, planner, nodeagent)
+        started = (core.webhook, core.planner, nodeagent)
         for program in started:
             program.start(wait=False)
         for program in started:
             program.wait_ready()
         _label(plane, node.name)
-        wait_until(lambda: gates(plane), "webhook gates", seconds=60, details=webhook.last_lines)
+        wait_until_gated(plane, core)
         wait_until(
             lambda: _acknowledged(plane, node.name),
             f"NodeLayout {node.name} acknowledged",
             seconds=60,
-            details=lambda: f"{planner.last_lines()}\n{nodeagent.last_lines()}",
+            details=lambda: f"{core.planner.last_lines()}\n{nodeagent.last_lines()}",
         )
-    return MpslicePrograms(webhook, planner, nodeagent, gpus)
+    return MpslicePrograms(core.webhook, core.planner, nodeagent, gpus)
+
+
+def wait_until_gated(plane: ControlPlane, core: Core) -> None:
+    """Raises ClusterError when the webhook does not gate slice pods within a minute."""
+    wait_until(lambda: gates(plane), "webhook gates", seconds=60, details=core.webhook.last_lines)
 
 
 def gates(plane: ControlPlane) -> bool:
@@ -143,7 +171,8 @@ def gates(plane: ControlPlane) -> bool:
 def _executable(name: str) -> Path:
     path = Path(sys.executable).parent / f"mpslice-{name}"
     if not path.exists():
-        raise Unavailable(f"{path} is missing; install the project there (`pip install -e .`)")
+        install = "install the project there (`pip install -e .[programs]`)"
+        raise Unavailable(f"{path} is missing; {install}")
     return path
 
 
@@ -154,7 +183,7 @@ def _program(
 
     Of a pod on `node`, for who knows whose token it is by that.
     """
-    kubeconfig = _service_account(plane, executable.name, node)
+    kubeconfig = service_account(plane, executable.name, node)
     command = (
         str(executable),
         f"--kubeconfig={kubeconfig}",
@@ -165,8 +194,11 @@ def _program(
     return Program(plane.cluster, ProcessSpec(executable.name, command, lambda: healthy(health)))
 
 
-def _service_account(plane: ControlPlane, name: str, node: str = "") -> Path:
-    """A kubeconfig with a token of the chart's service account `name`, bound to a node if given."""
+def service_account(plane: ControlPlane, name: str, node: str = "", file: str = "") -> Path:
+    """A kubeconfig with a token of the chart's service account `name`, bound to a node if given.
+
+    `file` names it where one account has several.
+    """
     spec: dict[str, Any] = {"expirationSeconds": _TOKEN_SECONDS}
     if node:
         spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Node", "name": node}
@@ -183,7 +215,7 @@ def _service_account(plane: ControlPlane, name: str, node: str = "") -> Path:
             f"no token for service account {NAMESPACE}/{name}, which the chart should make: {error}"
         ) from error
     return pki.write_kubeconfig(
-        plane.cluster.component_kubeconfig(name),
+        plane.cluster.component_kubeconfig(file or name),
         plane.url,
         plane.pki.authority.pair.certificate,
         {"token": token},
@@ -227,12 +259,15 @@ def _for_processes(
         if document["kind"] == "Service" and document["metadata"]["name"] == WEBHOOK_SERVICE:
             # With a selector, its endpoints would be taken from pods, of which there are none.
             document["spec"].pop("selector", None)
-            kept.append(_endpoints(document, address, listen, ops))
+            piece = _endpoint_slice(document, address, listen, ops)
+            kept.append(piece)
+            if resolves_by_endpoints(KUBERNETES.version):
+                kept.append(endpoints(NAMESPACE, WEBHOOK_SERVICE, [piece]))
         kept.append(document)
     return kept
 
 
-def _endpoints(service: dict[str, Any], address: str, listen: int, ops: int) -> dict[str, Any]:
+def _endpoint_slice(service: dict[str, Any], address: str, listen: int, ops: int) -> dict[str, Any]:
     ports = [
         {
             "name": port.get("name", ""),
@@ -252,6 +287,24 @@ def _endpoints(service: dict[str, Any], address: str, listen: int, ops: int) -> 
         "addressType": "IPv4",
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
         "ports": ports,
+    }
+
+
+def endpoints(namespace: str, service: str, slices: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The Endpoints that say the same as a Service's EndpointSlices, for an old API server."""
+    subsets = [
+        {"addresses": [{"ip": ip} for ip in endpoint["addresses"]], "ports": piece["ports"]}
+        for piece in slices
+        for endpoint in piece["endpoints"]
+        if endpoint["conditions"]["ready"]
+    ]
+    # Without it the controller manager would write the slices a second time.
+    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": service, "namespace": namespace, "labels": labels},
+        "subsets": subsets,
     }
 
 

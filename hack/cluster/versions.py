@@ -6,7 +6,12 @@ together.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+from hack.cluster.errors import ClusterError
 
 GO_MINIMUM = (1, 26, 6)
 """The newest `go` line among the modules under `go/`."""
@@ -22,17 +27,33 @@ class Component:
     name: str
     version: str
     packages: tuple[str, ...]
-    """Go packages, each one program, built in the folder `go/<name>`."""
+    """Go packages, each one program, built in the folder `go/<module>`."""
     programs: tuple[str, ...]
     stamps: tuple[tuple[str, str], ...] = ()
     """Go variables and the values the linker writes into them."""
+    folder: str = ""
+    """The folder under `go/` where it is not called as the component."""
+    released: bool = True
+    """Whether the project releases the programs themselves, and not only images of them."""
+    kinds: tuple[str, str] = ("", "")
+    """A Go module and the folder in it that holds the project's custom resource definitions, which
+    are kept beside the programs in the folder `crds`."""
+
+    @property
+    def module(self) -> str:
+        return self.folder or self.name
 
     @property
     def key(self) -> str:
         return f"{self.name}-{self.version}"
 
 
-_KUBERNETES = "1.36.3"
+KUBERNETES_VERSIONS: Final = ("1.33.13", "1.36.3", "1.37.2")
+"""The oldest supported minor version, the one that tests run on by default, and the newest."""
+DEFAULT_KUBERNETES: Final = "1.36.3"
+KUBERNETES_VARIABLE: Final = "MPSLICE_KUBERNETES"
+"""Names the minor version of the cluster that is started, such as 1.33."""
+
 _KUBERNETES_PROGRAMS = (
     "kube-apiserver",
     "kube-controller-manager",
@@ -49,19 +70,64 @@ ETCD = Component(
     packages=("go.etcd.io/etcd/server/v3",),
     programs=("etcd",),
 )
-KUBERNETES = Component(
-    name="kubernetes",
-    version=_KUBERNETES,
-    packages=tuple(f"k8s.io/kubernetes/cmd/{program}" for program in _KUBERNETES_PROGRAMS),
-    programs=_KUBERNETES_PROGRAMS,
-    # Without these the server calls itself v0.0.0 and clients refuse the version skew.
-    stamps=(
-        ("k8s.io/component-base/version.gitVersion", f"v{_KUBERNETES}"),
-        ("k8s.io/component-base/version.gitMajor", _KUBERNETES.split(".", maxsplit=1)[0]),
-        ("k8s.io/component-base/version.gitMinor", _KUBERNETES.split(".")[1]),
-        ("k8s.io/component-base/version.gitTreeState", "clean"),
-    ),
-)
+
+
+def minor_of(version: str) -> str:
+    """`1.36` of `1.36.3`."""
+    return version.rpartition(".")[0]
+
+
+def kubernetes(version: str) -> Component:
+    """The programs of one of `KUBERNETES_VERSIONS`."""
+    major, minor, _ = version.split(".")
+    return Component(
+        name="kubernetes",
+        version=version,
+        packages=tuple(f"k8s.io/kubernetes/cmd/{program}" for program in _KUBERNETES_PROGRAMS),
+        programs=_KUBERNETES_PROGRAMS,
+        # Without these the server calls itself v0.0.0 and clients refuse the version skew.
+        stamps=(
+            ("k8s.io/component-base/version.gitVersion", f"v{version}"),
+            ("k8s.io/component-base/version.gitMajor", major),
+            ("k8s.io/component-base/version.gitMinor", minor),
+            ("k8s.io/component-base/version.gitTreeState", "clean"),
+        ),
+        folder="" if version == DEFAULT_KUBERNETES else f"kubernetes-{major}.{minor}",
+    )
+
+
+def resolves_by_endpoints(version: str) -> bool:
+    """Whether the API server looks a webhook's address up in Endpoints, and not in EndpointSlices
+    (ResolveEndpoint in apiserver's pkg/util/proxy/proxy.go)."""
+    return _minor_number(version) < 34
+
+
+def has_pod_level_resources(version: str) -> bool:
+    """Whether the gate PodLevelResources is on by default; else the API server drops the field."""
+    return _minor_number(version) >= 34
+
+
+def _minor_number(version: str) -> int:
+    return int(version.split(".")[1])
+
+
+def chosen_kubernetes(environment: Mapping[str, str]) -> str:
+    """The version that `MPSLICE_KUBERNETES` names, else the default.
+
+    Raises:
+        ClusterError: It names none of `KUBERNETES_VERSIONS`.
+    """
+    named = environment.get(KUBERNETES_VARIABLE, "")
+    if not named:
+        return DEFAULT_KUBERNETES
+    for version in KUBERNETES_VERSIONS:
+        if named in (version, minor_of(version)):
+            return version
+    known = ", ".join(map(minor_of, KUBERNETES_VERSIONS))
+    raise ClusterError(f"{KUBERNETES_VARIABLE}={named} is none of {known}; correct or unset it")
+
+
+KUBERNETES = kubernetes(chosen_kubernetes(os.environ))
 CONTAINERD = Component(
     name="containerd",
     version="2.4.2",
@@ -79,12 +145,25 @@ HELM = Component(
     # `helm template` answers .Capabilities.KubeVersion from these.
     stamps=(
         ("helm.sh/helm/v3/internal/version.version", "v3.21.4"),
-        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", _KUBERNETES.split(".", maxsplit=1)[0]),
-        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", _KUBERNETES.split(".")[1]),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", DEFAULT_KUBERNETES.split(".")[0]),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", DEFAULT_KUBERNETES.split(".")[1]),
     ),
 )
 
 COMPONENTS = (ETCD, KUBERNETES, CONTAINERD, HELM)
+
+CERT_MANAGER = Component(
+    name="cert-manager",
+    version="1.21.2",
+    # A program of ours around the release's library; go/cert-manager/main.go says why.
+    packages=(".",),
+    programs=("cert-manager",),
+    stamps=(("github.com/cert-manager/cert-manager/pkg/util.AppVersion", "v1.21.2"),),
+    released=False,
+    kinds=("github.com/cert-manager/cert-manager", "deploy/crds"),
+)
+NEIGHBOURS = (CERT_MANAGER,)
+"""Other projects that mpslice is tested beside; obtained for those tests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +185,9 @@ CONNTRACK = SystemPackage("conntrack", ("/usr/sbin/conntrack", "/sbin/conntrack"
 BUSYBOX = SystemPackage("busybox-static", ("/bin/busybox", "/usr/bin/busybox"))
 IPROUTE = SystemPackage("iproute2", ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"))
 MOUNT = SystemPackage("mount", ("/usr/bin/umount", "/bin/umount"))
+QEMU_USER = SystemPackage(
+    "qemu-user-static", ("/usr/bin/qemu-aarch64-static", "/usr/bin/qemu-aarch64")
+)
 MMDEBSTRAP = SystemPackage("mmdebstrap", ("/usr/bin/mmdebstrap",))
 
 CONTROL_PLANE_PACKAGES = (IPROUTE,)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mpslice
 from hack.cluster.errors import ClusterError
+from hack.cluster.images import architecture
 from hack.cluster.progress import to_stderr
 from hack.image.build import NAME, build
 
@@ -17,7 +18,7 @@ def main() -> int:
     """Build; 1 and one line on stderr when it cannot be done."""
     arguments = _parser().parse_args()
     try:
-        built = build(arguments.name, to_stderr, fresh=arguments.fresh)
+        built = build(arguments.name, to_stderr, fresh=arguments.fresh, machines=arguments.platform)
     except ClusterError as error:
         to_stderr(f"error: {error}")
         return 1
@@ -40,7 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="where to copy the archive; else in the cache")
     text = "take Debian's packages as they are now, not as they were when the cache was filled"
     parser.add_argument("--fresh", action="store_true", help=text)
+    text = "what it is for, by commas: linux/amd64, linux/arm64; this machine's own when not given"
+    parser.add_argument("--platform", type=_machines, default=(), metavar="LIST", help=text)
     return parser
+
+
+def _machines(text: str) -> tuple[str, ...]:
+    known = {f"linux/{architecture(machine)}": machine for machine in ("x86_64", "aarch64")}
+    unknown = [word for word in text.split(",") if word not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return tuple(dict.fromkeys(known[word] for word in text.split(",")))
 
 
 if __name__ == "__main__":

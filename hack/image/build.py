@@ -1,7 +1,8 @@
 """Builds the image's three layers and the OCI archive, cached by what each is made of.
 
 The layers are Debian with its Python, the dependencies, and the project: after a change of the
-project alone only the last is made anew.
+project alone only the last is made again. Those for another architecture are made in the same way,
+by that architecture's own programs, which qemu emulates.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import gzip
 import hashlib
 import io
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ from hack.cluster.errors import ClusterError, Unavailable
 from hack.cluster.images import Image, Layer
 from hack.cluster.layout import Cache
 from hack.cluster.progress import Say, step
-from hack.cluster.versions import MMDEBSTRAP
+from hack.cluster.versions import MMDEBSTRAP, QEMU_USER
 from hack.image import install
 
 NAME = "localhost/mpslice"
@@ -38,8 +41,11 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 COMMAND = ("kubectl-mpslice", "--help")
-_KEPT = 3
-_DEBOOTSTRAP_SECONDS = 600.0
+_KEPT = 4
+_OWN_MACHINE = platform.machine()
+# Emulated, both take minutes.
+_DEBOOTSTRAP_SECONDS = 1800.0
+_COMPILE_SECONDS = 900.0
 _HOOK = "/usr/share/mmdebstrap/hooks/merged-usr"
 
 
@@ -52,10 +58,11 @@ class Built:
     compressed: int
 
 
-def build(reference: str, say: Say, *, fresh: bool = False) -> Built:
+def build(reference: str, say: Say, *, fresh: bool = False, machines: Sequence[str] = ()) -> Built:
     """The archive of an image of that name, out of the cache if nothing has changed.
 
-    `fresh` takes Debian's packages as they are now, for those that were mended since.
+    `fresh` takes Debian's packages as they are now, for those that were mended since; `machines`
+    are those that it is for, as `uname --machine` has them, and this one when there are none.
 
     Raises:
         Unavailable: This machine has not got what is needed.
@@ -63,28 +70,58 @@ def build(reference: str, say: Say, *, fresh: bool = False) -> Built:
     """
     folder = Cache.default().images
     folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder):
-        base_path = folder / f"base-{_key(word.encode() for word in _debian_command(''))}.tar.gz"
+    made = [_Maker(folder, machine, say, fresh=fresh) for machine in machines or (_OWN_MACHINE,)]
+    archive = folder / f"{_key([reference.encode(), *(m.key.encode() for m in made)])}.tar"
+    if not archive.exists():
+        temporary = archive.with_suffix(f".{os.getpid()}.tmp")
+        images.write_archive([maker.image(reference) for maker in made], temporary)
+        temporary.rename(archive)
+        _forget_old(folder, {archive, *(path for maker in made for path in maker.kept)})
+    return Built(archive, reference, archive.stat().st_size)
+
+
+class _Maker:
+    """Makes the layers for one machine; `key` names all that they are made of.
+
+    Two builds for one machine wait for each other, but not for a build for another machine, which
+    takes minutes.
+    """
+
+    def __init__(self, folder: Path, machine: str, say: Say, *, fresh: bool) -> None:
+        self._machine, self._say = machine, say
+        words = (word.encode() for word in _debian_command("", machine))
+        base_path = folder / f"base-{_key(words)}.tar.gz"
         if fresh:
             base_path.unlink(missing_ok=True)
-        base = _cached(base_path, lambda: _base(say))
-        base_key = _key([base])
-        key = _key([base_key.encode(), *_sources(install.LOCK, Path(install.__file__))])
-        dependencies_path = folder / f"dependencies-{key}.tar.gz"
-        key = _key([key.encode(), *_sources(*install.project_files()), reference.encode()])
-        archive = folder / f"{key}.tar"
-        if not archive.exists():
+        self._folder = folder
+        with self._exclusive():
+            self._base = _cached(base_path, lambda: _base(machine, say))
+        key = _key([_key([self._base]).encode(), *_sources(install.LOCK, Path(install.__file__))])
+        self._dependencies_path = folder / f"dependencies-{key}.tar.gz"
+        self.kept = (base_path, self._dependencies_path)
+        self.key = _key([key.encode(), *_sources(*install.project_files())])
+
+    def image(self, reference: str) -> Image:
+        _require_emulation(self._machine, self._say)
+        with self._exclusive():
             dependencies = _cached(
-                dependencies_path, lambda: _part(base, install.DEPENDENCIES, say)
+                self._dependencies_path, lambda: self._part(install.DEPENDENCIES)
             )
-            project = _part(base, install.PROJECT, say)
-            layers = [Layer.gzipped(part) for part in (base, dependencies, project)]
-            image = Image(reference, layers, COMMAND, ENVIRONMENT, USER, _labels())
-            temporary = archive.with_suffix(".tmp")
-            images.write_archive([image], temporary)
-            temporary.rename(archive)
-            _forget_old(folder, {base_path, dependencies_path, archive})
-    return Built(archive, reference, archive.stat().st_size)
+        parts = (self._base, dependencies, self._part(install.PROJECT))
+        layers = [Layer.gzipped(part) for part in parts]
+        architecture = images.architecture(self._machine)
+        return Image(
+            reference, layers, COMMAND, ENVIRONMENT, USER, _labels(), architecture=architecture
+        )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with (self._folder / f"lock-{self._machine}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _part(self, part: Path) -> bytes:
+        return _part(self._base, part, self._machine, self._say)
 
 
 def _labels() -> dict[str, str]:
@@ -95,21 +132,48 @@ def _labels() -> dict[str, str]:
     }
 
 
-def _base(say: Say) -> bytes:
+def _base(machine: str, say: Say) -> bytes:
     """Debian as small as apt allows, without manuals and translations, and its Python."""
     system.require_root("building the image")
     system.ensure([MMDEBSTRAP], say)
-    with step(say, f"Debian {SUITE} with Python"), tempfile.TemporaryDirectory() as temporary:
+    _require_emulation(machine, say)
+    what = f"Debian {SUITE} with Python, {images.architecture(machine)}"
+    with step(say, what), tempfile.TemporaryDirectory() as temporary:
         tar = Path(temporary) / "base.tar"
-        _run(_debian_command(str(tar)), _DEBOOTSTRAP_SECONDS)
+        _run(_debian_command(str(tar), machine), _DEBOOTSTRAP_SECONDS)
         return gzip.compress(tar.read_bytes(), 6, mtime=0)
 
 
-def _debian_command(output: str) -> list[str]:
+def is_emulated(machine: str) -> bool:
+    """Whether the kernel hands programs of that machine to qemu, in a changed root as well."""
+    handler = Path(f"/proc/sys/fs/binfmt_misc/qemu-{machine}")
+    try:
+        lines = handler.read_text().splitlines()
+    except OSError:
+        return False
+    # F: the interpreter was opened when it was registered, so a changed root need not have it.
+    return "enabled" in lines and any(re.match(r"flags: .*F", line) for line in lines)
+
+
+def _require_emulation(machine: str, say: Say) -> None:
+    if machine == _OWN_MACHINE:
+        return
+    system.ensure([QEMU_USER], say)
+    if not is_emulated(machine):
+        architecture = images.architecture(machine)
+        raise Unavailable(
+            f"this machine does not run programs of {architecture}: register qemu with the kernel "
+            "(`systemctl restart systemd-binfmt`, with the package qemu-user-static), or build on "
+            f"a machine of {architecture}"
+        )
+
+
+def _debian_command(output: str, machine: str) -> list[str]:
     included = ",".join(["usr-is-merged", *PACKAGES.read_text().split()])
     paths = ("exclude=/usr/share/man/*", "exclude=/usr/share/locale/*", "exclude=/usr/share/doc/*")
     return [
         "mmdebstrap",
+        f"--architectures={images.architecture(machine)}",
         "--variant=apt",
         f"--hook-dir={_HOOK}",
         '--aptopt=APT::Install-Recommends "false"',
@@ -123,24 +187,25 @@ def _debian_command(output: str) -> list[str]:
     ]
 
 
-def _part(base: bytes, part: Path, say: Say) -> bytes:
+def _part(base: bytes, part: Path, machine: str, say: Say) -> bytes:
     """The layer of one part: installed from outside, compiled by the image's own Python."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if uv is None:
         raise Unavailable("uv is missing; `make test` or `make image` installs it")
     made = [part] if part == install.DEPENDENCIES else [part, install.LAUNCHERS]
     what = "dependencies" if part == install.DEPENDENCIES else "project"
-    with step(say, f"layer of the {what}"), tempfile.TemporaryDirectory() as temporary:
+    title = f"layer of the {what}, {images.architecture(machine)}"
+    with step(say, title), tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         unpack(base, root)
         try:
             if part == install.DEPENDENCIES:
-                install.install_dependencies(root, uv)
+                install.install_dependencies(root, uv, machine)
             else:
                 install.install_project(root, uv)
         except install.NotInstalled as error:
             raise ClusterError(f"the {what} could not be installed: {error}") from error
-        _run(["chroot", str(root), *install.compile_command(part)], 300)
+        _run(["chroot", str(root), *install.compile_command(part)], _COMPILE_SECONDS)
         return gzip.compress(_tar(root, made), 6, mtime=0)
 
 
@@ -213,10 +278,3 @@ def _run(command: list[str], seconds: float) -> None:
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise ClusterError(f"`{' '.join(command[:2])} …` failed: {last}")
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

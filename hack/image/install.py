@@ -46,49 +46,65 @@ class NotInstalled(Exception):
     """What uv said."""
 
 
-def install_dependencies(root: Path, uv: str) -> None:
+def install_dependencies(root: Path, uv: str, machine: str = "") -> None:
     """What the lock file pins, as wheels and nothing else: there is no compiler.
+
+    `machine` is that of the image, as `uname --machine` has it; this one's when empty.
 
     Raises:
         NotInstalled: uv could not.
     """
     target = root / DEPENDENCIES
-    _uv_install(uv, target, "--only-binary=:all:", "--require-hashes", f"--requirements={LOCK}")
+    locked = ("--only-binary=:all:", "--require-hashes", f"--requirements={LOCK}")
+    platform_ = f"--python-platform={machine or platform.machine()}-{_GLIBC}"
+    uv_install(uv, target, platform_, *locked)
     shutil.rmtree(target / "bin", ignore_errors=True)  # programs of theirs that nobody runs
 
 
 def install_project(root: Path, uv: str) -> None:
     """The project's packages and a launcher for each of its programs. Raises NotInstalled."""
-    target = root / PROJECT
+    install_packages(root / PROJECT, uv)
+    _write_launchers(root)
+
+
+def install_packages(target: Path, uv: str) -> None:
+    """The project's packages below a folder, without their dependencies. Raises NotInstalled."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
-        for path in project_files():
-            copied = source / path.relative_to(CHECKOUT)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copied)
-        _uv_install(uv, target, "--no-deps", str(source))
+        copy_project(source)
+        uv_install(uv, target, "--no-deps", str(source))
     shutil.rmtree(target / "bin", ignore_errors=True)
     # It names the folder that the project was built in.
     for record in target.glob("*.dist-info/direct_url.json"):
         record.unlink()
-    _write_launchers(root)
+
+
+def copy_project(folder: Path) -> None:
+    """Copies what the project is built from, so that building leaves nothing in the checkout."""
+    for path in project_files():
+        copied = folder / path.relative_to(CHECKOUT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
 
 
 def project_files() -> Iterator[Path]:
     """What the project is built from; a stale build folder is not among it."""
     yield from (CHECKOUT / name for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"))
-    for package in _packages():
-        folder = CHECKOUT / package.replace(".", "/")
+    for folder in _packages():
         yield from (path for path in sorted(folder.iterdir()) if path.is_file())
 
 
-def _packages() -> list[str]:
+def _packages() -> Iterator[Path]:
+    """The folders of the project's packages: setup.cfg names the outermost ones."""
     settings = configparser.ConfigParser()
     settings.read(CHECKOUT / "setup.cfg")
-    return settings["options"]["packages"].split()
+    for top in settings["options.packages.find"]["include"].split():
+        folders = (CHECKOUT / top.removesuffix("*")).rglob("__init__.py")
+        yield from sorted(path.parent for path in folders)
 
 
-def _uv_install(uv: str, target: Path, *arguments: str) -> None:
+def uv_install(uv: str, target: Path, *arguments: str) -> None:
+    """Installs into a folder, for the image's Python. Raises NotInstalled, with what uv said."""
     command = [
         uv,
         "pip",
@@ -97,7 +113,6 @@ def _uv_install(uv: str, target: Path, *arguments: str) -> None:
         f"--target={target}",
         f"--python={sys.executable}",
         f"--python-version={_PYTHON}",
-        f"--python-platform={platform.machine()}-{_GLIBC}",
         "--link-mode=copy",
         *arguments,
     ]

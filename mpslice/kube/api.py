@@ -110,18 +110,25 @@ class Kube(Protocol):
         ...
 
 
-async def list_all(
+async def list_each(
     kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
-) -> list[Json]:
-    """Every object of a consistent list, for the few callers whose lists are small."""
-    items: list[Json] = []
+) -> AsyncIterator[Json]:
+    """Every object of a consistent list, of which one page is in memory at a time."""
     token = ""
     while True:
         paging = {"limit": "500", **({"continue": token} if token else {})}
         page = await kube.list_page(
             resource, namespace=namespace, query={**(query or {}), **paging}
         )
-        items += page.get("items") or []
+        for item in page.get("items") or ():
+            yield item
         token = (page.get("metadata") or {}).get("continue") or ""
         if not token:
-            return items
+            return
+
+
+async def list_all(
+    kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
+) -> list[Json]:
+    """The same as a list, for the few callers whose lists are small."""
+    return [item async for item in list_each(kube, resource, namespace=namespace, query=query)]

@@ -6,6 +6,7 @@ and is asked again here, which the loaders of kubernetes-asyncio leave to others
 
 import asyncio
 import os
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from mpslice.kube.client import (
 from mpslice.kube.errors import BadCredentials
 
 _PLUGIN: Final = 300.0  # seconds: its plugin may have a person log in
+_OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _EARLY: Final = timedelta(seconds=10)  # before its end a token may end on the way
 _MALFORMED: Final = (TypeError, AttributeError, AssertionError)
 """What the loader raises where a list is expected and a text is found, and the like."""
@@ -34,27 +36,33 @@ class Credentials:
     certificate that a plugin gives instead of a token is not renewed.
     """
 
-    def __init__(self, configuration: Configuration, kubeconfig: str = "") -> None:
+    def __init__(
+        self, configuration: Configuration, kubeconfig: str = "", context: str = ""
+    ) -> None:
         self.configuration = configuration
+        self.namespace = "default"
+        """The namespace of the kubeconfig's context, or of the pod's own account."""
         self._kubeconfig = kubeconfig
-        self._context: str | None = None
+        self._context: str | None = context or None
         self._ends: datetime | None = None
         self._refused = False
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def load(cls, kubeconfig: str | None) -> "Credentials":
-        """Those of the pod's own account without a kubeconfig.
+    async def load(cls, kubeconfig: str | None, context: str = "") -> "Credentials":
+        """Those of the pod's own account without a kubeconfig; `context` is one of the
+        kubeconfig's, "" for its current one.
 
         Raises BadCredentials, saying what to do.
         """
-        credentials = cls(Configuration(), kubeconfig or "")
+        credentials = cls(Configuration(), kubeconfig or "", context)
         if kubeconfig:
             await credentials._read(credentials.configuration)
         else:
             try:
                 # It has the token's file read again every minute.
                 load_incluster_config(credentials.configuration)  # type: ignore[no-untyped-call]
+                credentials.namespace = _own_namespace()
             except (ConfigException, OSError, ValueError) as error:
                 raise credentials.unusable(error) from error
         return credentials
@@ -83,8 +91,14 @@ class Credentials:
             said = f"its plugin has not answered in {_PLUGIN:g} s"
         elif isinstance(error, _MALFORMED):
             said = "it is no kubeconfig"
+        elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            said = f"line {error.problem_mark.line + 1} is not YAML: {error.problem}"
+        elif isinstance(error, ssl.SSLError):
+            said = f"its certificates or keys cannot be read, or do not belong together: {error}"
+        elif isinstance(error, OSError) and error.strerror and error.filename:
+            said = f"{error.filename}: {error.strerror}"
         else:
-            said = " ".join(str(error).split())
+            said = " ".join(str(error).split()).replace("does not exists", "does not exist")
         if self._kubeconfig:
             return BadCredentials(f"cannot use kubeconfig {self._kubeconfig}: {said}")
         hint = "(outside a cluster, give --kubeconfig)"
@@ -101,6 +115,7 @@ class Credentials:
         try:
             files = _files(self._kubeconfig)
             self._context = self._context or _context(files)
+            self.namespace = _namespace(files, self._context)
             async with asyncio.timeout(_PLUGIN):
                 loader = await load_kube_config(
                     os.pathsep.join(map(str, files)),
@@ -148,3 +163,49 @@ def _context(files: Mapping[Path, Mapping[str, Any]]) -> str | None:
     """The first that is named, as kubectl has it: the loader would take the last one's cluster."""
     named = (said.get("current-context") for said in files.values())
     return next((str(context) for context in named if context), None)
+
+
+def _namespace(files: Mapping[Path, Mapping[str, Any]], context: str | None) -> str:
+    """That of the context, of which the first file that has it decides.
+
+    Raises ConfigException for a context that is in no file, naming those that are, and for one
+    whose cluster or user is not told of.
+    """
+    if not context:
+        raise ConfigException("it has no current-context; `kubectl config use-context` sets one")
+    found = _entry(files, "contexts", context)
+    if found is None:
+        known = ", ".join(sorted(_names(files, "contexts"))) or "none"
+        raise ConfigException(f"it has no context {context!r}; it has {known}")
+    said = found.get("context") or {}
+    cluster, user = said.get("cluster"), said.get("user")
+    told = _entry(files, "clusters", cluster)
+    if told is None:
+        raise ConfigException(f"context {context!r} names cluster {cluster!r}, which it has not")
+    server = (told.get("cluster") or {}).get("server")
+    if not str(server).startswith(("https://", "http://")):
+        text = f"its cluster {cluster!r} has {server!r} as server; write https://HOST:PORT"
+        raise ConfigException(text if server else f"its cluster {cluster!r} has no server")
+    if user and _entry(files, "users", user) is None:
+        raise ConfigException(f"context {context!r} names user {user!r}, which it has not")
+    return str(said.get("namespace") or "default")
+
+
+def _entry(
+    files: Mapping[Path, Mapping[str, Any]], kind: str, name: object
+) -> Mapping[str, Any] | None:
+    """The first entry of the name."""
+    entries = (each for said in files.values() for each in said.get(kind) or ())
+    return next((each for each in entries if each.get("name") == name), None)
+
+
+def _names(files: Mapping[Path, Mapping[str, Any]], kind: str) -> set[str]:
+    entries = (each for said in files.values() for each in said.get(kind) or ())
+    return {str(each["name"]) for each in entries if each.get("name")}
+
+
+def _own_namespace() -> str:
+    try:
+        return _OWN_NAMESPACE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"

@@ -24,12 +24,13 @@ class Timing:
     is seen so much later.
 
     `renew_within` is how long after its last renewal a leader goes on working; the rest of the
-    lease is the margin in which it has to stop.
+    lease is the margin in which it has to stop. It renews a `retry` after its last renewal, so that
+    a renewal may take what is left of `renew_within`, and a busy API server takes seconds.
     """
 
-    lease: float = 7.0
-    renew_within: float = 5.0
-    retry: float = 1.5
+    lease: float = 8.0
+    renew_within: float = 6.0
+    retry: float = 1.0
 
 
 @dataclass(slots=True)
@@ -62,6 +63,11 @@ class Elector:
         self._clock = clock
         self._seen = _Seen()
         self._lease: Json | None = None
+
+    @property
+    def holder(self) -> str:
+        """The identity that last was seen to hold the lease; "" when nobody did."""
+        return str(self._seen.record.get("holderIdentity") or "")
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Waits for the lease, then works; again after losing it. Returns when the work returns.
@@ -129,6 +135,10 @@ class Elector:
             return False
 
     async def _hold(self, started: float) -> bool:
+        # One request, not two, while nobody else has written: where the API server is slow, that
+        # is what the lease is lost by.
+        if self.leading and self._lease is not None and await self._write(self._lease):
+            return True
         try:
             lease = await self._kube.read(LEASES, self._name, namespace=self._namespace)
         except NotFound:
@@ -163,13 +173,13 @@ class Elector:
                 self._lease = await self._kube.replace(
                     LEASES, self._name, {**lease, "spec": spec}, namespace=self._namespace
                 )
-        except Conflict:
+        except (Conflict, NotFound):
             return False
         self._seen = _Seen(dict(self._lease.get("spec") or {}), self._clock())
         return True
 
     def _is_anothers(self) -> bool:
-        return (self._seen.record.get("holderIdentity") or "") not in ("", self._identity)
+        return self.holder not in ("", self._identity)
 
     async def _release(self) -> None:
         """Lets another replica take over at once; failing that, it waits for the lease to end."""

@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from mpslice import __version__
-from mpslice.kube.api import Json, PatchType, Query, Resource
+from mpslice.kube.api import PODS, Json, PatchType, Query, Resource
 from mpslice.kube.client import ApiClient, ConfigException
 from mpslice.kube.credentials import Credentials
 from mpslice.kube.errors import (
@@ -42,13 +42,32 @@ class Session:
         self._client = client
         self._credentials = credentials or Credentials(client.configuration)
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the kubeconfig's context, `default` where it names none."""
+        return self._credentials.namespace
+
+    @property
+    def server(self) -> str:
+        """The URL of the API server."""
+        return str(self._client.configuration.host)
+
     @classmethod
-    async def connect(cls, component: str, kubeconfig: str | None = None) -> "Session":
+    async def connect(
+        cls,
+        component: str,
+        kubeconfig: str | None = None,
+        *,
+        context: str = "",
+        user: str = "",
+        groups: Sequence[str] = (),
+    ) -> "Session":
         """A session with the in-cluster credentials, or those of kubeconfig files.
 
-        Raises BadCredentials, saying what to do. Nothing is sent yet.
+        `context` is one of the kubeconfig's. `user` and `groups` are impersonated (kubectl's --as
+        and --as-group). Raises BadCredentials, saying what to do. Nothing is sent yet.
         """
-        credentials = await Credentials.load(kubeconfig)
+        credentials = await Credentials.load(kubeconfig, context)
         configuration = credentials.configuration
         # Our own test clusters' CAs are strict, other people's may lack an AKI.
         configuration.disable_strict_ssl_verification = True
@@ -60,7 +79,8 @@ class Session:
         except (OSError, ValueError, TypeError) as error:
             raise credentials.unusable(error) from error
         client.user_agent = f"mpslice-{component}/{__version__}"
-        _look_up_no_proxies(client)
+        named = [("Impersonate-User", user)] if user else []
+        _look_up_no_proxies(client, [*named, *(("Impersonate-Group", each) for each in groups)])
         return cls(client, credentials)
 
     async def __aenter__(self) -> "Session":
@@ -81,8 +101,37 @@ class Session:
         path = resource.path(namespace=namespace)
         return await self._request("GET", path, query=query, deadline=_LIST)
 
-    async def create(self, resource: Resource, body: Json, *, namespace: str | None = None) -> Json:
-        return await self._request("POST", resource.path(namespace=namespace), body=body)
+    async def proxied_text(self, namespace: str, pod: str, port: int, path: str) -> str:
+        """What a pod answers to a GET that the API server passes on to it; any text.
+
+        Raises a KubeError, also for what the pod refuses.
+        """
+        target = PODS.path(f"{pod}:{port}", namespace=namespace, subresource="proxy")
+        what = f"GET {target}{path}"
+        await self._credentials.renew()
+        timeout = aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT)
+        try:
+            response = await self._send(
+                "GET", f"{target}{path}", None, None, "text/plain", timeout, accept="*/*"
+            )
+            async with response:
+                text = await response.text()
+                if response.status >= 400:
+                    raise self._refusal(response, _decode(text.encode()), what)
+                return text
+        except KubeError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise Unreachable(f"{what}: {_describe(error)}") from error
+
+    async def create(
+        self, resource: Resource, body: Json, *, namespace: str | None = None, dry_run: bool = False
+    ) -> Json:
+        """In dry run the API server answers what it would have made, and makes nothing."""
+        query = {"dryRun": "All"} if dry_run else None
+        return await self._request(
+            "POST", resource.path(namespace=namespace), body=body, query=query
+        )
 
     async def replace(
         self, resource: Resource, name: str, body: Json, *, namespace: str | None = None
@@ -184,6 +233,7 @@ class Session:
         body: Json | Sequence[Json] | None,
         content_type: str,
         timeout: aiohttp.ClientTimeout,
+        accept: str = "application/json",
     ) -> aiohttp.ClientResponse:
         try:
             # call_api is untyped; without _preload_content it hands out aiohttp's own response.
@@ -191,7 +241,7 @@ class Session:
                 path,
                 method,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": str(content_type)},
+                header_params={"Accept": accept, "Content-Type": str(content_type)},
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
@@ -220,13 +270,18 @@ def _proxy_from_environment(host: str) -> str | None:
     return getproxies().get(url.scheme)
 
 
-def _look_up_no_proxies(client: ApiClient) -> None:
-    """Takes the look into environment and netrc out of every request: two thread hops each."""
+def _look_up_no_proxies(client: ApiClient, headers: Sequence[tuple[str, str]] = ()) -> None:
+    """Takes the look into environment and netrc out of every request: two thread hops each.
+
+    `headers` go with every request; one may be there several times.
+    """
     session = client.rest_client.pool_manager
     connector = session.connector
     session.detach()
     # The same buffer as before: a watch event of a large object is one line.
-    client.rest_client.pool_manager = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
+    client.rest_client.pool_manager = aiohttp.ClientSession(
+        connector=connector, read_bufsize=2**21, headers=headers
+    )
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:

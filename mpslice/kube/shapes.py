@@ -85,6 +85,7 @@ POD_SPEC: Final = {
     },
     "topologySpreadConstraints": [_SPREAD],
     "hostNetwork": bool,
+    "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}, "ephemeral": dict}],
     "resources": _REQUIREMENTS,
     "overhead": Map(object),
 }

@@ -4,12 +4,14 @@ A write that would change nothing is left out, by what the server answered last;
 the agent says about the node goes into one patch.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
+from typing import Final
 
-from mpslice.gpus import DeviceId
 from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Kube, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.nodelayout import (
@@ -28,16 +30,21 @@ from nodeagent.cluster.report import (
     mirrored_annotations,
     node_patch,
     node_resources,
+    offered_gb,
     project_node,
     used_resources,
     version_of,
 )
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Holder, Pods
-from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.evidence import Pods
+from nodeagent.slices.table import SliceTable
 
 Ready = tuple[str, str, str]
 """Of the condition Ready what tells whether the node is served: status, reason and message."""
+
+ANNOTATIONS_SECONDS: Final = 10.0
+"""How long nos's annotations may be behind where they alone would be a write: as often as nos's own
+agent writes them (reportConfigIntervalSeconds). A pod's life would else cost two writes more."""
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +63,27 @@ def _ready_of(conditions: Iterable[Condition]) -> Ready:
 
 
 class Publisher:
-    """Every call raises a KubeError when it could not write."""
+    """Every call raises a KubeError when it could not write.
+
+    `release` is what the NodeLayout says, None without one. `offers_gb` turns False once
+    mpslice.io/gb can go from a node whose agent is not to offer it.
+    `due` is when the node has to be written for its annotations alone (monotonic), None for never.
+    """
 
     def __init__(
         self,
         kube: Kube,
         settings: Settings,
-        inventory: Inventory,
-        holders: Mapping[DeviceId, Holder],
+        table: SliceTable,
         reported: Callable[[], LayoutStatus],
         shown: Callable[[], Shown],
     ) -> None:
+        self.release: bool | None = None
+        self.offers_gb = True
+        self.due: float | None = None
         self._kube = kube
         self._settings = settings
-        self._inventory = inventory
-        self._holders = holders
+        self._table = table
         self._reported = reported
         self._shown = shown
         self._node = NodeFacts()
@@ -92,28 +105,52 @@ class Publisher:
 
     def node_differs(self) -> bool:
         """Whether the node's status says something else of our slices than we do."""
-        return "status" in node_patch(self._node, node_resources(self._inventory), {})
+        return "status" in node_patch(self._node, node_resources(self._table), {}, self._gb())
 
-    async def write_node(self, *, release: bool = False, sure: bool = False) -> None:
+    def _gb(self) -> Amount | None:
+        """What the node is to show of mpslice.io/gb.
+
+        Without a NodeLayout the node is not ours, or not any more: what it shows is left alone. The
+        kubelet writes allocatable as it finds capacity (kubelet/nodestatus/setters.go), so both say
+        the same.
+        """
+        if self.release is None:
+            return self._node.gb
+        released = self.release and not self._table.slices
+        left_over = not self._settings.quota and self._node.gb is None
+        if released or left_over or not self.offers_gb:
+            return None
+        gb = offered_gb(self._table, self._settings, release=self.release)
+        return Amount(gb, gb)
+
+    async def write_node(self, *, release: bool = False, sure: Collection[SliceSize] = ()) -> None:
         """Resources and annotations of the node, in one patch.
 
-        `sure` writes the resources even when the node seems to show them: our reading may be old.
+        The sizes that are to be `sure` are written even where the node seems to show them so: our
+        reading may be old.
         """
-        resources = node_resources(self._inventory)
-        if sure:
-            self._node = replace(self._node, resources={})
-        await self._patch_node(resources, release=release)
+        resources = node_resources(self._table)
+        known = {size: n for size, n in self._node.resources.items() if size not in sure}
+        self._node = replace(self._node, resources=known)
+        await self._patch_node(resources, release=release, at_once=release)
 
     async def close_node(self, pods: Pods) -> None:
         """Nothing more can be bound than what these pods hold; for an agent that goes away."""
-        await self._patch_node(used_resources(self._inventory, self._holders, pods))
+        await self._patch_node(used_resources(self._table, pods), at_once=True)
 
     async def _patch_node(
-        self, resources: Mapping[SliceSize, Amount], *, release: bool = False
+        self,
+        resources: Mapping[SliceSize, Amount],
+        *,
+        release: bool = False,
+        at_once: bool = False,
     ) -> None:
-        gpus = gpu_statuses(self._inventory, self._holders, self._settings)
+        gpus = gpu_statuses(self._table, self._settings)
         annotations = {} if release else mirrored_annotations(gpus)
-        patch = node_patch(self._node, resources, annotations)
+        patch = node_patch(self._node, resources, annotations, self._gb())
+        if patch and not (at_once or "status" in patch or self._annotations_are_due()):
+            return
+        self.due = None
         if patch:
             answer = await self._kube.patch(
                 NODES,
@@ -123,6 +160,42 @@ class Publisher:
                 subresource="status",
             )
             self.saw_node(project_node(answer))
+
+    def _annotations_are_due(self) -> bool:
+        now = monotonic()
+        if self.due is None:
+            self.due = now + ANNOTATIONS_SECONDS
+        return now >= self.due
+
+    async def write(
+        self,
+        layout: NodeLayout,
+        acknowledged: int | None,
+        conditions: Sequence[Condition],
+        *,
+        release: bool = False,
+    ) -> None:
+        """The node and the NodeLayout at once, and neither waits for the other.
+
+        A slice is counted on when both show it (planner/gate/bindable.py), so their order does not
+        matter. With `release` it does: after the condition Released the agent may be ended, and
+        what is to be taken from the node has to be gone by then.
+        """
+        if release:
+            await self.write_node(release=True)
+            await self.write_layout(layout, acknowledged, conditions)
+            return
+        node = asyncio.create_task(self.write_node())
+        try:
+            await asyncio.sleep(0)  # the node's goes first: the scheduler has to hear of it, too
+            await self.write_layout(layout, acknowledged, conditions)
+        except asyncio.CancelledError:
+            node.cancel()
+            raise
+        finally:  # it is waited for, whatever becomes of the other
+            (failure,) = await asyncio.gather(node, return_exceptions=True)
+        if failure is not None:
+            raise failure
 
     async def write_trouble(self, layout: NodeLayout, trouble: Condition) -> None:
         """Only the condition Ready is news; what was said of the last generation stays said."""
@@ -147,7 +220,7 @@ class Publisher:
         observed_generation = self._observed if acknowledged is None else acknowledged
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         merged = merge_conditions(self._conditions, conditions, now=now)
-        gpus = gpu_statuses(self._inventory, self._holders, self._settings)
+        gpus = gpu_statuses(self._table, self._settings)
         status = status_to_json(LayoutStatus(observed_generation, gpus, merged))
         if status == self._written and not self._was_overwritten():
             return

@@ -1,11 +1,11 @@
 """What the agent says about itself: the NodeLayout's status, the node's resources and annotations.
 
-Pure, from the inventory and the holders, so that the same state is always reported the same way.
+Pure, from the table of slices, so that the same state is always reported the same way.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,19 +13,16 @@ from mpslice.errors import InvalidQuantity
 from mpslice.gpus import DeviceId, GpuUuid, capacity_gb, excluded_gpus
 from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
 from mpslice.quantities import whole
-from mpslice.slices import SliceSize, parse_resource, resource_name, size_label
+from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource, resource_name, size_label
+from nodeagent.container import slice_limit_mib
 from nodeagent.gpus.refusals import FOREIGN_PARTITIONER
 from nodeagent.hardware import Gpu
-from nodeagent.kubelet.container import slice_limit_mib
-from nodeagent.layout.decision import Blocked, Obstacle, Standing, StandingGpu
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Holder, Pods
-from nodeagent.slices.inventory import Inventory
-
-Holders = Mapping[DeviceId, Holder]
+from nodeagent.slices.evidence import Holder, Pods
+from nodeagent.slices.table import SliceTable
 
 _MIRRORED = re.compile(r"nos\.nebuly\.com/status-gpu-[0-9]+-[0-9]+gb-(?:used|free)", re.ASCII)
-_MESSAGE: Final = 1024
+MESSAGE_LENGTH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,8 @@ class NodeFacts:
     """What concerns us of a Node object; `version` orders two readings of it.
 
     `annotations` are nos's, which the agent writes; `excluded` are the GPUs that the user keeps;
-    `others` is how many devices of each other extended resource the node offers.
+    `others` is how many devices of each other extended resource the node offers, `gb` the same of
+    mpslice.io/gb, None where the node does not name it.
     """
 
     uid: str = ""
@@ -50,6 +48,7 @@ class NodeFacts:
     annotations: Mapping[str, str] = field(default_factory=dict)
     excluded: frozenset[str] = frozenset()
     others: Mapping[str, int] = field(default_factory=dict)
+    gb: Amount | None = None
 
 
 def project_node(node: Mapping[str, Any]) -> NodeFacts:
@@ -71,6 +70,7 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
         },
         excluded=excluded_gpus(node),
         others=_others(status.get("allocatable")),
+        gb=_gb(status.get("capacity") or {}, status.get("allocatable") or {}),
     )
 
 
@@ -81,10 +81,23 @@ def version_of(obj: Mapping[str, Any]) -> int:
     return int(version) if version.isdigit() else 0
 
 
+def _gb(capacity: Mapping[str, Any], allocatable: Mapping[str, Any]) -> Amount | None:
+    if GB_RESOURCE not in capacity and GB_RESOURCE not in allocatable:
+        return None
+    return Amount(*(_count(part.get(GB_RESOURCE)) for part in (capacity, allocatable)))
+
+
+def _count(quantity: object) -> int:
+    try:
+        return whole(quantity)
+    except InvalidQuantity:
+        return -1  # differs from whatever we want
+
+
 def _others(allocatable: Mapping[str, Any] | None) -> dict[str, int]:
     counts = {}
     for name, quantity in (allocatable or {}).items():
-        if "/" in name and parse_resource(name) is None:
+        if "/" in name and name != GB_RESOURCE and parse_resource(name) is None:
             try:
                 counts[name] = whole(quantity)
             except InvalidQuantity:
@@ -97,40 +110,11 @@ def _amounts(quantities: Mapping[str, Any] | None) -> dict[SliceSize, int]:
     for name, quantity in (quantities or {}).items():
         size = parse_resource(name)
         if size is not None:
-            try:
-                amounts[size] = whole(quantity)
-            except InvalidQuantity:
-                amounts[size] = -1  # differs from whatever we want
+            amounts[size] = _count(quantity)
     return amounts
 
 
-def standing_gpus(
-    inventory: Inventory,
-    holders: Holders,
-    kept: Mapping[DeviceId, Obstacle],
-    settings: Settings,
-    starting: Collection[GpuUuid] = (),
-) -> list[StandingGpu]:
-    """The inventory as the decision sees it; the MPS daemons of some GPUs are `starting`."""
-    return [
-        StandingGpu(
-            uuid=gpu.uuid,
-            capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
-            healthy=gpu.works,
-            refusal=gpu.refusal.why if gpu.refusal else "",
-            starting=gpu.uuid in starting,
-            slices=tuple(
-                Standing(device, used=device in holders, kept=kept.get(device))
-                for device in inventory.on_gpu(gpu.uuid)
-            ),
-        )
-        for gpu in _by_index(inventory)
-    ]
-
-
-def gpu_statuses(
-    inventory: Inventory, holders: Holders, settings: Settings
-) -> tuple[GpuStatus, ...]:
+def gpu_statuses(table: SliceTable, settings: Settings) -> tuple[GpuStatus, ...]:
     """`status.gpus`: only slices that the kubelet knows, because pods are let go on it."""
     return tuple(
         GpuStatus(
@@ -141,26 +125,25 @@ def gpu_statuses(
             capacity_gb=capacity_gb(gpu.memory_mib, settings.memory_unit),
             healthy=gpu.healthy,
             reason=gpu.objection,
-            slices=_slice_statuses(gpu, inventory, holders, settings),
+            slices=_slice_statuses(gpu, table, settings),
         )
-        for gpu in _by_index(inventory)
+        for gpu in by_index(table)
     )
 
 
-def _slice_statuses(
-    gpu: Gpu, inventory: Inventory, holders: Holders, settings: Settings
-) -> tuple[SliceStatus, ...]:
+def _slice_statuses(gpu: Gpu, table: SliceTable, settings: Settings) -> tuple[SliceStatus, ...]:
     limits: dict[SliceSize, int] = {}  # a GPU has many slices of few sizes
     statuses = []
-    for device in filter(inventory.is_bindable, inventory.on_gpu(gpu.uuid)):
+    for device in filter(table.is_bindable, table.on_gpu(gpu.uuid)):
         if device.size not in limits:
             limits[device.size] = slice_limit_mib(gpu, device, settings)
-        statuses.append(_slice_status(device, limits[device.size], holders.get(device)))
+        statuses.append(_slice_status(device, limits[device.size], table.holders.get(device)))
     return tuple(statuses)
 
 
-def _by_index(inventory: Inventory) -> list[Gpu]:
-    return sorted(inventory.gpus.values(), key=lambda gpu: gpu.index)
+def by_index(table: SliceTable) -> list[Gpu]:
+    """The node's GPUs, as the driver counts them."""
+    return sorted(table.gpus.values(), key=lambda gpu: gpu.index)
 
 
 def _slice_status(device: DeviceId, limit_mib: int, holder: Holder | None) -> SliceStatus:
@@ -173,29 +156,43 @@ def _slice_status(device: DeviceId, limit_mib: int, holder: Holder | None) -> Sl
     )
 
 
-def node_resources(inventory: Inventory) -> dict[SliceSize, Amount]:
+def node_resources(table: SliceTable) -> dict[SliceSize, Amount]:
     """What the node's status is to say, for every size served: what the kubelet writes too.
 
     Slices that it does not know yet are left out: a pod bound to one would run without a device.
     """
     known, counted = Counter[SliceSize](), Counter[SliceSize]()
-    for device in filter(inventory.is_bindable, inventory.slices):
+    for device in filter(table.is_bindable, table.slices):
         known[device.size] += 1
-        counted[device.size] += inventory.is_open(device)
-    return {size: Amount(known[size], counted[size]) for size in inventory.sizes}
+        counted[device.size] += table.is_open(device)
+    return {size: Amount(known[size], counted[size]) for size in table.sizes}
 
 
-def used_resources(inventory: Inventory, holders: Holders, pods: Pods) -> dict[SliceSize, Amount]:
+def used_resources(table: SliceTable, pods: Pods) -> dict[SliceSize, Amount]:
     """The same for an agent that goes away: nothing more can be bound than what `pods` hold.
 
     What only processes of a pod that is gone still use would be room for another pod.
     """
-    used = Counter(device.size for device, holder in holders.items() if pods.hold(holder))
-    resources = node_resources(inventory)
+    used = Counter(device.size for device, holder in table.holders.items() if pods.hold(holder))
+    resources = node_resources(table)
     return {
         size: Amount(amount.capacity, min(amount.allocatable, used[size]))
         for size, amount in resources.items()
     }
+
+
+def offered_gb(table: SliceTable, settings: Settings, *, release: bool) -> int:
+    """What the node's status is to say of mpslice.io/gb: never less than its pods ask for.
+
+    A GPU that nothing new goes to counts with what stands there. Counted without it, its pods would
+    use up, for the scheduler, the gb of the other GPUs.
+    """
+    whole_ones = {uuid for uuid, gpu in table.gpus.items() if gpu.healthy and not release}
+    capacities = (
+        capacity_gb(table.gpus[uuid].memory_mib, settings.memory_unit) for uuid in whole_ones
+    )
+    standing = {*table.slices, *table.holders}
+    return sum(capacities) + sum(device.size for device in standing if device.gpu not in whole_ones)
 
 
 def mirrored_annotations(gpus: Iterable[GpuStatus]) -> dict[str, str]:
@@ -210,17 +207,24 @@ def mirrored_annotations(gpus: Iterable[GpuStatus]) -> dict[str, str]:
 
 
 def node_patch(
-    node: NodeFacts, resources: Mapping[SliceSize, Amount], annotations: Mapping[str, str]
+    node: NodeFacts,
+    resources: Mapping[SliceSize, Amount],
+    annotations: Mapping[str, str],
+    gb: Amount | None = None,
 ) -> dict[str, Any]:
     """The merge patch of nodes/status; {} when the node shows all of it already.
 
-    Sizes that are not served are the kubelet's to close: it does so when a plugin ends.
+    `gb` None takes mpslice.io/gb away. Sizes that are not served are the kubelet's to close: it
+    does so when a plugin ends.
     """
     sizes = sorted(size for size in resources if resources[size] != node.resources.get(size))
+    amounts: dict[str, Amount | None] = {resource_name(size): resources[size] for size in sizes}
+    if gb != node.gb:
+        amounts[GB_RESOURCE] = gb
     status = {
-        part: {resource_name(size): str(getattr(resources[size], part)) for size in sizes}
+        part: {name: amount and str(getattr(amount, part)) for name, amount in amounts.items()}
         for part in ("capacity", "allocatable")
-        if sizes
+        if amounts
     }
     changed = {k: v for k, v in annotations.items() if node.annotations.get(k) != v}
     gone = dict.fromkeys(node.annotations.keys() - annotations.keys())
@@ -231,24 +235,11 @@ def node_patch(
     }
 
 
-def applied(blocked: Sequence[Blocked]) -> Condition:
-    """The condition Applied for what could not be done."""
-    if not blocked:
-        return Condition(ConditionType.APPLIED, True, "Applied")
-    message = "; ".join(entry.message for entry in blocked)
-    return Condition(ConditionType.APPLIED, False, str(blocked[0].obstacle), message[:_MESSAGE])
-
-
-def not_applied(reason: str, message: str) -> Condition:
-    """The condition Applied for what could not even be tried."""
-    return Condition(ConditionType.APPLIED, False, reason, message[:_MESSAGE])
-
-
 def ready(reason: str = "", message: str = "") -> Condition:
     """The condition Ready; a reason means that it is not."""
     if not reason:
-        return Condition(ConditionType.READY, True, "Serving", message[:_MESSAGE])
-    return Condition(ConditionType.READY, False, reason, message[:_MESSAGE])
+        return Condition(ConditionType.READY, True, "Serving", message[:MESSAGE_LENGTH])
+    return Condition(ConditionType.READY, False, reason, message[:MESSAGE_LENGTH])
 
 
 def readiness(gpus: Collection[Gpu], partitioner: str) -> Condition:
@@ -266,16 +257,16 @@ def readiness(gpus: Collection[Gpu], partitioner: str) -> Condition:
     return ready(reasons.pop() if len(reasons) == 1 else "GpusRefused", message)
 
 
-def released(inventory: Inventory, held: Collection[GpuUuid]) -> Condition:
+def released(table: SliceTable, held: Collection[GpuUuid]) -> Condition:
     """The condition Released, which is there only while the layout says `release`.
 
     `held` are the GPUs whose MPS daemons have not ended yet.
     """
-    left = len(inventory.slices)
+    left = len(table.slices)
     if left:
         message = f"{left} slices are left until their pods end"
         return Condition(ConditionType.RELEASED, False, "SliceInUse", message)
     if held:
         message = f"the MPS daemons of {', '.join(sorted(held))} are being ended"
-        return Condition(ConditionType.RELEASED, False, "MpsStopping", message[:_MESSAGE])
+        return Condition(ConditionType.RELEASED, False, "MpsStopping", message[:MESSAGE_LENGTH])
     return Condition(ConditionType.RELEASED, True, "Released")

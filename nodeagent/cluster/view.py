@@ -13,7 +13,7 @@ from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import ConditionType, LayoutStatus, NodeLayout, parse_node_layout
 from nodeagent.cluster.publisher import Ready, Shown
 from nodeagent.cluster.report import NodeFacts, project_node, version_of
-from nodeagent.slices.holders import Pods
+from nodeagent.slices.evidence import Pods
 from nodeagent.slices.pods import PodFacts, project_pod
 
 

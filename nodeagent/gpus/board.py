@@ -1,10 +1,10 @@
 """What stands against each GPU of the node, from the driver and from everybody else who has a say.
 
-The inventory shows the outcome, and every change of it is told in an Event on the node.
+The outcome is shown to the table of slices, and every change of it is told in an Event on the node.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from mpslice.gpus import EXCLUDE_ANNOTATION, GpuUuid
@@ -21,9 +21,7 @@ from nodeagent.gpus.refusals import (
 )
 from nodeagent.hardware import Gpu, MpsHealth
 from nodeagent.pulse import Pulse
-from nodeagent.slices.holders import Pods
-from nodeagent.slices.inventory import Inventory
-from nodeagent.slices.ledger import Ledger
+from nodeagent.slices.evidence import Pods
 
 TellNode = Callable[[EventType, str, str], None]
 """Records an Event on the node: type, reason, message."""
@@ -48,18 +46,17 @@ class GpuBoard:
     def __init__(
         self,
         gpus: Sequence[Gpu],
-        inventory: Inventory,
-        ledger: Ledger,
         foreign: ForeignDevices,
+        show: Callable[[Sequence[Gpu]], None],
         tell: TellNode,
         reserved_mib: int,
     ) -> None:
         self.changed = Pulse()
         self.nos = Traces()
         self._gpus = gpus  # as the driver shows them
-        self._inventory = inventory
-        self._ledger = ledger
+        self._shown: tuple[Gpu, ...] | None = None
         self._foreign = foreign
+        self._show = show
         self._tell = tell
         self._reserved_mib = reserved_mib
         self._excluded: frozenset[str] = frozenset()
@@ -89,10 +86,13 @@ class GpuBoard:
             self._tell(EventType.WARNING, "InvalidAnnotation", text)
         self.settle()
 
-    def put_pods(self, pods: Pods) -> None:
-        """The pods of the node, among which nos's may be."""
-        ours = {h.uid for device, h in self._ledger.holders.items() if device in self._inventory}
-        traces = find_traces(pods, ours, self.nos.holders | self._ledger.foreign)
+    def put_pods(self, pods: Pods, ours: Set[str], foreign: Set[str]) -> None:
+        """The pods of the node, among which nos's may be.
+
+        `ours` are the uids of those with slices of this agent, `foreign` of those with slices of
+        another plugin, as the kubelet's checkpoint has them.
+        """
+        traces = find_traces(pods, ours, self.nos.holders | foreign)
         if traces != self.nos:
             before, self.nos = self.nos, traces
             self._tell_of_nos(before)
@@ -105,8 +105,9 @@ class GpuBoard:
         now = with_refusals(gpus, refusals(gpus, claims))
         for gpu in now:
             self._tell_of_gpu(gpu)
-        if now != tuple(self._inventory.gpus.values()):
-            self._inventory.put_gpus(now)
+        if now != self._shown:
+            self._shown = now
+            self._show(now)
             self.changed.beat()
 
     def _tell_of_gpu(self, gpu: Gpu) -> None:

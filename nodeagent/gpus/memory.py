@@ -7,16 +7,15 @@ more than its slice; only the driver's list of processes shows it.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from mpslice.gpus import DeviceId
+from mpslice.gpus import DeviceId, GpuUuid
+from nodeagent.container import slice_limit_mib
 from nodeagent.errors import NvmlError
 from nodeagent.hardware import Gpu, GpuProcess, Gpus
-from nodeagent.kubelet.container import slice_limit_mib
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Holder
-from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.evidence import Holder
 
 SAMPLE_SECONDS: Final = 10.0
 
@@ -27,13 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PodMemory:
-    """What the processes of a pod use of a GPU where it has slices, and what those come to."""
+    """What the processes of a pod use of a GPU where it has slices, and what those come to.
+
+    `peak_mib` is the most that they have used at once since the agent began to look.
+    """
 
     gpu_index: int
     pod: str
     uid: str
     used_mib: int
     limit_mib: int
+    peak_mib: int = 0
 
     @property
     def exceeds(self) -> bool:
@@ -73,18 +76,19 @@ class MemorySampler:
     def __init__(
         self,
         gpus: Gpus,
-        inventory: Inventory,
+        judged: Mapping[GpuUuid, Gpu],
         holders: Holders,
         settings: Settings,
         on_excess: Callable[[PodMemory], None],
     ) -> None:
         self.samples: tuple[PodMemory, ...] = ()
         self._gpus = gpus
-        self._inventory = inventory
+        self._judged = judged
         self._holders = holders
         self._settings = settings
         self._on_excess = on_excess
         self._exceeding: set[tuple[int, str]] = set()
+        self._peaks: dict[tuple[int, str], int] = {}
 
     async def run(self) -> NoReturn:
         """Looks every ten seconds until cancelled."""
@@ -96,7 +100,7 @@ class MemorySampler:
 
     def _busy(self) -> list[Gpu]:
         held = {device.gpu for device in self._holders}
-        return [g for g in self._inventory.gpus.values() if g.uuid in held and g.works]
+        return [g for g in self._judged.values() if g.uuid in held and g.works]
 
     async def _read(self, gpu: Gpu) -> list[PodMemory] | None:
         try:
@@ -108,10 +112,19 @@ class MemorySampler:
 
     def _put(self, samples: Iterable[PodMemory], unknown: Collection[int]) -> None:
         """Pods of GPUs that did not answer are where they were: coming back is no news."""
-        self.samples = tuple(samples)
+        self._note_peaks(samples := list(samples), unknown)
+        self.samples = tuple(replace(s, peak_mib=self._peaks[s.gpu_index, s.uid]) for s in samples)
         before = self._exceeding
         self._exceeding = {(s.gpu_index, s.uid) for s in self.samples if s.exceeds}
         self._exceeding |= {(index, uid) for index, uid in before if index in unknown}
         for sample in self.samples:
             if (sample.gpu_index, sample.uid) in self._exceeding - before:
                 self._on_excess(sample)
+
+    def _note_peaks(self, samples: Iterable[PodMemory], unknown: Collection[int]) -> None:
+        """Keeps the peaks of pods that were measured now, or whose GPU did not answer."""
+        before = self._peaks
+        self._peaks = {key: peak for key, peak in before.items() if key[0] in unknown}
+        for sample in samples:
+            key = sample.gpu_index, sample.uid
+            self._peaks[key] = max(sample.used_mib, before.get(key, 0))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.slices.holders import Pods
+from nodeagent.slices.evidence import Pods
 
 _SOCKET = re.compile(r"nvidia-gpu-[0-9]+gb\.sock", re.ASCII)  # one a slice size
 _ANSWER: Final = 0.1  # seconds

@@ -5,6 +5,7 @@ call blocks; `offloop` keeps it away from the event loop.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ import pynvml  # type: ignore[import-untyped]  # it has no types
 from mpslice.gpus import MIB, GpuUuid
 from nodeagent.errors import (
     DriverNotLoaded,
+    DriverReplaced,
     DriverTooOld,
     GpuLost,
     GpuNeedsReset,
@@ -41,7 +43,7 @@ _KINDS: Final[dict[int, tuple[type[NvmlError], str]]] = {
         "the kernel module nvidia is not loaded; load it, or mend the driver's installation",
     ),
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
-        DriverNotLoaded,
+        DriverReplaced,
         "the kernel module and the library are of different driver versions; reboot the node",
     ),
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: (
@@ -105,6 +107,12 @@ class Nvml:
     def close(self) -> None:
         _call(pynvml.nvmlShutdown)
 
+    def reopen(self) -> None:
+        """Begins again with a driver that has gone and may have come back."""
+        with suppress(NvmlError):
+            self.close()
+        _call(pynvml.nvmlInit)
+
     def driver_version(self) -> str:
         return str(_call(pynvml.nvmlSystemGetDriverVersion))
 
@@ -145,6 +153,11 @@ class Nvml:
     def set_compute_mode(self, uuid: GpuUuid, mode: ComputeMode) -> None:
         """Needs root. It lasts until the driver forgets the GPU, so longer than this process."""
         _call(pynvml.nvmlDeviceSetComputeMode, _handle(uuid), int(mode))
+
+    def used_mib(self, uuid: GpuUuid) -> int:
+        """The MiB that programs use of the GPU, without what the driver keeps for itself."""
+        memory = _call(pynvml.nvmlDeviceGetMemoryInfo, _handle(uuid), pynvml.nvmlMemory_v2)
+        return int(memory.used // MIB)
 
     def needs_recovery(self, uuid: GpuUuid) -> bool | None:
         """Whether the driver wants the GPU reset, drained or the node rebooted before more is run.

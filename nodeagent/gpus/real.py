@@ -6,13 +6,22 @@ GPU has one, since a driver that hangs in one does not answer there any more.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
 from mpslice.gpus import GpuUuid
 from mpslice.kube.reflector import Backoff
-from nodeagent.errors import DriverTooOld, NoGpus, NvmlError
+from nodeagent.errors import (
+    DriverClosed,
+    DriverHangs,
+    DriverReplaced,
+    DriverTooOld,
+    NoGpus,
+    NotSupported,
+    NvmlError,
+)
 from nodeagent.gpus.health import (
     NVIDIAS_LIST,
     RECOVERY_CHANGED,
@@ -42,13 +51,17 @@ log = logging.getLogger(__name__)
 class NvmlGpus:
     """`start` makes one; it raises an NvmlError when this machine has no GPU that answers."""
 
-    def __init__(self, nvml: Nvml, calls: OffLoop, ignored: IgnoredXids) -> None:
+    def __init__(
+        self, nvml: Nvml, calls: OffLoop, ignored: IgnoredXids, may_use: Callable[[], None]
+    ) -> None:
         self._nvml = nvml
         self._calls = calls
         self._by_index: dict[int, OffLoop] = {}
         self._waits = OffLoop("nvml-xids")
         self._watch: XidWatch | None = None  # of that thread alone
         self._ignored = ignored
+        self._may_use = may_use
+        self._open = True
         self._last = Look()
         self._gpus: tuple[Gpu, ...] = ()
         self._xids: dict[GpuUuid, SeenXid] = {}
@@ -56,20 +69,38 @@ class NvmlGpus:
         self._returned = Pulse()  # a GPU answers anew, and has to be registered
 
     @classmethod
-    async def start(cls, ignored: IgnoredXids = NVIDIAS_LIST) -> "NvmlGpus":
+    async def start(
+        cls, ignored: IgnoredXids = NVIDIAS_LIST, may_use: Callable[[], None] = lambda: None
+    ) -> "NvmlGpus":
+        """`may_use` raises DriverClosed while the driver is to be left alone."""
         calls = OffLoop("nvml")
-        nvml = await calls.call(_INIT, Nvml)
-        gpus = cls(nvml, calls, ignored)
-        look = await gpus._look(_INIT)
-        for index, error in look.silent.items():
-            log.error("a GPU does not answer", extra={"index": index, "error": str(error)})
-        gpus._last, gpus._gpus = look, judge((), look, {}, monotonic())
-        if not gpus._gpus:
-            raise NoGpus("the driver is loaded and shows no GPU that answers; see nvidia-smi")
+        try:
+            may_use()
+            nvml = await calls.call(_INIT, Nvml)
+        except NvmlError:
+            calls.close()
+            raise
+        gpus = cls(nvml, calls, ignored, may_use)
+        try:
+            await gpus._begin()
+        except NvmlError:
+            gpus.close()
+            raise
         return gpus
 
+    async def _begin(self) -> None:
+        look = await self._look(_INIT)
+        for index, error in look.silent.items():
+            log.error("a GPU does not answer", extra={"index": index, "error": str(error)})
+        self._last, self._gpus = look, judge((), look, {}, monotonic())
+        if not self._gpus:
+            raise no_gpus(look.silent)
+
     def close(self) -> None:
-        """Ends the threads when they are back from the driver; the process's end does the rest."""
+        """Closes NVML, and ends the threads when they are back from the driver."""
+        if self._open:
+            self._open = False
+            self._calls.post(self._nvml.close)
         for calls in (self._calls, self._waits, *self._by_index.values()):
             calls.close()
 
@@ -81,6 +112,7 @@ class NvmlGpus:
         return self._gpus
 
     async def processes(self, gpu: GpuUuid) -> Sequence[GpuProcess]:
+        self._may_use()
         index = next((known.index for known in self._gpus if known.uuid == gpu), -1)
         return await self._of(index).call(_CALL, self._processes, gpu)
 
@@ -132,10 +164,26 @@ class NvmlGpus:
 
     async def _look_again(self, on_change: GpusChanged) -> None:
         try:
+            self._may_use()
+            if not self._open:
+                await self._calls.call(_INIT, self._nvml.reopen)
+                self._open = True
             self._last = await self._look(_CALL)
         except NvmlError as error:
             self._last = Look(failure=error)
+            if self._open and not isinstance(error, DriverHangs):
+                await self._let_go()
+            if isinstance(error, DriverReplaced):
+                raise  # only another process can load another library
         self._judge(on_change)
+
+    async def _let_go(self) -> None:
+        """Closes NVML, after the wait for Xids has ended: on request, or to begin again."""
+        self._open = False
+        self._returned.beat()
+        with suppress(NvmlError):
+            await self._waits.call(XID_WAIT + _CALL, self._end_watch)
+            await self._calls.call(_CALL, self._nvml.close)
 
     def _judge(self, on_change: GpusChanged) -> None:
         gpus = judge(self._gpus, self._last, self._xids, monotonic())
@@ -158,12 +206,17 @@ class NvmlGpus:
                 await self._watch_xids(on_change, backoff)
             except NvmlError as error:
                 delay = backoff.delay()
+                if not self._open:
+                    await self._look_now.within(self._look_now.count, LOOK_SECONDS)
+                    continue
                 log.warning("no Xid is seen for now", extra={"error": str(error), "seconds": delay})
                 self._look_now.beat()
                 await asyncio.sleep(delay)
 
     async def _watch_xids(self, on_change: GpusChanged, backoff: Backoff) -> None:
         """Until a GPU has come, or come back."""
+        if not self._open:
+            raise DriverClosed("NVML is closed")
         returned = self._returned.count
         uuids = [gpu.uuid for gpu in self._gpus]
         for uuid in await self._waits.call(_CALL, self._begin_watch, uuids):
@@ -209,3 +262,21 @@ class NvmlGpus:
         if xid.gpu is not None and not ignored:
             self._xids[xid.gpu] = SeenXid(xid.number, monotonic())
             self._judge(on_change)
+
+
+def no_gpus(silent: Mapping[int, NvmlError]) -> NoGpus:
+    """Why there is nothing to slice: the driver counts no GPU, or each of them says why not."""
+    if not silent:
+        return NoGpus("the driver is loaded and shows no GPU; see nvidia-smi")
+    causes = "; ".join(f"GPU {index}: {_cause(error)}" for index, error in silent.items())
+    return NoGpus(f"the driver is loaded and shows no GPU that answers: {causes}")
+
+
+def _cause(error: NvmlError) -> str:
+    if isinstance(error, NotSupported) and "MemoryInfo" in str(error):
+        return (
+            "it does not tell how much memory it has, as GPUs that share the machine's memory "
+            "(GB10) and some vGPUs do not; its memory cannot be sliced, so take the label off "
+            "this node"
+        )
+    return str(error)

@@ -14,22 +14,24 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from mpslice.gpus import DeviceId
-from nodeagent.kubelet.container import OWN_PREFIX
+from nodeagent.container import OWN_PREFIX
 from nodeagent.kubelet.podresources import slice_ids
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
-from nodeagent.slices.holders import Claim
+from nodeagent.slices.evidence import Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """`claims` may name pods that have ended; `registered` were healthy when it was written.
 
-    `foreign` are claims of slices that another plugin gave away under our names.
+    `foreign` are claims of slices that another plugin gave away under our names. `complete` says
+    that it could be read.
     """
 
     claims: tuple[Claim, ...] = ()
     registered: frozenset[DeviceId] = frozenset()
     foreign: tuple[Claim, ...] = ()
+    complete: bool = False
 
 
 def parse_checkpoint(text: bytes) -> Checkpoint:
@@ -41,6 +43,7 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
         for entry in data.get("PodDeviceEntries") or ():
             (foreign if _is_foreign(entry) else ours).extend(_claims(entry))
         return Checkpoint(
+            complete=True,
             claims=tuple(ours),
             foreign=tuple(foreign),
             registered=frozenset(

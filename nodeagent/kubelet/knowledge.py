@@ -17,6 +17,7 @@ KNOWN_SECONDS: Final = 5.0
 
 _PAUSES: Final = (0.001, 0.001, 0.002, 0.003, 0.005)
 _LONGEST_PAUSE: Final = 0.010
+_FIRST_PAUSE: Final = 0.001  # a look at once would come before the list
 
 
 Devices = frozenset[DeviceId]
@@ -34,22 +35,34 @@ class KubeletKnowledge:
     def __init__(self, pod_resources: Allocatable) -> None:
         self._pod_resources = pod_resources
 
-    async def until_known(self, offered: Callable[[], Devices]) -> Devices:
+    async def until_known(
+        self, offered: Callable[[], Devices], *, just_told: bool = False
+    ) -> Devices:
         """Returns what is offered once the kubelet shows all of it as healthy.
 
         It is asked for at each look: a GPU that turns unhealthy meanwhile is waited for no longer.
+        The kubelet has a moment before the first look if it was `just_told`.
         """
-        return await self._until(lambda shown: offered() - shown, offered, "does not know")
+        return await self._until(
+            lambda shown: offered() - shown, offered, "does not know", just_told=just_told
+        )
 
     async def until_hidden(self, ids: Devices) -> None:
         """Returns when the kubelet shows none of these as healthy."""
-        await self._until(lambda shown: ids & shown, lambda: ids, "still offers")
+        await self._until(lambda shown: ids & shown, lambda: ids, "still offers", just_told=True)
 
     async def _until(
-        self, missing: Callable[[Devices], Devices], wanted: Callable[[], Devices], what: str
+        self,
+        missing: Callable[[Devices], Devices],
+        wanted: Callable[[], Devices],
+        what: str,
+        *,
+        just_told: bool,
     ) -> Devices:
         pauses = iter(_PAUSES)
         deadline = monotonic() + KNOWN_SECONDS
+        if just_told:
+            await asyncio.sleep(_FIRST_PAUSE)
         while left := missing(await self._pod_resources.allocatable()):
             if monotonic() > deadline:
                 some = ", ".join(sorted(str(device) for device in left)[:3])

@@ -20,12 +20,12 @@ import grpc
 from mpslice.kube.reflector import Backoff
 from mpslice.slices import SliceSize, resource_name
 from nodeagent.errors import KubeletUnavailable
-from nodeagent.kubelet.inotify import DirectoryWatch
 from nodeagent.kubelet.plugin import OPTIONS, Endpoint
 from nodeagent.kubelet.podresources import CHANNEL_OPTIONS
 from nodeagent.kubelet.service import SliceService
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import RegistrationStub
+from nodeagent.linux.inotify import DirectoryWatch
 from nodeagent.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -48,13 +48,15 @@ log = logging.getLogger(__name__)
 
 
 class KubeletLink:
-    """Serves and registers each size that it was given; `changed` beats when `live` may differ.
+    """Serves and registers each size that it was given; `changed` beats when `live` may differ,
+    `reconnected` when the kubelet may be another one.
 
     The directory is watched from its making on, so that no kubelet is missed; `close` ends that.
     """
 
     def __init__(self, socket: Path, service: SliceService) -> None:
         self.changed = Pulse()
+        self.reconnected = Pulse()
         self.registrations = 0
         self._socket = socket
         self._service = service
@@ -62,6 +64,8 @@ class KubeletLink:
         self._kubelets = Pulse()  # beats for each new kubelet.sock
         self._channel: grpc.aio.Channel | None = None
         self._live: set[SliceSize] = set()
+        self._met: set[SliceSize] = set()  # that were live at some time
+        self._heard_of = -1  # kubelets, when `reconnected` beat last
         self._keepers: dict[SliceSize, asyncio.Task[NoReturn]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         # A name of its own per process and server: one that ends unlinks its path, whoever's it is.
@@ -81,9 +85,9 @@ class KubeletLink:
         for size in sizes - self._keepers.keys():
             self._keepers[size] = tasks.create_task(self._keep(size), name=resource_name(size))
 
-    async def leave(self, sizes: frozenset[SliceSize]) -> None:
-        """Serves these no more: somebody else is to have their names to himself."""
-        keepers = [self._keepers.pop(size) for size in sizes & self._keepers.keys()]
+    async def leave(self, but: frozenset[SliceSize]) -> None:
+        """Serves these alone: somebody else is to have the other sizes' names to himself."""
+        keepers = [self._keepers.pop(size) for size in self._keepers.keys() - but]
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
@@ -214,6 +218,10 @@ class KubeletLink:
     def _put_live(self, size: SliceSize, *, live: bool) -> None:
         if live:
             self._live.add(size)
+            if size in self._met or self._heard_of != self._kubelets.count:
+                self._heard_of = self._kubelets.count
+                self.reconnected.beat()
+            self._met.add(size)
         else:
             self._live.discard(size)
         self.changed.beat()

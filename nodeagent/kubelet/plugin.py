@@ -16,15 +16,15 @@ import grpc
 
 from mpslice.errors import MpsliceError
 from mpslice.slices import SliceSize, resource_name
+from nodeagent.edits import ContainerEdits
 from nodeagent.errors import UnknownSlice
-from nodeagent.kubelet.container import ContainerEdits
 from nodeagent.kubelet.service import SliceService
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     DevicePluginServicer,
     add_DevicePluginServicer_to_server,
 )
-from nodeagent.slices.inventory import Listed
+from nodeagent.slices.table import Listed
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -133,7 +133,7 @@ class _Servicer(DevicePluginServicer):
         self, request: api.AllocateRequest, context: "Context"
     ) -> api.AllocateResponse:
         try:
-            # Nothing is awaited between the look at the inventory and the record in the ledger.
+            # Nothing is awaited between the look at the table and the record in it.
             edits = [
                 self._service.allocate(list(r.devices_ids)) for r in request.container_requests
             ]
@@ -175,7 +175,11 @@ def _edits(edits: ContainerEdits) -> api.ContainerAllocateResponse:
     return api.ContainerAllocateResponse(
         envs=dict(edits.environment),
         mounts=[
-            api.Mount(container_path=mount.container, host_path=str(mount.host))
+            api.Mount(
+                container_path=mount.container,
+                host_path=str(mount.host),
+                read_only=mount.read_only,
+            )
             for mount in edits.mounts
         ],
         devices=[

@@ -18,7 +18,7 @@ from mpslice.slices import parse_resource
 from nodeagent.errors import KubeletUnavailable
 from nodeagent.kubelet_api import podresources_v1_pb2 as api
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
-from nodeagent.slices.holders import Claim
+from nodeagent.slices.evidence import Claim
 
 if TYPE_CHECKING:
     from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerAsyncStub

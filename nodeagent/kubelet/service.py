@@ -7,44 +7,57 @@ id twice answers the same.
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from mpslice.allocation import GpuRoom, preferred
 from mpslice.errors import InvalidDeviceId
-from mpslice.gpus import DeviceId, GpuUuid, capacity_gb
+from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit, capacity_gb
 from mpslice.slices import SliceSize
-from nodeagent.errors import AgentError, UnknownSlice
-from nodeagent.hardware import Gpu, MpsControl
-from nodeagent.kubelet.container import ContainerEdits, container_edits
+from nodeagent.cdi import CdiSpecs, device_name
+from nodeagent.edits import ContainerEdits
+from nodeagent.errors import AgentError, KubeletUnavailable, UnknownSlice
+from nodeagent.hardware import Gpu
+from nodeagent.kubelet.witness import Witness
 from nodeagent.pulse import Pulse
-from nodeagent.settings import Settings
-from nodeagent.slices.inventory import Inventory, Listed
-from nodeagent.slices.ledger import Ledger
+from nodeagent.seams import Enforcer
+from nodeagent.slices.leftovers import until_vacated
+from nodeagent.slices.table import Listed, SliceTable
 
 READY_SECONDS: Final = 25.0
-"""How long a container waits for its daemon: the kubelet gives PreStartContainer 30 s."""
+"""How long a container waits for its slice: the kubelet gives PreStartContainer 30 s."""
 
 log = logging.getLogger(__name__)
 
 
 class SliceService:
-    """Answers for all sizes; an AgentError is what the pod's status will say."""
+    """Answers for all sizes; an AgentError is what the pod's status will say.
+
+    `cdi` is None where containers get their slices by the device plugin's answer alone.
+    """
 
     def __init__(
-        self, settings: Settings, inventory: Inventory, ledger: Ledger, mps: MpsControl
+        self,
+        table: SliceTable,
+        witness: Witness,
+        enforcer: Enforcer,
+        cdi: CdiSpecs | None,
+        unit: MemoryUnit,
     ) -> None:
-        self._settings = settings
-        self._inventory = inventory
-        self._ledger = ledger
-        self._mps = mps
+        self._table = table
+        self._witness = witness
+        self._enforcer = enforcer
+        self._cdi = cdi
+        self._unit = unit
+        self._gone: set[DeviceId] = set()
 
     @property
     def changed(self) -> Pulse:
         """Beats when a list may have changed."""
-        return self._inventory.changed
+        return self._table.changed
 
     def devices(self, size: SliceSize) -> tuple[Listed, ...]:
-        return self._inventory.devices(size)
+        return self._table.devices(size)
 
     def prefer(
         self, available: Sequence[str], must_include: Sequence[str], count: int
@@ -68,17 +81,15 @@ class SliceService:
         return tuple(str(device) for device in chosen)
 
     def _is_free(self, device: DeviceId) -> bool:
-        return not (self._ledger.is_left_over(device) or self._inventory.is_closed(device))
+        return not (self._table.get(device).leftovers or self._table.is_closing(device))
 
     def _rooms(self) -> dict[GpuUuid, GpuRoom]:
-        return {gpu.uuid: GpuRoom(gpu.index, self._free_gb(gpu)) for gpu in self._gpus()}
-
-    def _gpus(self) -> Iterable[Gpu]:
-        return self._inventory.gpus.values()
+        gpus = self._table.gpus.values()
+        return {gpu.uuid: GpuRoom(gpu.index, self._free_gb(gpu)) for gpu in gpus}
 
     def _free_gb(self, gpu: Gpu) -> int:
-        used = sum(device.size for device in self._ledger.holders if device.gpu == gpu.uuid)
-        return capacity_gb(gpu.memory_mib, self._settings.memory_unit) - used
+        used = sum(device.size for device in self._table.holders if device.gpu == gpu.uuid)
+        return capacity_gb(gpu.memory_mib, self._unit) - used
 
     def allocate(self, texts: Sequence[str]) -> ContainerEdits:
         """The edits for one container, which holds the slice from now on.
@@ -92,57 +103,81 @@ class SliceService:
                 f"a container can have one slice and asks for {len(ids)}; "
                 "request one larger slice instead"
             )
-        gpu = self._inventory.gpus[ids[0].gpu]
-        self._ledger.allocated(ids)
-        return container_edits(gpu, ids[0], self._settings)
+        edits = self._enforcer.edits(self._table.gpus[ids[0].gpu], ids[0])
+        self._table.allocate(ids)
+        self._witness.stale()
+        if self._cdi is not None and self._cdi.names(ids[0]):
+            return replace(edits, cdi_devices=(*edits.cdi_devices, device_name(ids[0])))
+        return edits
 
     def _standing(self, text: str) -> DeviceId:
         try:
             device = DeviceId.parse(text)
         except InvalidDeviceId as error:
             raise UnknownSlice(str(error)) from error
-        if device not in self._inventory or device.gpu not in self._inventory.gpus:
+        if device not in self._table or device.gpu not in self._table.gpus:
             raise UnknownSlice(f"slice {device} was withdrawn; the pod has to be created anew")
         return device
 
+    async def specify(self, ids: Iterable[DeviceId]) -> None:
+        """Lets the container runtime know these, and nothing more of those that were forgotten.
+
+        Raises CdiUnwritable.
+        """
+        gpus = self._table.gpus
+        shown = [id_ for id_ in ids if id_.gpu in gpus]
+        gone = self._gone.difference(self._table.slices, shown)
+        self._gone.clear()
+        if self._cdi is not None and (shown or gone):
+            specs = {id_: self._enforcer.edits(gpus[id_.gpu], id_) for id_ in shown}
+            await asyncio.to_thread(self._cdi.put, specs, gone)
+
+    def forget(self, ids: Iterable[DeviceId]) -> None:
+        """These do not stand any more."""
+        self._gone.update(ids)
+
+    @property
+    def unspecified(self) -> list[DeviceId]:
+        """Slices that stand and that the container runtime does not know: an earlier attempt has
+        failed, or their GPU was lost."""
+        cdi = self._cdi
+        return [] if cdi is None else [id_ for id_ in self._table.slices if not cdi.names(id_)]
+
     async def prepare(self, texts: Sequence[str]) -> None:
-        """Before every start of a container: its pipe directory exists, its daemon is ready, and
-        nobody else's process is left in its slice.
+        """Before every start of a container: its slice is enforced, what the container runtime is
+        to read is in its place, and no other pod's process is left in the slice.
 
         Raises AgentError when it is not so within READY_SECONDS.
         """
         deadline = asyncio.get_running_loop().time() + READY_SECONDS
         for device in map(DeviceId.parse, texts):
-            await asyncio.to_thread(_make_directories, self._settings, device.gpu)
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._mps.wait_ready(device.gpu)
+                    await self._enforcer.ready(device)
             except TimeoutError as error:
                 raise AgentError(self._not_ready(device.gpu)) from error
+            if self._cdi is not None and self._cdi.names(device):
+                await self.specify([device])
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._ledger.vacated(device)
+                    await self._vacated(device)
             except TimeoutError as error:
                 raise AgentError(self._not_vacated(device)) from error
 
+    async def _vacated(self, device: DeviceId) -> None:
+        try:
+            await self._witness.look()  # the kubelet has told by now for which pod it asked
+        except KubeletUnavailable as error:
+            log.info("an earlier holder may be overlooked", extra={"error": str(error)})
+        await until_vacated(self._table, device)
+
     def _not_ready(self, gpu: GpuUuid) -> str:
-        health = self._mps.health().get(gpu)
+        health = self._enforcer.health().get(gpu)
         why = f": {health.detail}" if health is not None and health.detail else ""
         return f"the MPS daemon of {gpu} is not ready after {READY_SECONDS:.0f} s{why}"
 
     def _not_vacated(self, device: DeviceId) -> str:
         after = f"after {READY_SECONDS:.0f} s"
-        if self._ledger.is_left_over(device):
+        if self._table.get(device).leftovers:
             return f"slice {device} is still used by processes of a pod that is gone {after}"
         return f"whether slice {device} is still used by a pod that is gone is not known {after}"
-
-
-def _make_directories(settings: Settings, gpu: GpuUuid) -> None:
-    """Makes what containers mount from the host; a mount of what is missing fails the container.
-
-    The MPS server becomes the client's user, so every directory down to the pipe is open to pass.
-    """
-    settings.pipe_directory(gpu).mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not settings.host_ipc:
-        settings.shared_memory.mkdir(parents=True, exist_ok=True)
-        settings.shared_memory.chmod(0o1777)

@@ -1,7 +1,8 @@
 """Takes free slices away without ever pulling one from under a container, or the kubelet down.
 
-The order is everything (DESIGN.md, section 8): a list without an id that the kubelet is just
-allocating makes it crash (kubelet/cm/devicemanager/manager.go, GetDeviceRunContainerOptions).
+The order is everything (docs/design/agent.md, "Withdrawing"): a list without an id that the kubelet
+is just allocating makes it crash (kubelet/cm/devicemanager/manager.go,
+GetDeviceRunContainerOptions).
 """
 
 import asyncio
@@ -12,17 +13,20 @@ from time import monotonic, time
 from typing import Final
 
 from mpslice.gpus import DeviceId
-from mpslice.kube.api import PODS, Kube, list_all
+from mpslice.kube.api import PODS, Kube, list_each
 from mpslice.slices import SliceSize
 from nodeagent.cluster.publisher import Publisher
-from nodeagent.kubelet.knowledge import KubeletKnowledge
 from nodeagent.layout.decision import Obstacle
-from nodeagent.slices.inventory import Inventory
-from nodeagent.slices.ledger import Ledger
+from nodeagent.seams import Handoff
 from nodeagent.slices.pods import PodFacts, project_pod
+from nodeagent.slices.table import SliceTable
 
 PODS_SECONDS: Final = 2.0
 """How long pods that are on their way are waited for before the withdrawal is given up."""
+
+SCHEDULER_SECONDS: Final = 0.5
+"""How long a scheduler may go by what the node's status said before it was changed. It takes some
+milliseconds to see the change and to bind what it had decided; nothing tells when it has."""
 
 _FIRST_LOOK: Final = 0.010
 _LONGEST_LOOK: Final = 0.200
@@ -38,9 +42,8 @@ class Withdrawal:
 
     kube: Kube
     node_name: str
-    inventory: Inventory
-    ledger: Ledger
-    knowledge: KubeletKnowledge
+    table: SliceTable
+    handoff: Handoff
     publisher: Publisher
 
     async def withdraw(
@@ -51,68 +54,84 @@ class Withdrawal:
         `superseded` is asked while pods are waited for: a newer layout ends the wait. Raises a
         KubeError or KubeletUnavailable, and then all of them stand again.
         """
-        self.inventory.close(ids)
+        self.table.close(ids)
         try:
-            await self.publisher.write_node(sure=True)
+            seen_at = await self._show_less(ids)
             # While pods are on their way the slices stay healthy, or the kubelet would refuse them.
-            kept = await self._kept(ids, superseded)
+            awaited, seen_at = await self._until_pods_arrive(ids, seen_at, superseded)
+            kept = self._kept(ids, awaited)
             going = frozenset(ids) - kept.keys()
             if going:
-                self.inventory.retire(going)
-                await self.knowledge.until_hidden(going)
-                kept |= await self._kept(going, superseded)
+                await self.handoff.hide(going)
+                awaited, _ = await self._until_pods_arrive(going, seen_at, superseded)
+                await self.handoff.look()
+                kept |= self._kept(going, awaited)
         except BaseException:
-            self.inventory.restore(ids)
+            self.table.restore(ids)
             raise
         # Nothing is awaited between the last look at the holders and the shorter list.
-        self.inventory.restore(kept)
-        self.inventory.remove(device for device in ids if device not in kept)
+        self.table.restore(kept)
+        removed = [device for device in ids if device not in kept]
+        self.table.remove(removed)
         for device, obstacle in kept.items():
             log.info(
                 "a slice stays after all", extra={"slice": str(device), "reason": str(obstacle)}
             )
+        self.handoff.forget(removed)
         return kept
 
-    async def _kept(
-        self, ids: Collection[DeviceId], superseded: Superseded
+    async def _show_less(self, ids: Collection[DeviceId]) -> float:
+        """Writes the node's status, and returns from when on schedulers know it (monotonic)."""
+        await self.publisher.write_node(sure={device.size for device in ids})
+        return monotonic() + SCHEDULER_SECONDS
+
+    def _kept(
+        self, ids: Collection[DeviceId], awaited: Collection[SliceSize]
     ) -> dict[DeviceId, Obstacle]:
-        """Those that have to stay: held by now, or needed by pods that do not arrive in time."""
-        awaited = await self._until_pods_arrive(ids, superseded)
-        await self.ledger.refresh()
+        """Those that have to stay: held by now, or needed by pods that did not arrive in time."""
         waiting = {id_: Obstacle.PODS_PENDING for id_ in ids if id_.size in awaited}
-        held = [device for device in ids if device in self.ledger.holders]
+        held = [device for device in ids if device in self.table.holders]
         return {**waiting, **dict.fromkeys(held, Obstacle.SLICE_IN_USE)}
 
     async def _until_pods_arrive(
-        self, ids: Collection[DeviceId], superseded: Superseded
-    ) -> frozenset[SliceSize]:
-        """The sizes that pods might yet be given which are bound here, or about to be.
+        self, ids: Collection[DeviceId], seen_at: float, superseded: Superseded
+    ) -> tuple[frozenset[SliceSize], float]:
+        """Waits for pods that are bound here, or about to be, and returns the sizes of those that
+        do not arrive in time, and `seen_at` as it is then.
 
-        None, unless they do not arrive in time. Each look is a consistent read, which a reflector's
-        copy is not.
+        From `seen_at` on (monotonic) the schedulers know the node's status as it is now. The
+        kubelet knows the slices still and offers them again whenever it writes that status, every
+        ten seconds: then it is written once more, and the schedulers get that much longer. Each
+        look is a consistent read, which a reflector's copy is not.
         """
         until, pause = monotonic() + PODS_SECONDS, _FIRST_LOOK
         while True:
-            coming = await self._coming({device.size for device in ids})
+            if self.publisher.node_differs():
+                seen_at = await self._show_less(ids)
+            old_status = monotonic() < seen_at
+            coming = await self._coming({device.size for device in ids}, old_status=old_status)
             if not coming:
-                return frozenset()
+                return frozenset(), seen_at
             if superseded() or monotonic() > until:
                 log.info("pods are on their way", extra={"pods": [pod.key for pod in coming[:5]]})
-                return frozenset(need.size for pod in coming for need in pod.needs)
+                return frozenset(need.size for pod in coming for need in pod.needs), seen_at
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
-            await self.ledger.refresh()
+            await self.handoff.look()
 
-    async def _coming(self, sizes: set[int]) -> list[PodFacts]:
+    async def _coming(self, sizes: set[int], *, old_status: bool) -> list[PodFacts]:
         here, elsewhere = await asyncio.gather(
             self._read_pods(f"spec.nodeName={self.node_name}"),
             self._read_pods("spec.nodeName=,status.phase=Pending"),
         )
         now = time()
-        bound = [p for p in here if not (p.ended or p.admitted or self.ledger.shows(p))]
-        unbound = [p for p in elsewhere if p.on_its_way_to(self.node_name, now)]
+        bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]
+        unbound = [
+            p for p in elsewhere if p.on_its_way_to(self.node_name, now, old_status=old_status)
+        ]
         return [p for p in (*bound, *unbound) if any(need.size in sizes for need in p.needs)]
 
     async def _read_pods(self, field_selector: str) -> list[PodFacts]:
-        pods = await list_all(self.kube, PODS, query={"fieldSelector": field_selector})
-        return [facts for facts in map(project_pod, pods) if facts is not None]
+        # Thousands may wait in the cluster: each is projected as it comes.
+        pods = list_each(self.kube, PODS, query={"fieldSelector": field_selector})
+        return [facts async for pod in pods if (facts := project_pod(pod)) is not None]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from mpslice.gpus import DeviceId, GpuUuid
+from nodeagent.container import slice_limit_mib
 from nodeagent.hardware import Backstop, Gpu
-from nodeagent.kubelet.container import slice_limit_mib
 from nodeagent.settings import Settings
 
 NO_SLICE_MIB: Final = 1

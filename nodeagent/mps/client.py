@@ -6,17 +6,19 @@ counts as a daemon that is down, because no container would get one.
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from time import monotonic
 from typing import Final, NoReturn
 
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Backstop, MpsHealth
-from nodeagent.kubelet.inotify import DirectoryWatch
+from nodeagent.linux.inotify import DirectoryWatch
 from nodeagent.mps.errors import MpsRootUnwritable
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import (
@@ -115,10 +117,20 @@ class MpsFiles:
             for gpu in self._wanted.keys() - backstops.keys():
                 await self._write(gpu, None)
                 del self._wanted[gpu], self._asked[gpu]
+            unchanged: dict[GpuUuid, Wanted] = {}
             for gpu, backstop in backstops.items():
                 before = self._wanted.get(gpu)
                 check = before.check if before else ""
-                await self._want(gpu, Wanted(backstop.limit_mib, backstop.used, check))
+                wanted = Wanted(backstop.limit_mib, backstop.used, check)
+                if wanted == before:
+                    unchanged[gpu] = wanted
+                else:
+                    await self._want(gpu, wanted)
+            if unchanged:
+                names = await asyncio.to_thread(_names, self._root.wanted)
+                for gpu in unchanged.keys() - names:
+                    log.error("a file was gone and is written again", extra={"gpu": gpu})
+                    await self._write(gpu, unchanged[gpu])
 
     async def _want(self, gpu: GpuUuid, wanted: Wanted) -> None:
         before = self._wanted.get(gpu)
@@ -225,3 +237,11 @@ class MpsFiles:
         if news or health != self._told:
             self._told = health
             self.changed.beat()
+
+
+def _names(directory: Path) -> set[str]:
+    """The files in a directory; none where it is gone."""
+    try:
+        return set(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

@@ -1,56 +1,29 @@
 """NVIDIA's `nvidia-cuda-mps-control`, for one daemon: commands go in, typed answers come out.
 
-It answers 0 when it refuses, floors what it prints and misreads what it does not expect (`1.5G` is
-1M to it). So a limit is always written `<integer>M` by the device's ordinal and read back.
+What its answers mean is in `answers`. A limit is always written `<integer>M` by the device's
+ordinal and read back.
 """
 
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from nodeagent.mps.answers import means_no_daemon, parse_limit, parse_pids, parse_status
 from nodeagent.mps.decision import ServerStatus
-from nodeagent.mps.errors import ControlHung, ControlProgramMissing, DaemonDidNotStart, NoDaemon
+from nodeagent.mps.errors import ControlHung, ControlProgramMissing, NoDaemon
+from nodeagent.mps.launch import mps_environment
 from nodeagent.mps.paths import PROGRAM
 
 CALL_SECONDS: Final = 5.0
 """The deadline of one call; an answer takes some milliseconds."""
 
-START_SECONDS: Final = 15.0
-
 DEVICE: Final = 0
 """The daemon sees one GPU (CUDA_VISIBLE_DEVICES), so its ordinal is 0 on every side."""
 
-_NO_DAEMON: Final = "Cannot find MPS control daemon"
-_LIMIT = re.compile(r"[0-9]+[KMG]")
-
 log = logging.getLogger(__name__)
-
-
-def printed_limit(mib: int) -> str:
-    """How the control program prints a limit: in its largest unit, rounded down."""
-    return f"{mib // 1024}G" if mib >= 1024 else f"{mib}M"
-
-
-def parse_pids(answer: str) -> tuple[int, ...]:
-    """A list of processes, one a line; other lines are messages."""
-    return tuple(int(line) for line in answer.split("\n") if line.isascii() and line.isdigit())
-
-
-def parse_limit(answer: str) -> str:
-    """A limit as it is printed, "" where none is set or the server is not ready to say."""
-    return answer if _LIMIT.fullmatch(answer) else ""
-
-
-def parse_status(answer: str) -> ServerStatus:
-    """A server's status; UNKNOWN for what is none, such as `Unknown command`."""
-    try:
-        return ServerStatus(answer)
-    except ValueError:
-        return ServerStatus.UNKNOWN
 
 
 class ControlProgram:
@@ -69,22 +42,9 @@ class ControlProgram:
         deadline: float = CALL_SECONDS,
     ) -> None:
         self._program = program
-        self._environment = {
-            # What the environment says of MPS is meant for clients, if for anybody here.
-            **{k: v for k, v in environment.items() if not k.startswith("CUDA_MPS_")},
-            "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
-            "CUDA_MPS_LOG_DIRECTORY": str(log_directory),
-        }
+        self._environment = mps_environment(environment, pipe, log_directory)
         self._deadline = deadline
         self._turn = asyncio.Lock()
-
-    async def start_daemon(self, gpu: str) -> None:
-        """Starts the daemon for one GPU, by UUID; it outlives us. Raises DaemonDidNotStart."""
-        environment = {**self._environment, "CUDA_VISIBLE_DEVICES": gpu}
-        status, answer = await self._call(("-d",), "", environment, START_SECONDS)
-        if status != 0:
-            last = answer.strip().rpartition("\n")[2] or f"status {status}"
-            raise DaemonDidNotStart(f"the MPS control daemon of {gpu} did not start: {last}")
 
     async def servers(self) -> tuple[int, ...]:
         return parse_pids(await self._ask("get_server_list"))
@@ -152,23 +112,20 @@ class ControlProgram:
 
     async def _ask(self, *commands: str, deadline: float | None = None) -> str:
         text = "".join(f"{command}\n" for command in commands)
-        status, answer = await self._call((), text, self._environment, deadline or self._deadline)
-        if status != 0 and _NO_DAEMON in answer:
+        status, answer = await self._call(text, deadline or self._deadline)
+        if means_no_daemon(status, answer):
             raise NoDaemon("no MPS control daemon runs")
         return answer.strip()
 
-    async def _call(
-        self, arguments: tuple[str, ...], text: str, environment: Mapping[str, str], deadline: float
-    ) -> tuple[int, str]:
+    async def _call(self, text: str, deadline: float) -> tuple[int, str]:
         async with self._turn:
             try:
                 process = await asyncio.create_subprocess_exec(
                     self._program,
-                    *arguments,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=environment,
+                    env=self._environment,
                     cwd="/",
                 )
             except FileNotFoundError as error:
@@ -180,7 +137,7 @@ class ControlProgram:
                 async with asyncio.timeout(deadline):
                     answer, _ = await process.communicate(text.encode())
             except TimeoutError as error:
-                what = text.strip().replace("\n", ", ") or " ".join(arguments)
+                what = text.strip().replace("\n", ", ")
                 raise ControlHung(
                     f"the MPS control daemon does not answer ({what}, {deadline:.0f} s)"
                 ) from error

@@ -68,12 +68,15 @@ class Observed:
     """One GPU as it is found; seconds are how long it has been so.
 
     `marked`: the compute mode is ours to set back. `exclusive` is None where the driver cannot
-    say or was not asked. `left` are servers without a daemon.
+    say or was not asked. `daemon` is the child of this container's reaper, `strays` are daemons of
+    the same pipe directory that are not, as those of a container that is about to end. `left` are
+    servers, and other parts of a daemon of this container, that have outlived it.
     """
 
     marked: bool = False
     exclusive: bool | None = None
     daemon: Daemon = Daemon.ABSENT
+    strays: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
     default_limit: int | None = None
     servers: tuple[Server, ...] = ()
@@ -115,8 +118,15 @@ class QuitDaemon:
 
 
 @dataclass(frozen=True, slots=True)
+class EndStrays:
+    """End daemons of another container, by a signal."""
+
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndServers:
-    """End servers that no daemon knows any more, by a signal."""
+    """End what has outlived its daemon, by a signal."""
 
     pids: tuple[int, ...]
 
@@ -175,6 +185,7 @@ Step = (
     | StartDaemon
     | KillDaemon
     | QuitDaemon
+    | EndStrays
     | EndServers
     | StartServer
     | ShutDownServer
@@ -200,6 +211,8 @@ def _hand_back(seen: Observed) -> Step:
             return QuitDaemon()
         case Daemon.HUNG:
             return KillDaemon()
+    if seen.strays:
+        return EndStrays(seen.strays)
     if seen.left:
         return EndServers(seen.left)
     if seen.marked:
@@ -213,6 +226,10 @@ def _hold(wanted: Wanted, seen: Observed, policy: Policy) -> Step:
     if policy.exclusive and seen.exclusive is False:
         return SetComputeMode(exclusive=True)
     match seen.daemon:
+        case Daemon.ABSENT if seen.strays and wanted.used:
+            return Rest(MpsState.DOWN, _stray(seen.strays), _SOON * 5)
+        case Daemon.ABSENT if seen.strays:
+            return EndStrays(seen.strays)
         case Daemon.ABSENT:
             return EndServers(seen.left) if seen.left else StartDaemon()
         case Daemon.HUNG if not wanted.used and seen.hung_seconds >= policy.grace_seconds:
@@ -227,6 +244,13 @@ def _hold(wanted: Wanted, seen: Observed, policy: Policy) -> Step:
 def _hung(wanted: Wanted) -> str:
     why = "its slices are in use, so it is not ended" if wanted.used else "it will be ended"
     return f"the MPS control daemon does not answer; {why}"
+
+
+def _stray(pids: tuple[int, ...]) -> str:
+    return (
+        f"an MPS control daemon of another container still runs (PID {', '.join(map(str, pids))}) "
+        "and slices are in use, so it is not ended; wait until its container has ended"
+    )
 
 
 def _serve(wanted: Wanted, seen: Observed, policy: Policy) -> Step:

@@ -33,11 +33,19 @@ class ControlHung(MpsError):
 
 
 class DaemonDidNotStart(MpsError):
-    """`nvidia-cuda-mps-control -d` ended without a daemon."""
+    """A control daemon could not be started, or ended before it answered."""
+
+
+class ReaperSilent(MpsError):
+    """The container's first process does not say which daemons live; nothing is done without."""
 
 
 class Refused(MpsError):
     """A setting reads back as another one, though the control program reported success."""
+
+
+class SelinuxRefuses(MpsError):
+    """What containers are to open cannot be given SELinux's label for it."""
 
 
 class ComputeModeNotSet(MpsError):

@@ -15,15 +15,16 @@ from mpslice.gpus import GpuUuid
 from mpslice.kube.reflector import Backoff
 from nodeagent.errors import AgentError
 from nodeagent.hardware import ComputeModes
-from nodeagent.mps import decision
+from nodeagent.mps import decision, pipes
+from nodeagent.mps.answers import end_of_daemon
 from nodeagent.mps.control import CALL_SECONDS, ControlProgram
-from nodeagent.mps.decision import Policy, Rest, Step, decide
-from nodeagent.mps.errors import NoDaemon, Refused
+from nodeagent.mps.daemons import Daemons
+from nodeagent.mps.decision import Daemon, Policy, Rest, Step, decide
+from nodeagent.mps.errors import DaemonDidNotStart, NoDaemon, Refused
 from nodeagent.mps.exits import Exits, signal_process
 from nodeagent.mps.logs import bound_logs, last_complaint
 from nodeagent.mps.observer import Observer
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.processes import LOCK
 from nodeagent.mps.records import (
     MpsState,
     Status,
@@ -32,11 +33,14 @@ from nodeagent.mps.records import (
     seconds_since_boot,
     write_record,
 )
-from nodeagent.mps.selinux import label_for_containers
 from nodeagent.pulse import Pulse
 
 _FIRST_RETRY: Final = 0.2  # seconds
 _LONGEST_RETRY: Final = 30.0
+_MOST_STEPS: Final = 50
+"""Of one go. Something that undoes each step in a new way, as processes can that pass themselves
+off as servers, is told of and not fought for ever."""
+_START: Final = 15.0  # seconds that a daemon has to listen
 _STOPPED: Final = 5.0  # seconds that a process has to end after a signal
 _PAUSE: Final = 0.02
 
@@ -53,6 +57,7 @@ class Tools:
     root: MpsRoot
     policy: Policy
     modes: ComputeModes
+    daemons: Daemons
     program: str
     environment: dict[str, str]
     shm: str = ""
@@ -82,13 +87,17 @@ class Keeper:
         self._wanted = wanted
         self._tools = tools
         self._control = tools.control(gpu)
-        self._observer = Observer(gpu, tools.root, tools.modes, self._control, tools.policy.user)
+        self._observer = Observer(
+            gpu, tools.root, tools.modes, self._control, tools.daemons, tools.policy.user
+        )
         self._wake = Pulse()
         self._exits = Exits(self._wake.beat)
         self._restarts = said.restarts if said else 0
         self._had_daemon = said is not None
+        self._started = False  # a daemon, which has not answered yet
         self._was_ready = said is not None and said.state is not MpsState.STARTING
         self._fulfilled = Wanted(0)
+        self._sealed: int | None = None  # the daemon whose socket has its second name
 
     def want(self, wanted: Wanted | None) -> None:
         """What is wanted from now on; None hands the GPU back."""
@@ -111,6 +120,7 @@ class Keeper:
                 again = self._tools.policy.poll_seconds if rest.again is None else rest.again
                 try:
                     if rest.state is None and self._wanted is None:
+                        await asyncio.to_thread(pipes.take_away, self._tools.root.pipe(self._gpu))
                         await asyncio.to_thread(remove_record, self._tools.root.status, self._gpu)
                         return
                     await self._publish(rest, wanted)
@@ -119,6 +129,7 @@ class Keeper:
                 await self._wake.within(seen, again)
         finally:
             self._exits.watch(())
+            self._observer.close()
 
     async def _converge(self, wanted: Wanted | None) -> Rest:
         """Takes steps until there is none left; raises AgentError or OSError for one that failed.
@@ -132,13 +143,18 @@ class Keeper:
             seen = await self._observer.look(
                 exclusive=self._tools.policy.exclusive, holding=wanted is not None, full=full
             )
+            if self._started and seen.daemon is Daemon.ALIVE:
+                self._restarts += self._had_daemon
+                self._started, self._had_daemon = False, True
             observer = self._observer
-            daemon = () if observer.daemon is None else (observer.daemon,)
+            daemon = observer.strays if observer.daemon is None else (observer.daemon,)
             self._exits.watch((*daemon, *(server.pid for server in observer.servers)))
+            if observer.daemon not in (None, self._sealed):
+                await self._seal()
             step = decide(wanted, seen, self._tools.policy)
             if isinstance(step, Rest):
                 return step
-            if step in taken:
+            if step in taken or len(taken) >= _MOST_STEPS:
                 raise Refused(await self._no_effect(step))
             log.info("MPS: %s", step, extra={"gpu": self._gpu})
             await self._act(step)
@@ -184,7 +200,7 @@ class Keeper:
                 await self._quit()
             case decision.KillDaemon():
                 await self._kill_daemon()
-            case decision.EndServers(pids):
+            case decision.EndStrays(pids) | decision.EndServers(pids):
                 await asyncio.gather(*(_end(pid) for pid in pids))
             case decision.StartServer():
                 await self._control.start_server(self._tools.policy.user)
@@ -200,12 +216,35 @@ class Keeper:
                 await self._terminate(server, clients)
 
     async def _start_daemon(self) -> None:
+        root, daemons = self._tools.root, self._tools.daemons
+        await asyncio.to_thread(pipes.provide, root.pipe(self._gpu), root.sealed(self._gpu))
+        await asyncio.to_thread(_make_log_directory, root.log(self._gpu))
+        await asyncio.to_thread(daemons.start, self._gpu)
+        self._started = True
+        await self._until_it_answers()
+
+    async def _seal(self) -> None:
         root = self._tools.root
-        await asyncio.to_thread(_make_directories, root.pipe(self._gpu), root.log(self._gpu))
-        await self._control.start_daemon(self._gpu)
-        if self._had_daemon:
-            self._restarts += 1
-        self._had_daemon = True
+        await asyncio.to_thread(pipes.seal, root.pipe(self._gpu), root.sealed(self._gpu))
+        self._sealed = self._observer.daemon
+
+    async def _until_it_answers(self) -> None:
+        until = monotonic() + _START
+        while True:
+            try:
+                await self._control.servers()
+                return
+            except NoDaemon:
+                roll = await asyncio.to_thread(self._tools.daemons.roll)
+            if self._gpu not in roll.living:
+                why = end_of_daemon(roll.ended.get(self._gpu, 0))
+                complaint = await asyncio.to_thread(last_complaint, self._tools.root.log(self._gpu))
+                raise DaemonDidNotStart(f"the MPS control daemon did not start: {complaint or why}")
+            if monotonic() > until:
+                raise DaemonDidNotStart(
+                    f"the MPS control daemon does not listen {_START:.0f} s after its start"
+                )
+            await asyncio.sleep(_PAUSE)
 
     async def _quit(self) -> None:
         daemon = self._observer.daemon
@@ -217,8 +256,9 @@ class Keeper:
             await _gone(daemon)
 
     async def _kill_daemon(self) -> None:
+        await asyncio.to_thread(self._tools.daemons.kill, self._gpu, signal.SIGKILL)
         if self._observer.daemon is not None:
-            await _end(self._observer.daemon, signal.SIGKILL)
+            await _gone(self._observer.daemon)
 
     async def _terminate(self, server: int, clients: tuple[int, ...]) -> None:
         for client in clients:
@@ -240,15 +280,21 @@ def _in_vain(step: Step) -> str:
             return "the MPS server does not stay"
         case decision.ShutDownServer(pid):
             return f"the MPS server {pid} has not ended yet"
+        case decision.EndStrays(pids):
+            return f"MPS daemons of another container have not ended yet: {_list(pids)}"
         case decision.EndServers(pids):
-            return f"MPS servers without a daemon have not ended yet: {', '.join(map(str, pids))}"
+            return f"MPS servers without a daemon have not ended yet: {_list(pids)}"
         case decision.SetDefaultLimit(mib) | decision.SetServerLimit(mib=mib):
             return f"the memory limit of {mib} MiB does not read back"
         case decision.SetComputeMode():
             return "the compute mode does not stay as it is set; see who else sets it"
         case decision.TerminateClients(clients=clients):
-            return f"MPS clients have not ended yet: {', '.join(map(str, clients))}"
+            return f"MPS clients have not ended yet: {_list(clients)}"
     return f"{type(step).__name__} has had no effect"
+
+
+def _list(pids: tuple[int, ...]) -> str:
+    return ", ".join(map(str, pids))
 
 
 def _touch(path: Path) -> None:
@@ -256,18 +302,9 @@ def _touch(path: Path) -> None:
     path.touch()
 
 
-def _make_directories(pipe: Path, log_directory: Path) -> None:
-    """For a daemon that is about to start.
-
-    A server takes on its client's user, so every directory on the way is open to pass. A lock that
-    somebody else holds, as every user may, goes with its file.
-    """
-    for path in (pipe, log_directory):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.chmod(0o755)
-        path.parent.chmod(0o755)
-    label_for_containers(pipe)
-    (pipe / LOCK).unlink(missing_ok=True)
+def _make_log_directory(directory: Path) -> None:
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory.chmod(0o755)  # a server takes on its client's user
 
 
 async def _end(pid: int, first: signal.Signals = signal.SIGTERM) -> None:

@@ -5,6 +5,7 @@ of it, and everything heavy is imported there.
 """
 
 import argparse
+import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -12,18 +13,24 @@ from typing import Any
 from mpslice import flags
 from mpslice.errors import MpsliceError
 from mpslice.logs import set_up_logging
-from nodeagent.kubelet.driver import Driver
+from nodeagent.driver.files import Driver
+from nodeagent.mps.children import Children
+from nodeagent.mps.launch import daemon_command
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.reaper import REFUSED, Reaper
+from nodeagent.mps.reaper import REFUSED, Reaper, keep_from_oom
 from nodeagent.mps.settings import ComputeMode, MpsSettings, OnFault
 
 PROGRAM = "mpslice-nodeagent mps"
 
 
 def parser() -> flags.FlagParser:
-    """The flags of DESIGN.md, section 10."""
+    """The flags; others may rely on those in docs/design/programs.md."""
     parser = flags.FlagParser(
-        PROGRAM, "Keeps one MPS control daemon for each GPU that the node agent asks for."
+        PROGRAM,
+        "Keeps one MPS control daemon for each GPU that the node agent asks for.\n\n"
+        "Examples:\n"
+        f"  {PROGRAM} --mps-root=/run/mpslice --mps-user=1000\n"
+        f"  {PROGRAM} --host-ipc=false --shm-size=2Gi --on-fault=report",
     )
     parser.add_version()
     parser.flag(
@@ -92,22 +99,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(values)
     set_up_logging(values.log_level)
 
-    def supervise() -> int:
+    def supervise(line: socket.socket) -> int:
         from nodeagent.mps.work import supervise
 
-        return _run(supervise(settings))
+        return _run(supervise(settings, line))
 
-    def finish() -> int:
+    def finish(line: socket.socket) -> int:
         from nodeagent.mps.work import finish
 
-        return _run(finish(settings))
+        return _run(finish(settings, line))
 
     try:
         settings.check()
-        settings.control_program(settings.environment())
     except MpsliceError as error:
         return _refuse(error)
-    return Reaper(supervise, finish).run()
+    keep_from_oom()
+    children = Children(lambda gpu: daemon_command(settings, gpu))
+    return Reaper(supervise, finish, children).run()
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:

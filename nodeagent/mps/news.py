@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mpslice.gpus import GpuUuid
 from nodeagent.hardware import MpsHealth
-from nodeagent.mps.client import MPS_FAULT
+from nodeagent.mps.client import MPS_DOWN, MPS_FAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ def news(before: Mapping[GpuUuid, MpsHealth], after: Mapping[GpuUuid, MpsHealth]
             continue
         if now.reason == MPS_FAULT and was.reason != MPS_FAULT:
             yield News(gpu, MPS_FAULT, f"the GPU of its slice cannot be used: {now.detail}")
+        if now.reason == MPS_DOWN and was.reason != MPS_DOWN and now.restarts == was.restarts:
+            text = f"the MPS daemon of its slice does not serve: {now.detail}"
+            yield News(gpu, MPS_DOWN, f"{text}; programs that start wait for it")
         if now.restarts > was.restarts:
             yield News(
                 gpu,

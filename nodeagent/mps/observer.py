@@ -5,6 +5,9 @@ long as that daemon, or that server, lives.
 """
 
 import asyncio
+import os
+import select
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final
@@ -12,11 +15,13 @@ from typing import Final
 from mpslice.gpus import GpuUuid
 from nodeagent.errors import NvmlError
 from nodeagent.hardware import ComputeModes
-from nodeagent.mps.control import ControlProgram, printed_limit
+from nodeagent.mps.answers import printed_limit
+from nodeagent.mps.control import ControlProgram
+from nodeagent.mps.daemons import Daemons
 from nodeagent.mps.decision import Daemon, Observed, Server, ServerStatus
 from nodeagent.mps.errors import ControlHung
 from nodeagent.mps.paths import MpsRoot
-from nodeagent.mps.processes import daemon_of, servers_left, uid_of
+from nodeagent.mps.processes import daemons_at, is_within, servers_left, uid_of
 
 FULL_SECONDS: Final = 60.0
 """How often the settings are read back; between that only the servers are asked after."""
@@ -38,15 +43,19 @@ class _Since:
 
 @dataclass(slots=True)
 class Observer:
-    """`look` is called by one task only. `daemon` is the control daemon found last."""
+    """`look` is called by one task only. `daemon` is the control daemon found last, `strays` those
+    that are no children of the reaper."""
 
     gpu: GpuUuid
     root: MpsRoot
     modes: ComputeModes
     control: ControlProgram
+    daemons: Daemons
     user: int
     daemon: int | None = field(default=None, init=False)
+    strays: tuple[int, ...] = field(default=(), init=False)
     servers: tuple[Server, ...] = field(default=(), init=False)
+    _handle: int | None = field(default=None, init=False)  # of the daemon, see pidfd_open(2)
     _limits: dict[int, int] = field(default_factory=dict, init=False)
     _default: str = field(default="", init=False)
     _full_at: float = field(default=float("-inf"), init=False)
@@ -64,7 +73,7 @@ class Observer:
         """
         seen = await asyncio.to_thread(self._processes)
         # What is handed back is ended first, whatever the driver says of the GPU.
-        ended = seen.daemon is Daemon.ABSENT and not seen.left
+        ended = seen.daemon is Daemon.ABSENT and not seen.strays and not seen.left
         if (exclusive and holding) or (seen.marked and not holding and ended):
             seen = replace(seen, exclusive=await self._is_exclusive(seen))
         if seen.daemon is Daemon.ABSENT:
@@ -103,12 +112,41 @@ class Observer:
 
     def _processes(self) -> Observed:
         pipe = self.root.pipe(self.gpu)
-        self.daemon = daemon_of(pipe, self.gpu)
-        return Observed(
-            marked=self.root.exclusive(self.gpu).exists(),
-            daemon=Daemon.ABSENT if self.daemon is None else Daemon.ALIVE,
-            left=servers_left(pipe) if self.daemon is None else (),
-        )
+        marked = self.root.exclusive(self.gpu).exists()
+        if self._is_alive():
+            return Observed(marked=marked, daemon=Daemon.ALIVE)
+        roll = self.daemons.roll()
+        if (pid := roll.living.get(self.gpu)) is not None:
+            self._follow(pid)
+            roll = self.daemons.roll()  # a PID that ended before it was followed may be another's
+        self.daemon = roll.living.get(self.gpu)
+        if self.daemon is not None:
+            self.strays = ()
+            return Observed(marked=marked, daemon=Daemon.ALIVE)
+        self.close()
+        found = daemons_at(pipe)
+        self.strays = tuple(pid for pid in found if not is_within(pid, roll.reaper))
+        parts = tuple(pid for pid in found if pid not in self.strays)
+        return Observed(marked=marked, strays=self.strays, left=(*parts, *servers_left(pipe)))
+
+    def _is_alive(self) -> bool:
+        """Whether the daemon that the reaper named is still there, without asking it once more."""
+        if self._handle is None:
+            return False
+        ended = select.poll()
+        ended.register(self._handle, select.POLLIN)
+        return not ended.poll(0)
+
+    def _follow(self, pid: int) -> None:
+        self.close()
+        with suppress(OSError):  # a kernel before 5.3: the reaper is asked each time
+            self._handle = os.pidfd_open(pid)
+
+    def close(self) -> None:
+        """Lets go of the daemon."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     async def _ask(self, seen: Observed, *, full: bool) -> Observed:
         before = self.servers[0] if len(self.servers) == 1 else None

@@ -1,38 +1,43 @@
-"""Which processes are whose, from the kernel: a GPU's control daemon and the servers it left.
+"""Which processes are whose, from the kernel: control daemons that are no children of ours, and the
+servers that a daemon left.
 
-The pid file in the pipe directory is not believed: containers mount that directory, and every user
-may write the file. The lock that the daemon holds there is the kernel's word for its process. All
-is read as bytes, because a process may give itself any name.
+No file in a pipe directory is asked: containers mount that directory and may write there. What the
+kernel keeps of a process is read as bytes, because a process may give itself any name.
 """
 
-import fcntl
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from nodeagent.mps.answers import BACKGROUND, FOREGROUND
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM
 
-LOCK: Final = "control_lock"
-"""What the daemon holds an fcntl(2) lock on, in its pipe directory, while it lives."""
-
 _PROC: Final = Path("/proc")
-_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 _COMMAND_LENGTH: Final = 15  # of a process in /proc/PID/comm
 
 
-def daemon_of(pipe: Path, gpu: str) -> int | None:
-    """The control daemon that serves a GPU in this pipe directory, None when there is none.
+def daemons_at(pipe: Path) -> tuple[int, ...]:
+    """Control daemons of this pipe directory, looked for among all processes.
 
-    It has to hold the lock, to run as we do, and to have been started for this directory and GPU.
+    Told by command line, environment and user, which are the same for drivers 535 to 615. A daemon
+    may consist of more than one process.
     """
-    pid = _lock_holder(pipe / LOCK)
-    if pid is None or uid_of(pid) != os.geteuid() or not _runs(pid, PROGRAM):
-        return None
-    environment = _environment(pid)
-    ours = {"CUDA_MPS_PIPE_DIRECTORY": str(pipe), "CUDA_VISIBLE_DEVICES": gpu}
-    return pid if ours.items() <= environment.items() else None
+    return tuple(
+        pid
+        for pid in _processes(PROGRAM)
+        if uid_of(pid) == os.geteuid()
+        and _runs(pid, PROGRAM)
+        and {FOREGROUND, BACKGROUND} & set(_command_line(pid))
+        and _environment(pid).get("CUDA_MPS_PIPE_DIRECTORY") == str(pipe)
+    )
+
+
+def is_within(pid: int, ancestor: int) -> bool:
+    """Whether a process is another one, or descends from it."""
+    while pid not in (ancestor, 0):
+        pid = _parent(pid)
+    return pid == ancestor
 
 
 def servers_left(pipe: Path) -> tuple[int, ...]:
@@ -62,25 +67,25 @@ def uid_of(pid: int) -> int | None:
     return int(fields[2]) if len(fields) > 2 else None
 
 
-def _lock_holder(path: Path) -> int | None:
-    """Who holds a write lock on a file; None also for a process of another PID namespace."""
-    try:
-        with path.open("rb") as file:
-            question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except OSError:
-        return None
-    kind, _, _, _, pid = _FLOCK.unpack(answer)
-    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
-
-
 def _runs(pid: int, program: str) -> bool:
     """Whether a process runs this program, by itself or through an interpreter."""
+    return any(os.path.basename(word) == program for word in _command_line(pid)[:2])
+
+
+def _command_line(pid: int) -> list[str]:
     try:
-        words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:2]
+        return [os.fsdecode(w) for w in (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")]
     except OSError:
-        return False
-    return any(os.path.basename(word) == program.encode() for word in words)
+        return []
+
+
+def _parent(pid: int) -> int:
+    """0 for a process that has ended, or that has no parent here."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat.rpartition(b")")[2].split()[1])
 
 
 def _environment(pid: int) -> dict[str, str]:

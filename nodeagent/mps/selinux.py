@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from nodeagent.mps.errors import SelinuxRefuses
+
 CONTAINER_FILE: Final = "system_u:object_r:container_file_t:s0"
 
 _SELINUX: Final = Path("/sys/fs/selinux")
@@ -14,9 +16,17 @@ _ATTRIBUTE: Final = "security.selinux"
 
 
 def label_for_containers(directory: Path, selinux: Path = _SELINUX) -> None:
-    """What is made in the directory from now on inherits it. Blocks; raises OSError."""
-    if selinux.is_dir():
+    """What is made in the directory from now on inherits it. Blocks; raises SelinuxRefuses."""
+    if not selinux.is_dir():
+        return
+    try:
         os.setxattr(directory, _ATTRIBUTE, CONTAINER_FILE.encode())
+    except OSError as error:
+        raise SelinuxRefuses(
+            f"SELinux lets nobody label {directory} as {CONTAINER_FILE} ({error.strerror}), which "
+            "containers need to open it; run the container privileged, and put --mps-root on a "
+            "file system that has labels, such as /run"
+        ) from error
 
 
 def mount_option(selinux: Path = _SELINUX) -> str:

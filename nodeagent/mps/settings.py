@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mpslice.gpus import GpuUuid
-from nodeagent.kubelet.driver import Driver
+from nodeagent.driver.files import Driver
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.errors import BadMpsSettings, ControlProgramMissing
 from nodeagent.mps.paths import LONGEST_SOCKET, PROGRAM, SERVER_PROGRAM, UUID_LENGTH, MpsRoot
@@ -49,8 +49,11 @@ class MpsSettings:
         )
 
     def environment(self) -> dict[str, str]:
-        """Our own, with the driver's files where they are mounted: daemons and servers get it."""
-        return self.driver.environment(os.environ)
+        """Our own, with the driver's files where they are mounted: daemons and servers get it.
+
+        Blocks; raises OSError where links to them cannot be made.
+        """
+        return self.driver.environment(os.environ, self.root.driver)
 
     def check(self) -> None:
         """Raises BadMpsSettings or ControlProgramMissing for what cannot work on this machine."""

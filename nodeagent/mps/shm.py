@@ -4,15 +4,16 @@ A tmpfs below --mps-root, so that the host and with it the kubelet see it; bound
 slice may fill it, and swept, because a process that is killed leaves its files there.
 """
 
-import ctypes
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from nodeagent.linux.mounts import bind, mount_tmpfs
 from nodeagent.mps.errors import BadMpsSettings
 from nodeagent.mps.selinux import mount_option
 
@@ -23,16 +24,13 @@ for twelve, since programs keep there what they open by name; so does a folder t
 _SWEEPS: Final = 2
 _SWEEPS_IN_FOLDERS: Final = 12
 
+_MOST_ENTRIES: Final = 200_000
+"""Of one sweep, whatever containers put there; and so many folders within one another."""
+_DEEPEST: Final = 32
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
+
 _DEV_SHM: Final = Path("/dev/shm")  # noqa: S108  its fixed name
 _PROC: Final = Path("/proc")
-
-# <sys/mount.h>
-_NOSUID: Final = 2
-_NODEV: Final = 4
-_NOEXEC: Final = 8
-_BIND: Final = 4096
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +46,9 @@ def provide(directory: Path, size_mib: int | None, dev_shm: Path = _DEV_SHM) -> 
     options = f"mode=1777{size}{mount_option()}"
     try:
         if not os.path.ismount(directory):
-            _mount("mpslice", directory, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
+            mount_tmpfs(directory, options)
         if identity(dev_shm) != identity(directory):
-            _mount(str(directory), dev_shm, "", _BIND, "")
+            bind(directory, dev_shm)
     except OSError as error:
         raise BadMpsSettings(
             f"--host-ipc=false: {directory} cannot be mounted as /dev/shm ({error.strerror}); run "
@@ -73,45 +71,66 @@ class Sweeper:
 
     def sweep(self) -> int:
         """How many files were deleted. Blocks, for a fraction of a second."""
-        device = self.directory.stat().st_dev
-        used = set(_inodes_in_use(device))
-        unused = [entry for entry in _leaves(self.directory) if entry.inode() not in used]
-        before = self._unused
-        self._unused = {entry.inode(): before.get(entry.inode(), 0) + 1 for entry in unused}
-        return sum(_delete(entry) for entry in unused if self._is_due(entry))
-
-    def _is_due(self, entry: "os.DirEntry[str]") -> bool:
-        on_top = Path(entry).parent == self.directory and not entry.is_dir(follow_symlinks=False)
-        return self._unused[entry.inode()] >= (_SWEEPS if on_top else _SWEEPS_IN_FOLDERS)
+        top = os.open(self.directory, _DIRECTORY)
+        try:
+            walk = _Walk(os.fstat(top).st_dev, self._unused)
+            walk.through(top)
+        finally:
+            os.close(top)
+        self._unused = walk.unused
+        return walk.deleted
 
 
-def _leaves(directory: Path) -> Iterator["os.DirEntry[str]"]:
-    """Files, and folders with nothing in them; what goes meanwhile is passed over."""
-    try:
+class _Walk:
+    """One look at all files, and folders with nothing in them.
+
+    Every container can rename, replace and link what is here while we look. So each folder is
+    opened once, by its name in the one before and following no link, and what is in it is deleted
+    through it: no name can lead out of this file system.
+    """
+
+    def __init__(self, device: int, before: Mapping[int, int]) -> None:
+        self.unused: dict[int, int] = {}
+        self.deleted = 0
+        self._device = device
+        self._before = before
+        self._used = set(_inodes_in_use(device))
+        self._left = _MOST_ENTRIES
+
+    def through(self, directory: int, depth: int = 0) -> bool:
+        """Whether there is nothing in the directory, given as a descriptor."""
         with os.scandir(directory) as entries:
-            found = list(entries)
-    except OSError:
-        return
-    for entry in found:
-        if entry.is_file(follow_symlinks=False):
-            yield entry
-        elif entry.is_dir(follow_symlinks=False):
-            inside = list(_leaves(Path(entry)))
-            yield from inside
-            if not inside and not os.listdir(entry):
-                yield entry
+            names = [entry.name for entry in islice(entries, self._left)]
+        self._left -= len(names)
+        for name in names:
+            try:
+                self._look_at(name, directory, depth)
+            except OSError:
+                continue  # it has gone meanwhile, or is another thing now
+        return not names and self._left > 0
 
+    def _look_at(self, name: str, directory: int, depth: int) -> None:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and depth < _DEEPEST:
+            folder = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                inside = os.fstat(folder)
+                empty = inside.st_dev == self._device and self.through(folder, depth + 1)
+            finally:
+                os.close(folder)
+            if empty and self._is_due(inside.st_ino, _SWEEPS_IN_FOLDERS):
+                os.rmdir(name, dir_fd=directory)
+                self.deleted += 1
+            return
+        if not stat.S_ISREG(found.st_mode) or found.st_ino in self._used:
+            return
+        if self._is_due(found.st_ino, _SWEEPS_IN_FOLDERS if depth else _SWEEPS):
+            os.unlink(name, dir_fd=directory)
+            self.deleted += 1
 
-def _delete(entry: "os.DirEntry[str]") -> int:
-    """How many were deleted: 1, or 0 where something has come into the folder meanwhile."""
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            Path(entry).rmdir()
-        else:
-            Path(entry).unlink(missing_ok=True)
-    except OSError:
-        return 0
-    return 1
+    def _is_due(self, inode: int, sweeps: int) -> bool:
+        self.unused[inode] = self._before.get(inode, 0) + 1
+        return self.unused[inode] >= sweeps
 
 
 def _inodes_in_use(device: int) -> Iterator[int]:
@@ -141,10 +160,3 @@ def _open(handles: Path, device: int) -> Iterator[int]:
             continue
         if found.st_dev == device and stat.S_ISREG(found.st_mode):
             yield found.st_ino
-
-
-def _mount(source: str, target: Path, kind: str, flags: int, options: str) -> None:
-    words = [source.encode(), os.fsencode(target), kind.encode(), flags, options.encode()]
-    if _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[4]) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Final, NoReturn, TextIO
 
 from mpslice.gpus import GpuUuid
-from nodeagent.kubelet.inotify import DirectoryWatch
+from nodeagent.linux.inotify import DirectoryWatch
 from nodeagent.mps.keeper import Keeper, Tools
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import (

@@ -5,15 +5,15 @@ out), so that only the GPU's processes tell when a slice is really free.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, NoReturn, Protocol
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.reflector import Backoff
 from nodeagent.errors import NvmlError
 from nodeagent.hardware import GpuProcess
-from nodeagent.pulse import Pulse
-from nodeagent.slices.holders import Holder
+from nodeagent.slices.evidence import Holder
+from nodeagent.slices.table import SliceTable
 
 _FIRST_LOOK: Final = 0.050
 _LONGEST_LOOK: Final = 2.0
@@ -39,54 +39,36 @@ def remains(
     return tuple(p for p in processes if p.pod_uid and p.pod_uid not in live)
 
 
-class Leftovers:
-    """`changed` beats when a slice has become free; `run` must be running for that."""
+async def until_vacated(table: SliceTable, id_: DeviceId) -> None:
+    """Returns once no process of an earlier holder is left; the caller's deadline."""
+    while table.get(id_).leftovers:
+        await table.held.after(table.held.count)
 
-    def __init__(self, users: GpuUsers) -> None:
-        self.changed = Pulse()
-        self._users = users
-        self._suspected = Pulse()
-        self._suspects: dict[tuple[DeviceId, Holder], None] = {}
 
-    def suspect(self, departed: Mapping[DeviceId, Holder]) -> None:
-        """These held slices, and nobody has seen their containers end."""
-        known = len(self._suspects)
-        self._suspects.update(dict.fromkeys(departed.items()))
-        if len(self._suspects) > known:
-            self._suspected.beat()
+async def follow_leftovers(table: SliceTable, users: GpuUsers) -> NoReturn:
+    """Looks at the GPUs of slices that were left until nothing is left of the earlier holders."""
+    backoff = Backoff(first=_FIRST_LOOK, longest=_LONGEST_LOOK)
+    while True:
+        seen, before = table.held.count, table.leftovers
+        for gpu in {id_.gpu for id_ in before}:
+            await _look(table, users, gpu)
+        if not table.leftovers:
+            await table.held.after(seen)
+            backoff.reset()
+        elif await table.held.within(seen, backoff.delay()) and table.leftovers != before:
+            backoff.reset()
 
-    def holders(self) -> dict[DeviceId, Holder]:
-        """The slices that are not free yet, each with one whose processes may still use it."""
-        return dict(self._suspects.keys())
 
-    async def until_free(self, device: DeviceId) -> None:
-        """Returns once no process of an earlier holder is left; the caller's deadline."""
-        while any(suspect == device for suspect, _ in self._suspects):
-            await self.changed.after(self.changed.count)
-
-    async def run(self, live: Callable[[], Set[str]]) -> NoReturn:
-        """Looks at the GPUs of suspects until nothing is left of them; `live` are pods' uids."""
-        backoff = Backoff(first=_FIRST_LOOK, longest=_LONGEST_LOOK)
-        while True:
-            seen = self._suspected.count
-            if not self._suspects:
-                await self._suspected.after(seen)
-                backoff.reset()
-                continue
-            for gpu in {device.gpu for device, _ in self._suspects}:
-                await self._look(gpu, live)
-            if self._suspects and await self._suspected.within(seen, backoff.delay()):
-                backoff.reset()
-
-    async def _look(self, gpu: GpuUuid, live: Callable[[], Set[str]]) -> None:
-        suspects = [suspect for suspect in self._suspects if suspect[0].gpu == gpu]
-        try:
-            processes = await self._users.processes(gpu)
-        except NvmlError as error:
-            log.info("who uses the GPU is not known", extra={"gpu": gpu, "error": str(error)})
-            return
-        free = [s for s in suspects if not remains(s[1], processes, live())]
-        for suspect in free:
-            del self._suspects[suspect]
-        if free:
-            self.changed.beat()
+async def _look(table: SliceTable, users: GpuUsers, gpu: GpuUuid) -> None:
+    left = {id_: holders for id_, holders in table.leftovers.items() if id_.gpu == gpu}
+    try:
+        processes = await users.processes(gpu)
+    except NvmlError as error:
+        log.info("the users of a GPU are not known", extra={"gpu": gpu, "error": str(error)})
+        return
+    live = table.pods().live_uids
+    gone = {
+        id_: tuple(holder for holder in holders if not remains(holder, processes, live))
+        for id_, holders in left.items()
+    }
+    table.vacate({id_: holders for id_, holders in gone.items() if holders})

@@ -58,16 +58,19 @@ class PodFacts:
         wanted = set(sizes)
         return any(need.size in wanted for need in self.needs)
 
-    def on_its_way_to(self, node: str, now: float) -> bool:
+    def on_its_way_to(self, node: str, now: float, *, old_status: bool) -> bool:
         """Whether it may yet be bound to the node by a decision that is already made.
 
-        A scheduler that has said Unschedulable decides anew, by the status that the node has now.
+        A scheduler that has said Unschedulable decides anew when the node's status offers more.
+        With `old_status` it may not have seen yet that the status offers less again.
         """
         if self.node or self.ended or self.gated:
             return False
         if self.nominated:
             return self.nominated == node
-        return not self.unschedulable and now - self.waiting_since < IN_HAND_SECONDS
+        if self.unschedulable:
+            return old_status
+        return now - self.waiting_since < IN_HAND_SECONDS
 
 
 def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:

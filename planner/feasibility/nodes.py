@@ -32,7 +32,8 @@ _NAME: Final = "metadata.name"
 def node_refusal(constraints: Constraints, node: Node) -> Cause | None:
     """The first cause for which the node's identity rules the pod out, or None.
 
-    It looks at readiness, `unschedulable`, labels, taints and the name, and at nothing else.
+    It looks at readiness, `unschedulable`, labels, taints, the name and whether mpslice.io/gb is
+    offered, and at nothing else.
     """
     if not node.ready:
         return Cause.NOT_READY
@@ -42,6 +43,8 @@ def node_refusal(constraints: Constraints, node: Node) -> Cause | None:
         return Cause.NODE_AFFINITY
     if node.taints and not tolerates_taints(constraints, node):
         return Cause.TAINT
+    if constraints.gb and not node.offers_gb:
+        return Cause.EXTENDED_RESOURCE
     return None
 
 
@@ -56,6 +59,13 @@ def selects(constraints: Constraints, node: Node) -> bool:
         return False
     terms = constraints.affinity
     return terms is None or any(_term_matches(term, node) for term in terms)
+
+
+def reaches_volumes(volumes: Iterable[tuple[NodeTerm, ...]], node: Node) -> bool:
+    """Whether the node may use every volume: at least one term of each matches it
+    (component-helpers/storage/volume/helpers.go, CheckNodeAffinity).
+    """
+    return all(any(_term_matches(term, node) for term in terms) for terms in volumes)
 
 
 def _term_matches(term: NodeTerm, node: Node) -> bool:
@@ -81,11 +91,15 @@ def _field_holds(field: Expression, name: str) -> bool:
 
 def tolerates_taints(constraints: Constraints, node: Node) -> bool:
     """Whether the pod tolerates every taint that keeps pods off (FindMatchingUntoleratedTaint)."""
-    return all(
-        _tolerates(constraints.tolerations, taint)
-        for taint in node.taints
-        if taint.effect in _BLOCKING
-    )
+    return untolerated(constraints, node) is None
+
+
+def untolerated(constraints: Constraints, node: Node) -> Taint | None:
+    """The first taint that keeps the pod off the node."""
+    for taint in node.taints:
+        if taint.effect in _BLOCKING and not _tolerates(constraints.tolerations, taint):
+            return taint
+    return None
 
 
 def _tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:

@@ -5,7 +5,7 @@ pkg/scheduler/framework/plugins/{interpodaffinity,podtopologyspread}/filtering.g
 scheduler counts afresh for each pod is kept up to date here as pods are booked and taken back.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.feasibility.census import AnyTally, Census
@@ -15,7 +15,7 @@ from planner.model import NO_RELATIONS, Cause, Pod, Snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Demands:
+class Demands:
     """All that can refuse a pod a node; pods alike share one, so it is compared by identity.
 
     `together` is for the pod's affinity terms, `itself` whether it satisfies them; `apart` are
@@ -58,6 +58,46 @@ class _Demands:
         """Whether others' coming can make room: only anti-affinity never relents."""
         return bool(self.together or self.spread or self.groups or self.crowding)
 
+    @property
+    def version(self) -> int:
+        """Rises with each change that could alter an answer."""
+        return sum(each.version for each in self._observed())
+
+    def _observed(self) -> Iterator[Tally | SpreadTally | Together]:
+        for group in ((self.together,) if self.together else ()) + self.groups:
+            yield from group.tallies
+        yield from self.groups
+        yield from self.apart
+        yield from (tally for tally, _ in self.spread)
+        yield from self.crowding
+
+    def _located(self) -> list[Tally | SpreadTally]:
+        return [each for each in self._observed() if not isinstance(each, Together)]
+
+    def cell(self, node: str, labels: Mapping[str, str]) -> Hashable:
+        """Equal for nodes that get the same answer, whatever happens."""
+        mine = (labels.get(tally.key) for tally, _ in self.spread)
+        return (*mine, *(tally.domain(node) for tally in self._located()))
+
+    def deafen(self) -> None:
+        """Tells nobody anything any more."""
+        for each in self._observed():
+            each.listeners.clear()
+
+    def listen(self, nodes: Iterable[str], tell: Callable[[Sequence[str] | None], None]) -> None:
+        """From now on `tell` is told the nodes whose answers may have changed, None for all."""
+        names = list(nodes)
+        for each in self._observed():
+            places: dict[str | None, list[str]] = {}
+            if not isinstance(each, Together):
+                for name in names:
+                    places.setdefault(each.domain(name), []).append(name)
+            each.listeners.append(
+                lambda domain, places=places: tell(  # type: ignore[misc]
+                    None if domain is None else places.get(domain, ())
+                )
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
@@ -65,7 +105,7 @@ class _Standing:
 
     pod: Pod  # kept, so that its id() stays its own
     tallies: tuple[AnyTally, ...]
-    demands: _Demands | None
+    demands: Demands | None
 
 
 class RelationBook:
@@ -95,7 +135,7 @@ class RelationBook:
         self._nodes.update((state.node.name, state.node) for state in snapshot.nodes)
         self._census = Census(self._nodes, around.namespaces)
         self._effects: dict[Hashable, tuple[AnyTally, ...]] = {}
-        self._demands: dict[Hashable, _Demands | None] = {}
+        self._demands: dict[Hashable, Demands | None] = {}
         self._standing: dict[int, _Standing] = {}
         self._open(related)
         for pod in (*related, *around.repelling):
@@ -143,7 +183,7 @@ class RelationBook:
         if standing.demands is not None:
             standing.demands.note(node, by)
 
-    def alike(self, pod: Pod) -> Hashable:
+    def alike(self, pod: Pod) -> Demands | None:
         """Equal for pods that `refuses` answers alike, None for those that it never refuses."""
         return self._of(pod).demands
 
@@ -180,13 +220,13 @@ class RelationBook:
             known = self._effects[shape] = self._census.counted_in(pod)
         return known
 
-    def _demands_of(self, pod: Pod) -> _Demands | None:
+    def _demands_of(self, pod: Pod) -> Demands | None:
         shape = (self._shape(pod), pod.constraints if pod.relations.spread else None)
         if shape not in self._demands:
             self._demands[shape] = self._make_demands(pod)
         return self._demands[shape]
 
-    def _make_demands(self, pod: Pod) -> _Demands | None:
+    def _make_demands(self, pod: Pod) -> Demands | None:
         census, relations = self._census, pod.relations
         together = census.together(relations.affinity) if relations.affinity else None
         apart = (
@@ -207,4 +247,4 @@ class RelationBook:
         if not (together or apart or spread or groups or crowding):
             return None
         itself = all(census.means(term, pod) for term in relations.affinity)
-        return _Demands(together, itself, apart, tuple(spread), groups, crowding)
+        return Demands(together, itself, apart, tuple(spread), groups, crowding)

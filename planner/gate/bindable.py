@@ -1,11 +1,11 @@
 """Whose slices can be bound now: the pods whose gates may go, in planned order."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from mpslice.gpus import GpuUuid
-from mpslice.nodelayout import GpuStatus, LayoutStatus, NodeLayout, SliceState
+from mpslice.nodelayout import ConditionType, GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.model import Node, Placement, Plan, Pod
 from planner.state.standing import spec_was_refused
@@ -14,6 +14,25 @@ T = TypeVar("T")
 
 Seat = tuple[str, GpuUuid, SliceSize]
 """A slice of a size on a GPU of a node."""
+
+
+def is_offered(place: Placement, layout: NodeLayout | None, node: Node | None) -> bool:
+    """Whether free slices for the pod are listed on its GPUs and shown by the node."""
+    if layout is None or node is None or layout.spec.release or layout.status is None:
+        return False
+    free = Counter(
+        (gpu.uuid, s.id.size)
+        for gpu in layout.status.gpus
+        if gpu.healthy
+        for s in gpu.slices
+        if s.state is SliceState.FREE
+    )
+    wanted = Counter(zip(place.gpus, place.pod.seats, strict=True))
+    return (
+        layout.status.is_true(ConditionType.READY)
+        and wanted <= free
+        and all(node.slices.get(size) for size in place.pod.seats)
+    )
 
 
 class Bindable:
@@ -27,22 +46,22 @@ class Bindable:
         self,
         made: Plan,
         layouts: Mapping[str, NodeLayout],
-        nodes: Iterable[Node],
+        nodes: Sequence[Node],
         pods: Iterable[Pod],
     ) -> None:
         self._made = made
         self._carved: Counter[Seat] = Counter()
-        leaving: set[tuple[str, SliceSize]] = set()
+        self._shown = _shown(nodes, pods)
+        leaving = set(_gone(nodes, layouts, self._shown))
         for name, layout in layouts.items():
             for gpu, free, kept in _free_slices(made, layout):
                 for size, count in free.items():
                     self._carved[name, gpu.uuid, size] = kept[size]
                     if kept[size] < count:
                         leaving.add((name, size))
-        self._shown = _shown(nodes, pods)
         self.leaving = frozenset(leaving)
-        """Nodes and sizes of which a free slice is to be withdrawn that the scheduler still sees.
-        """
+        """Nodes and sizes of which the scheduler still sees a free slice that is to be withdrawn or
+        that has been withdrawn a moment ago."""
 
     def split(self) -> tuple[list[Placement], list[Placement]]:
         """The placements whose slices are all bindable now, and those that wait; in planned order.
@@ -95,6 +114,27 @@ def _free_slices(
                 left = {size: min(slices.get(size, 0) for slices in limits) for size in free}
                 kept = free & Counter({size: left[size] - used[size] for size in free})
             yield gpu, free, kept
+
+
+def _gone(
+    nodes: Iterable[Node],
+    layouts: Mapping[str, NodeLayout],
+    shown: Mapping[tuple[str, SliceSize], int],
+) -> Iterator[tuple[str, SliceSize]]:
+    """Nodes and sizes with fewer slices in the layout's status than in the node's, and room there.
+
+    The agent writes both at the same time, and the kubelet may write the node's again: either can
+    be the first that the planner sees. Only where there is room are slices counted, on few nodes.
+    """
+    for node in nodes:
+        layout = layouts.get(node.name)
+        with_room = [size for size in node.slices if shown.get((node.name, size), 0) > 0]
+        if layout is None or layout.status is None or not with_room:
+            continue
+        listed = Counter(s.id.size for gpu in layout.status.gpus for s in gpu.slices)
+        for size in with_room:
+            if node.slices[size] > listed[size]:
+                yield node.name, size
 
 
 def _shown(nodes: Iterable[Node], pods: Iterable[Pod]) -> Counter[tuple[str, SliceSize]]:

@@ -1,18 +1,16 @@
-"""Whose scheduling gate goes and whose stays, besides whether the slices are there.
+"""Which scheduling gates go and which stay, besides whether the slices are there.
 
-A group goes together, and what is held back for someone else stays: once a gate is gone, the
-scheduler binds the pod to any free slice of its size, whoever that slice is meant for.
+A group goes together, and a pod that would take another's slice stays: once a gate is gone, the
+scheduler binds the pod to any free slice of its size, whichever pod that slice is meant for.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
-from planner.model import Cause, Group, NodeState, Placement, Pod, Refusal, Reservation
-from planner.packing.order import group_minimum, planned_order
-from planner.words.explain import gpus_text
+from planner.model import Cause, Group, NodeState, Placement, Pod, Refusal, Reservation, Snapshot
+from planner.packing.order import group_minimum
 
 Groups = Mapping[str, Group]
 
@@ -38,57 +36,52 @@ def whole_groups(
     complete: set[str] = set()
     for key, pods in members.items():
         group = groups.get(key, Group())
-        if group.bound + there[key] >= group_minimum(pods, group):
+        if group.there + there[key] >= group_minimum(pods, group):
             complete.add(key)
     early = [p for p in ready if p.pod.group and p.pod.gated and p.pod.group_key not in complete]
     held = {placement.pod.key for placement in early}
     return [p for p in ready if p.pod.key not in held], [*early, *waiting]
 
 
-def keeps_gate(refusal: Refusal, groups: Groups) -> bool:
-    """Whether a pod that has no place stays gated: its group does not run, or a place is held."""
-    if refusal.own is not None:
+def keeps_gate(
+    refusal: Refusal, snapshot: Snapshot, reservations: Sequence[Reservation] = ()
+) -> bool:
+    """Whether a pod that has no place stays gated: its group does not run, or it would take a free
+    slice that stands where another pod has reserved the memory.
+
+    All others lose it, so that preemption and autoscalers see them.
+    """
+    if refusal.own is Cause.GROUP:
+        return True
+    if refusal.own is Cause.RESERVED and _could_take(refusal.pod, snapshot, reservations):
         return True
     pod = refusal.pod
     if not pod.group:
         return False
-    group = groups.get(pod.group_key, Group())
-    return group.bound < group_minimum([pod], group)
+    group = snapshot.groups.get(pod.group_key, Group())
+    return group.there < group_minimum([pod], group)
 
 
-def hold_back(
-    refusals: Iterable[Refusal], reservations: Sequence[Reservation], states: Sequence[NodeState]
-) -> tuple[Refusal, ...]:
-    """Marks as Reserved the gated pods that could take what comes free on someone's reserved GPUs.
-
-    That is: younger ones that may use the node and ask for a size which stands there.
-    """
-    if not reservations:
-        return tuple(refusals)
-    by_name = {state.node.name: state for state in states}
-    kept = [
-        (reservation, by_name[reservation.node], standing_sizes(reservation, by_name))
+def _could_take(pod: Pod, snapshot: Snapshot, reservations: Sequence[Reservation]) -> bool:
+    """Whether a free slice that the pod may use stands on GPUs reserved for another."""
+    states = {state.node.name: state for state in snapshot.nodes}
+    return any(
+        _would_take(pod, states[reservation.node], reservation)
         for reservation in reservations
-        if reservation.node in by_name
-    ]
-    return tuple(_hold_back(refusal, kept) for refusal in refusals)
+        if reservation.node in states and reservation.pod.key != pod.key
+    )
 
 
-def _hold_back(
-    refusal: Refusal, kept: Sequence[tuple[Reservation, NodeState, frozenset[SliceSize]]]
-) -> Refusal:
-    pod = refusal.pod
-    if refusal.own is not None or not pod.gated:
-        return refusal
-    for reservation, state, sizes in kept:
-        if (
-            planned_order(pod) > planned_order(reservation.pod)
-            and not sizes.isdisjoint(pod.seats)
-            and node_refusal(pod.constraints, state.node) is None
-        ):
-            note = f"{gpus_text(state, reservation.gpus)} is kept for {reservation.pod.key}"
-            return replace(refusal, own=Cause.RESERVED, note=note)
-    return refusal
+def _would_take(pod: Pod, state: NodeState, reservation: Reservation) -> bool:
+    if node_refusal(pod.constraints, state.node) is not None:
+        return False
+    free: Counter[SliceSize] = Counter()
+    for gpu in state.gpus:
+        free.update(gpu.free)
+    if not Counter(pod.seats) <= free:
+        return False
+    reserved = (gpu for gpu in state.gpus if gpu.uuid in reservation.gpus)
+    return any(gpu.free.get(size, 0) > 0 for gpu in reserved for size in pod.seats)
 
 
 def standing_sizes(

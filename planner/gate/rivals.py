@@ -1,4 +1,4 @@
-"""Which pods are nominated to their node, so that nobody else is bound to the slice meant for them.
+"""Which pods are nominated to their node, so that no other is bound to the slice meant for them.
 
 A pod without a gate is bound to any free slice of its size. But kube-scheduler counts a pod that is
 nominated to a node, gated or not, as if it stood there when it places others of the same or a lower
@@ -9,6 +9,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
@@ -16,6 +17,8 @@ from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
 from planner.gate.gates import standing_sizes
 from planner.model import Constraints, NodeState, Placement, Pod, Reservation, Resources
+from planner.progress.machine import NEW, Progress, is_nominated_often
+from planner.progress.note import read_note, wanted_note
 from planner.writes.actions import Nominate
 
 _MANY: Final = 64  # kinds of rivals for a size: more are not looked at one by one
@@ -40,7 +43,8 @@ class Rivals:
     """What endangers a slice.
 
     `placeless` are pods without a place that have no gate any more or are about to lose it, `going`
-    where free slices of a size stand that are to be withdrawn.
+    where free slices of a size stand that are to be withdrawn, `ending` the nodes on which a pod is
+    about to end.
     """
 
     def __init__(
@@ -50,7 +54,9 @@ class Rivals:
         reservations: Sequence[Reservation],
         going: Collection[tuple[str, SliceSize]],
         states: Iterable[NodeState],
+        ending: Collection[str] = (),
     ) -> None:
+        self._ending = ending
         self._states = {state.node.name: state for state in states}
         self._reservations = reservations
         self._going: dict[SliceSize, list[str]] = {}
@@ -60,15 +66,19 @@ class Rivals:
         self._answers: dict[tuple[Constraints, str], bool] = {}
         self._within_reach: dict[tuple[Constraints, SliceSize], tuple[str, ...]] = {}
         placements = tuple(placements)
+        self._lowest: dict[str, int] = {}  # the lowest priority that is placed on a node
         for placement in placements:
-            pod = placement.pod
+            pod, node = placement.pod, placement.node
+            self._lowest[node] = min(pod.priority, self._lowest.get(node, pod.priority))
             for size in set(pod.seats):
                 claims = self._claims.setdefault(size, _Claims())
                 claims.kinds.add(_kind(pod))
                 claims.requests.add(pod.requests)
                 claims.homes[placement.node] += 1
         self._find_mixed(placements)
+        self._loose: set[str] = set()
         for pod in placeless:
+            self._loose.add(pod.key)
             for size in set(pod.seats):
                 claims = self._claims.setdefault(size, _Claims())
                 claims.placeless[pod.constraints, pod.priority] += 1
@@ -106,7 +116,19 @@ class Rivals:
         """Whether a pod without a place might take a slice that comes free for another."""
         pod = reservation.pod
         sizes = standing_sizes(reservation, self._states).intersection(pod.seats)
-        return any(self._is_wanted(size, reservation.node, pod, itself=1) for size in sizes)
+        itself = int(pod.key in self._loose)  # a pod that keeps its gate is not counted there
+        return any(self._is_wanted(size, reservation.node, pod, itself) for size in sizes)
+
+    def crowd(self, pod: Pod, node: str) -> bool:
+        """Whether pods are to be bound on the node that a nomination of the pod would hinder."""
+        lowest = self._lowest.get(node)
+        return lowest is not None and lowest <= pod.priority
+
+    def outlive(self, pod: Pod) -> bool:
+        """Whether the room that the scheduler nominated a pod without a place for is others' now:
+        its victims are gone, and the plan puts pods on the node that the nomination hinders.
+        """
+        return self.crowd(pod, pod.nominated) and pod.nominated not in self._ending
 
     def _is_wanted(self, size: SliceSize, node: str, pod: Pod, itself: int = 0) -> bool:
         """Whether pods without a place, of which the pod is `itself` one, may take the slice."""
@@ -198,29 +220,49 @@ def nominations(
     stuck: Sequence[Pod],
     reservations: Sequence[Reservation],
     rivals: Rivals,
+    progress: Mapping[str, Progress],
+    now: datetime,
 ) -> tuple[Nominate, ...]:
     """The nominations that are missing or wrong now.
 
     `loose` are pods without a place that have no gate any more or are about to lose it, `stuck`
-    those without a place that keep it. What the scheduler nominated by itself is left alone: it has
-    preempted somebody for that.
+    those without a place that keep it. What the scheduler nominated by itself is left alone as long
+    as it can come to something. A pod with a reservation is nominated only while the plan puts no
+    pod of its priority or a lower one on the node: kube-scheduler would count it against them.
     """
     wanted = {p.pod.key: (p.node, rivals.endanger(p)) for p in placements}
     for reservation in reservations:
-        endangered = rivals.endanger_reserved(reservation)
-        wanted.setdefault(reservation.pod.key, (reservation.node, endangered))
+        key, node = reservation.pod.key, reservation.node
+        if key not in wanted and not rivals.crowd(reservation.pod, node):
+            wanted[key] = node, rivals.endanger_reserved(reservation)
     pods = (*(placement.pod for placement in placements), *loose, *stuck)
-    return tuple(
-        Nominate(pod, node)
+    theirs = {
+        pod.key
         for pod in pods
+        if pod.nominated and not pod.gated and pod.nominated != ours(pod)
+        if pod.key in wanted or not rivals.outlive(pod)
+    }
+    return tuple(
+        Nominate(pod, node, wanted_note(pod, progress.get(pod.uid, NEW), node))
+        for pod in pods
+        if pod.key not in theirs
         if (node := _nominee(pod, *wanted.get(pod.key, ("", False)))) != pod.nominated
+        and not _is_cleared(pod, node, progress.get(pod.uid, NEW), now)
     )
 
 
 def _nominee(pod: Pod, node: str, endangered: bool) -> str:
     """The node that the pod should be nominated to."""
-    if pod.nominated and not pod.gated:
-        return pod.nominated  # the scheduler's, or ours from when it had its gate
     if not pod.nominated and not endangered:
         return ""
     return node
+
+
+def _is_cleared(pod: Pod, node: str, progress: Progress, now: datetime) -> bool:
+    """Whether the scheduler has cleared just this nomination a moment ago."""
+    return not pod.nominated and ours(pod) == node and is_nominated_often(progress, now)
+
+
+def ours(pod: Pod) -> str:
+    """The node that the planner has nominated the pod to, as its annotation says, or ""."""
+    return read_note(pod.progress).nominated if pod.progress else ""

@@ -1,43 +1,55 @@
-"""What is left of one node and of one GPU in a planning pass, and what pods were given there.
+"""What is left of one node and of one GPU in a plan, and what pods were given there.
 
-Mutable on purpose and private to a pass. A GPU knows only how much is claimed, not in which order
+Mutable on purpose and private to a plan. A GPU knows only how much is claimed, not in which order
 or by what means: whether a claim takes a free slice or carves one follows from the sums, so claims
-can be taken back in any order, which is what lets a search move pods about without copying nodes.
+can be taken back in any order, and nothing has to be copied to try something.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
 from planner.model import Gpu, NodeState
 
-if TYPE_CHECKING:
-    from planner.packing.pools import Pool
-
 NOTHING: Final[dict[SliceSize, int]] = {}
 """What most GPUs have of something: the same for all, and nobody writes into it."""
 
 
-class GpuBook:
-    """One GPU in a pass; memory in gb.
+class Index(Protocol):
+    """Where the GPUs of nodes are indexed by what is left of them."""
 
-    `claims` counts the slices that pods of this pass were given, by size; `free` what stands there
-    and nobody has claimed. `room` is what is neither used nor claimed, so a free slice is part of
-    it: it goes when its memory is needed. `uncarved` is room beside all that stands, `reclaimable`
-    the largest slice that could stand here if every free one went; both are 0 when another slice
-    would be one too many.
+    def add(self, gpu: "GpuBook") -> None:
+        """Indexes a GPU as it is now."""
+
+    def remove(self, gpu: "GpuBook") -> None:
+        """Takes a GPU out that is as it was when it was added."""
+
+    def moved(self, gpu: "GpuBook", before: int) -> None:
+        """Indexes a GPU again on which nothing stood from the start; `before` was uncarved."""
+
+    def unblock(self, node: "NodeBook") -> None:
+        """Looks at a node again that refused everybody who asks here."""
+
+
+class GpuBook:
+    """One GPU in a plan; memory in gb.
+
+    `claims` counts the slices that pods of this plan were given, by size; `free` what stands there
+    and nobody has claimed. `room` is what is neither used, claimed nor held, so a free slice is
+    part of it: it goes when its memory is needed. `uncarved` is room beside all that stands,
+    `reclaimable` the largest slice that could stand here if every free one went; both are 0 when
+    another slice would be one too many. `held` is what reservations keep: (gb, slices).
     """
 
     __slots__ = (
         "claims",
-        "closed",
         "count",
         "free",
         "free_count",
         "free_gb",
+        "held",
         "limit",
         "node",
         "order",
@@ -56,14 +68,14 @@ class GpuBook:
         self.limit = limit  # slices at most
         self.claims = self.free = NOTHING
         self.free_gb = self.free_count = 0
+        self.held = (0, 0)
         room, count = gpu.capacity, 0
         for size, number in gpu.used.items():
             room -= size * number
             count += number
         self.room = room
-        self.count = count  # used and claimed
+        self.count = count  # used, claimed and held
         node.room += room
-        self.closed = False  # reserved: nobody gets anything here any more
         self.reclaimable = self.uncarved = room if count < limit else 0
         if gpu.free:
             self.free = {size: number for size, number in gpu.free.items() if number > 0}
@@ -80,14 +92,9 @@ class GpuBook:
     def capacity(self) -> int:
         return self.start.capacity
 
-    def close(self) -> None:
-        """From now on nobody gets anything here."""
-        self.closed = True
-        self._settle()
-
     def _settle(self) -> None:
         """Derives what is asked for more often than it changes."""
-        if self.closed or self.count >= self.limit:
+        if self.count >= self.limit:
             self.uncarved = self.reclaimable = 0
             return
         self.reclaimable = self.uncarved = self.room
@@ -110,7 +117,7 @@ class GpuBook:
             self._set_free(size, self.free[size] - 1)
         else:
             node.carved += 1
-        if self.free or self.closed or self.count >= self.limit:
+        if self.free or self.count >= self.limit:
             self._settle()
         else:
             self.reclaimable = self.uncarved = room
@@ -129,6 +136,14 @@ class GpuBook:
             self.claims[size] = left
         else:
             del self.claims[size]
+        self._settle()
+
+    def hold(self, gb: int, slices: int) -> None:
+        """Keeps memory and slices for a pod that does not fit yet; negative amounts end that."""
+        self.held = (self.held[0] + gb, self.held[1] + slices)
+        self.room -= gb
+        self.node.room -= gb
+        self.count += slices
         self._settle()
 
     def _set_free(self, size: SliceSize, number: int) -> None:
@@ -163,15 +178,16 @@ class GpuBook:
         taken = sum(number for number in self.start.free.values() if number > 0) - self.free_count
         return sum(self.claims.values()) - taken
 
-    def withdrawn(self, wanted: Mapping[SliceSize, int]) -> list[SliceSize]:
-        """The free slices that have to go for what is claimed: as few as possible.
+    def withdrawn(self, wanted: Mapping[SliceSize, int], more: int = 0) -> list[SliceSize]:
+        """The free slices that have to go for what is claimed, and a slice of `more` gb beside it.
 
-        The smallest that suffices alone, else the largest and on; those that no pending pod asks
-        for (`wanted`, by size) go first. What turns out not to be needed stays.
+        As few as possible: the smallest that suffices alone, else the largest and on; those that no
+        pending pod asks for (`wanted`, by size) go first. What turns out not to be needed stays.
         """
-        lacking = self.free_gb - self.room
-        too_many = self.count + self.free_count - self.limit
-        if not self.carved() or (lacking <= 0 and too_many <= 0):
+        held_gb, held_slices = self.held
+        lacking = self.free_gb - self.room - held_gb + more
+        too_many = self.count - held_slices + self.free_count - self.limit + (more > 0)
+        if (lacking <= 0 and too_many <= 0) or not (more or self.carved()):
             return []
         left = [size for size, number in self.free.items() for _ in range(number)]
         left.sort(key=lambda size: (wanted.get(size, 0) > 0, size))
@@ -199,36 +215,25 @@ def _needed(chosen: Sequence[SliceSize], lacking: int, too_many: int) -> list[Sl
     return needed
 
 
-def have_room(seats: Sequence[SliceSize], gpus: Sequence[GpuBook]) -> bool:
-    """Whether the GPUs, one for each seat, can hold them all, free slices withdrawn if need be."""
-    gb: Counter[int] = Counter()
-    for size, gpu in zip(seats, gpus, strict=True):
-        gb[gpu.order] += size
-    counts = Counter(gpu.order for gpu in gpus)
-    return all(
-        gpu.reclaimable >= gb[gpu.order] and gpu.count + counts[gpu.order] <= gpu.limit
-        for gpu in gpus
-    )
-
-
 class NodeBook:
-    """One node in a pass: what is left of it, and its GPUs.
+    """One node in a plan: what is left of it, and its GPUs.
 
     `carved` counts the claims on them that no free slice meets: with one, the node is written.
     """
 
     __slots__ = (
+        "blocked_in",
         "carved",
         "cpu",
         "ephemeral",
         "extended",
         "gpus",
+        "indexes",
         "level",
         "memory",
         "name",
         "order",
         "pods",
-        "pools",
         "ports",
         "room",
         "standing",
@@ -245,11 +250,12 @@ class NodeBook:
         self.pods = state.idle_pods
         self.ports = set(state.ports)
         self.gpus: list[GpuBook] = []
-        self.pools: list[Pool] = []  # where its GPUs are indexed
+        self.indexes: list[Index] = []  # where its GPUs are indexed
+        self.blocked_in: list[Index] = []  # which do not look at it, until something comes free
         self.carved = 0
         self.room = 0  # gb, of all GPUs
         self.standing = False  # whether anything that nobody has stood there from the start
-        self.level = 0  # how much it has left compared with what pods ask for (pools.Levels)
+        self.level = 0  # how much it has left compared with what pods ask for (Levels)
 
     def sketch(self) -> "NodeBook":
         """What is left here, for trying what would fit; without the GPUs."""

@@ -1,4 +1,4 @@
-"""Units of planning and their order: what is placed together, whose turn it is, who waited long."""
+"""Units of planning and their order: what is placed together, and whose turn is first."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,17 @@ from typing import Final
 from planner.model import Group, Pod, Snapshot
 
 AGED: Final = timedelta(minutes=5)
-"""Who has waited so long goes before the others of the same priority, and may reserve GPUs."""
+"""A unit that has waited so long goes before the others of its priority, and may reserve."""
 
 RESERVES: Final = timedelta(minutes=15)
-"""How long a reservation lasts, from the moment that a unit has waited for AGED."""
+"""How long a reservation lasts, from the moment that it began."""
 
-Rank = tuple[int, bool]
-"""The class of a unit: units of one rank compete by GB, the lowest rank comes first."""
+Rank = tuple[int, bool, bool]
+"""The class of a unit: units of one rank compete by GB, the lowest rank comes first.
+
+The negated priority, whether it is no group of which a part runs, and whether it has not waited
+long.
+"""
 
 
 @dataclass(slots=True, eq=False)  # frozen it would take three times as long to make
@@ -22,30 +26,38 @@ class Unit:
     """A lone pod, or the pending pods of a group, the older first.
 
     At least `needed` of the pods have to be placed, or none is; that may be more than there are.
+    `oldest` is the pod that says when it is the unit's turn: of a group it may be bound already, so
+    that the group's turn does not change while its pods are bound one by one.
     """
 
     pods: tuple[Pod, ...]
     rank: Rank
+    oldest: Pod
     needed: int = 1
-    reserves: bool = False
 
     @property
     def aged(self) -> bool:
-        return not self.rank[1]
+        return not self.rank[2]
 
     @property
     def gb(self) -> int:
         return sum(sum(pod.seats) for pod in self.pods)
 
+    @property
+    def key(self) -> str:
+        """What a reservation is kept under: the group's key while its minimum is to be placed."""
+        first = self.pods[0]
+        return first.group_key if self.needed > 1 and first.group else first.uid
+
 
 def planned_order(pod: Pod) -> tuple[int, str, str, str]:
-    """Sort key: the higher priority first, then the older, then by name."""
-    return -pod.priority, pod.created, pod.namespace, pod.name
+    """Sort key: the higher priority first, then the pod that waits longer, then by name."""
+    return -pod.priority, pod.waits_since, pod.namespace, pod.name
 
 
 def units_of(pending: Iterable[Pod], snapshot: Snapshot) -> list[Unit]:
     """Every pending pod in one unit, in planned order: by rank, then the older first."""
-    aged_until, spent_until = _thresholds(snapshot.now)
+    aged_until = _text(snapshot.now - AGED) if snapshot.now is not None else ""
     units: list[Unit] = []
     ranks: dict[Rank, Rank] = {}  # one of each: what is the same is compared most quickly
     groups: dict[str, list[Pod]] = {}
@@ -53,49 +65,50 @@ def units_of(pending: Iterable[Pod], snapshot: Snapshot) -> list[Unit]:
         if pod.group:
             groups.setdefault(pod.group_key, []).append(pod)
         else:
-            created = pod.created
-            aged = "" < created <= aged_until
-            rank = -pod.priority, not aged
-            reserves = aged and created > spent_until
-            units.append(Unit((pod,), ranks.setdefault(rank, rank), 1, reserves))
+            rank = -pod.priority, True, not ("" < (pod.since or pod.created) <= aged_until)
+            units.append(Unit((pod,), ranks.setdefault(rank, rank), pod))
     for key, pods in groups.items():
         pods.sort(key=planned_order)
-        units.extend(_group_units(pods, snapshot.groups.get(key, Group()), aged_until, spent_until))
+        units.extend(_group_units(pods, snapshot.groups.get(key, Group()), aged_until))
     units.sort(key=_turn)
     return units
 
 
 def _turn(unit: Unit) -> tuple[Rank, str, str, str]:
-    first = unit.pods[0]
-    return unit.rank, first.created, first.namespace, first.name
+    oldest = unit.oldest
+    return unit.rank, oldest.since or oldest.created, oldest.namespace, oldest.name
 
 
-def _group_units(
-    pods: Sequence[Pod], group: Group, aged_until: str, spent_until: str
-) -> Iterable[Unit]:
-    """A group as one unit; once its minimum runs, each further pod is one of its own."""
-    aged = "" < min(pod.created for pod in pods) <= aged_until
-    rank = (-max(pod.priority for pod in pods), not aged)
-    needed = group_minimum(pods, group) - group.bound
-    reserves = aged and min(pod.created for pod in pods) > spent_until
-    if needed > 0:
-        return [Unit(tuple(pods), rank, needed, reserves)]
-    return [Unit((pod,), rank, 1, reserves) for pod in pods]
+def _group_units(pods: Sequence[Pod], group: Group, aged_until: str) -> Iterable[Unit]:
+    """A group as one unit; once its minimum runs, each further pod is one of its own.
+
+    The group has one priority, the highest, and one age, that of its oldest pod, whichever of them
+    are bound already. A group of which only a part runs goes before its peers.
+    """
+    every = [*pods, *group.placed]
+    oldest = min(every, key=_age)
+    priority = max(pod.priority for pod in every)
+    needed = group_minimum(pods, group) - group.there
+    begun = needed > 0 and bool(group.placed)
+
+    def unit(pods: Sequence[Pod], needed: int) -> Unit:
+        aged = "" < min(pod.waits_since for pod in pods) <= aged_until
+        return Unit(tuple(pods), (-priority, not begun, not aged), oldest, needed)
+
+    return [unit(pods, needed)] if needed > 0 else [unit([pod], 1) for pod in pods]
+
+
+def _age(pod: Pod) -> tuple[str, str, str]:
+    return pod.waits_since, pod.namespace, pod.name
 
 
 def group_minimum(pods: Sequence[Pod], group: Group) -> int:
     """How many pods of a group have to run: its PodGroup says, else the pods, else all of them."""
     if group.minimum is not None:
         return group.minimum
-    said = [pod.min_member for pod in pods if pod.min_member is not None]
-    return max(said) if said else len(pods) + group.bound
-
-
-def _thresholds(now: datetime | None) -> tuple[str, str]:
-    """The creation times until which a unit has aged, and until which it reserves no more."""
-    if now is None:
-        return "", ""
-    return _text(now - AGED), _text(now - AGED - RESERVES)
+    every = (*pods, *group.placed)
+    said = [pod.min_member for pod in every if pod.min_member is not None]
+    return max(said) if said else len(pods) + group.there
 
 
 def _text(moment: datetime) -> str:

@@ -1,31 +1,50 @@
 """The plan: pure, total, the same for any order of its input.
 
-Rank by rank: first the slices that stand, then greedy best fit in planned order. Where that leaves
-somebody out who could be placed otherwise, other orders are tried and nodes are filled anew.
+Rank by rank: first what is under way, then best fit in planned order. Where that leaves somebody
+out who could be placed otherwise, other orders are tried and nodes are filled again. At the end
+older pods are exchanged for younger ones, and what is written is made as little as possible.
 """
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import groupby
+from time import perf_counter
 from typing import Final
 
-from planner.model import Cause, Plan, Pod, Refusal, Reservation, Snapshot
-from planner.packing.draft import Draft
-from planner.packing.gaps import close_gaps
-from planner.packing.keep import keep
-from planner.packing.ledger import Ledger
+from planner.model import Gpu, Layout, NodeState, Plan, Pod, Snapshot
+from planner.packing import budget
+from planner.packing.backlog import Backlog
+from planner.packing.budget import Budget, work_of
+from planner.packing.fit import fill
+from planner.packing.least_change import change_least
 from planner.packing.order import units_of
-from planner.packing.portfolio import best_order
-from planner.packing.refusals import Inquest
-from planner.packing.reserve import reserve
-from planner.packing.search import could_fit, improve, seniors_first, shake
-from planner.packing.stay import stay
-from planner.packing.touch import spare_nodes
-from planner.packing.waiting import Waiting
+from planner.packing.orders import best_order
+from planner.packing.refusals import RefusalExplainer
+from planner.packing.reserve import Held, serve_longest_waiting
+from planner.packing.reuse import is_nominated, keep_nominated, reuse_free_slices
+from planner.packing.search import could_fit, improve, shake
+from planner.packing.seniority import older_first
+from planner.packing.sequence import in_turn
+from planner.packing.standing import Ways, best_ways
+from planner.packing.state import State
 
-_BUDGET: Final = 3_000_000
-"""Cells of knapsacks that may be computed in one plan: a second or so on one core."""
+_SETTLED: Final = 400
+"""Up to so many placed pods a plan is planned again as if it were carried out."""
+
+_ROUNDS: Final = 3
+
+_LOOKS: Final = 8
+"""The search for the best way to use the free slices runs for so many ranks. The ranks after them
+use the last result. It stays the best, unless a pod without a free slice took memory from it."""
+
+_PLACING: Final = 15  # what it costs to place a unit, in cells
+
+
+class _TooLate(Exception):
+    """The solver did not answer in time."""
 
 
 def solver_is_installed() -> bool:
@@ -37,229 +56,270 @@ def plan(snapshot: Snapshot, pending: Iterable[Pod], *, solver: bool = False) ->
     """Where each pending pod goes, which layouts that takes, and why the rest cannot be placed.
 
     The same result for any order of nodes and pods. Nothing is written for nodes that stay as
-    they are; used slices are never touched. `solver` needs the extra of that name.
+    they are; used slices are never touched. `solver` needs the extra of that name; if it runs out
+    of time, the plan is the one without it and says so.
     """
     pods = [pod for pod in pending if pod.seats]
     collecting = gc.isenabled()
-    gc.disable()  # what a pass makes lives until its end: to look for garbage costs a third more
+    gc.disable()  # what a plan makes lives until its end: to look for garbage costs a third more
     try:
-        return _Packing(snapshot, pods, solver=solver).run()
+        if solver:
+            try:
+                return _settled(snapshot, pods, perf_counter() + budget.SOLVER_SECONDS)
+            except _TooLate:
+                return replace(_settled(snapshot, pods, None), fell_back=True)
+        return _settled(snapshot, pods, None)
     finally:
         if collecting:
             gc.enable()
 
 
-class _Packing:
-    """One run of the packer over its draft."""
+def _settled(snapshot: Snapshot, pods: Sequence[Pod], deadline: float | None) -> Plan:
+    """A plan that the next one leaves as it is, once its slices stand.
 
-    def __init__(self, snapshot: Snapshot, pods: Sequence[Pod], *, solver: bool) -> None:
-        units = units_of(pods, snapshot)
-        self._draft = Draft(Ledger(snapshot, pods), units)
-        self._reservations: list[tuple[int, list[Reservation]]] = []
-        self._budget = _BUDGET * (2 if solver else 1)
-        self._solver = solver
-        self._fell_back = False
-
-    def run(self) -> Plan:
-        """The whole plan; the packing is spent then."""
-        self._seat_all()
-        made = self._result()
-        self._draft.ledger.dissolve()
+    It is planned again as if its layouts were applied, and becomes what that comes to, until
+    nothing changes. Where the ways to use its slices were too many to compare, a plan that is worth
+    less is not taken.
+    """
+    work = Budget(work_of(len(snapshot.nodes), solver=deadline is not None))
+    made, value = _Packing(snapshot, pods, deadline, work).run()
+    if not made.layouts or len(made.placements) > _SETTLED or not _is_sound(snapshot):
         return made
+    for _ in range(_ROUNDS):
+        packing = _Packing(_carved(snapshot, made), pods, None, work)
+        again, worth = packing.run()
+        if not again.layouts and again.placements == made.placements:
+            break
+        if worth < value and not packing.all_compared:
+            break
+        layouts, withdrawn = _changes(snapshot, pods, again)
+        made, value = replace(again, layouts=layouts, withdrawn=withdrawn), worth
+    return made
 
-    def _seat_all(self) -> None:
-        draft = self._draft
-        everyone = range(len(draft.units))
-        ranks = [list(numbers) for _, numbers in groupby(everyone, key=draft.rank.__getitem__)]
+
+def _is_sound(snapshot: Snapshot) -> bool:
+    """Whether no node and no GPU of a node is listed twice."""
+    names = {state.node.name for state in snapshot.nodes}
+    return len(names) == len(snapshot.nodes) and all(
+        len(state.gpus) < 2 or len({gpu.uuid for gpu in state.gpus}) == len(state.gpus)
+        for state in snapshot.nodes
+    )
+
+
+def _carved(snapshot: Snapshot, made: Plan) -> Snapshot:
+    """The cluster with the plan's layouts, before anybody is bound."""
+
+    def gpu(gpu: Gpu, node: str) -> Gpu:
+        free = Counter(made.layouts[node][gpu.uuid])
+        free.subtract(gpu.used)
+        return replace(gpu, free=dict(+free))
+
+    def state(state: NodeState) -> NodeState:
+        name = state.node.name
+        return replace(state, gpus=tuple([gpu(each, name) for each in state.gpus]))
+
+    nodes = (state(each) if each.node.name in made.layouts else each for each in snapshot.nodes)
+    return replace(snapshot, nodes=tuple(nodes))
+
+
+def _changes(
+    snapshot: Snapshot, pods: Sequence[Pod], made: Plan
+) -> tuple[Mapping[str, Layout], int]:
+    """The layouts for placements that were planned on another state, and what is withdrawn."""
+    state = State(snapshot, pods, [])
+    by_uuid = {(node.name, gpu.uuid): gpu for node in state.nodes for gpu in node.gpus}
+    for pod, name, uuids in made.placements:
+        gpus = tuple(by_uuid[name, uuid] for uuid in uuids)
+        state.book(pod, state.class_of(pod), gpus[0].node, gpus)
+    found = {node.name: state.layout(node) for node in state.nodes if node.carved}
+    withdrawn = state.withdrawn()
+    state.dissolve()
+    return found, withdrawn
+
+
+class _Packing:
+    """One run over a state of its own."""
+
+    def __init__(
+        self, snapshot: Snapshot, pods: Sequence[Pod], deadline: float | None, work: Budget
+    ) -> None:
+        self._snapshot = snapshot
+        self._state = State(snapshot, pods, units_of(pods, snapshot))
+        self._backlog = Backlog(self._state)
+        self._enrolled = 0  # so many units are in the backlog
+        self._held: list[Held] = []
+        self._budget = work
+        self._deadline = deadline
+        self._ways: Ways | None = None
+        self._looks = _LOOKS
+        self.all_compared = True
+        """Whether the best way to use the free slices was found each time."""
+
+    def run(self) -> tuple[Plan, int]:
+        """The whole plan and its value; the packing is spent then. Raises _TooLate."""
+        try:
+            return self._run()
+        finally:
+            self._state.dissolve()
+
+    def _run(self) -> tuple[Plan, int]:
+        state = self._state
+        everyone = range(len(state.units))
+        ranks = [list(numbers) for _, numbers in groupby(everyone, key=state.rank.__getitem__)]
         contended = False
-        for numbers in ranks:
-            contended |= self._seat_rank(numbers)
-            self._seat_late(range(numbers[-1] + 1))
-        if not contended:
-            spare_nodes(draft)
-        if contended or draft.has_gaps():
-            close_gaps(draft, ranks)
-            self._seat_late(everyone)
-        if contended:
-            seniors_first(draft)
+        for turn, numbers in enumerate(ranks):
+            contended |= self._place_rank(numbers, len(ranks) - turn)
+            if state.relations.active and turn:
+                before = self._lacking(range(numbers[0]))
+                self._fill(before)
+                self._backlog.enroll(n for n in before if n < self._enrolled and state.placed[n])
+        lacking = self._lacking(everyone)
+        if contended or any(state.placed[n] for n in lacking):
+            self._close_gaps(ranks)
+        if lacking:
+            older_first(state)
+        change_least(state, self._budget)
+        if lacking:
+            self._release_served()
+            self._fill(everyone)  # what moved, or is kept no more, may have left room
+        made = self._result()
+        return made, state.total(everyone) if len(made.placements) <= _SETTLED else 0
 
-    def _seat_rank(self, numbers: Sequence[int]) -> bool:
-        """Seats the units of one rank; whether there were more than fitted."""
-        draft = self._draft
-        self._serve_longest_waiting(numbers)
-        left = stay(draft, [number for number in numbers if not draft.seated[number]])
-        if draft.ledger.planned:
-            left = [number for number in left if not self._comes_late(number)]
-        if draft.ledger.standing:
-            left = keep(draft, left)
-            self._pin(numbers)
-        refused = draft.fill(left)
-        if not any(self._is_contended(number) for number in refused):
+    def _fill(self, numbers: Iterable[int]) -> list[int]:
+        return fill(self._state, self._lacking(numbers))
+
+    def _lacking(self, numbers: Iterable[int]) -> list[int]:
+        """Units of which not all pods are placed."""
+        placed, units = self._state.placed, self._state.units
+        return [n for n in numbers if not placed[n] or len(placed[n]) < len(units[n].pods)]
+
+    def _place_rank(self, numbers: Sequence[int], ranks_left: int) -> bool:
+        """Places the units of one rank; whether there were more than fitted."""
+        state = self._state
+        if state.standing and self._looks > 0:
+            self._looks -= 1
+            later = range(numbers[0], len(state.units))
+            self._ways = best_ways(state, [n for n in later if not state.placed[n]])
+            self.all_compared &= self._ways is not None
+        held = serve_longest_waiting(state, numbers, self._snapshot, self._ways or {})
+        if held is not None:
+            self._held.append(held)
+        keep_nominated(state, [n for n in numbers if not state.placed[n]])
+        if state.standing:
+            reuse_free_slices(state, numbers, self._ways)
+        # A nominated pod that waits for others to be there first comes in once they are.
+        late = [n for n in numbers if is_nominated(state, n)] if state.relations.active else []
+        refused = self._fill(sorted({*numbers}.difference(late)) if late else numbers)
+        if late:
+            keep_nominated(state, late)
+            refused = sorted([*refused, *self._fill(late)])
+        if not self._is_contended(refused):
             return False
-        so_far = range(numbers[-1] + 1)
-        if any(draft.seated[n] and n not in draft.fixed for n in numbers):
-            best_order(draft, numbers)
-        if any(draft.seated[n] and draft.is_movable(n) for n in so_far):
-            self._search(so_far, numbers)
+        share = self._budget.share(ranks_left)
+        if any(state.placed[n] and n not in state.fixed for n in numbers):
+            share.spend(_PLACING * best_order(state, numbers))
+        self._search(range(numbers[-1] + 1), numbers, share)
+        self._budget.settle(share)
         return True
 
-    def _comes_late(self, number: int) -> bool:
-        """Whether the unit was placed by the last plan, and may wait for others that were, too."""
-        draft = self._draft
-        return (
-            not draft.seated[number]
-            and draft.may_come_to_fit(number)
-            and any(pod.uid in draft.ledger.planned for pod in draft.units[number].pods)
-        )
-
-    def _seat_late(self, numbers: Sequence[int]) -> None:
-        """Seats units that could not be seated before others were there; of lower ranks, too."""
-        draft = self._draft
-        if not draft.ledger.relations.active:
+    def _search(self, numbers: Sequence[int], rank: Sequence[int], share: Budget) -> None:
+        """Fits in what best fit left out of `rank`; `numbers` are those of all ranks so far."""
+        state, backlog = self._state, self._backlog
+        backlog.enroll(range(self._enrolled, numbers[-1] + 1))
+        self._enrolled = numbers[-1] + 1
+        if not any(state.placed[number] for number in backlog.movable):
             return
-        out = [number for number in numbers if not draft.seated[number]]
-        able = [number for number in out if draft.may_come_to_fit(number)]
-        left = stay(draft, able)
-        draft.late.update(dict.fromkeys(n for n in able if draft.seated[n]))
-        left = [number for number in left if not draft.seated[number]]
-        draft.late.update(dict.fromkeys([n for n in left if draft.place(n)]))
-        draft.fill(number for number in left if not draft.seated[number])
-
-    def _search(self, numbers: Sequence[int], rank: Sequence[int]) -> None:
-        """Fits in what greedy left out of `rank`; `numbers` are the units of all ranks so far."""
-        draft = self._draft
-        waiting = self._improve(numbers)
-        if not any(not draft.seated[number] and self._is_contended(number) for number in rank):
+        improve(state, backlog, share)
+        if not self._is_contended(rank) or not any(node.carved for node in state.nodes):
+            return  # where nothing is carved a plan is carried out, which was looked for already
+        if self._deadline is not None and self._consult_solver(numbers, self._deadline, share):
             return
-        if self._solver:
-            if self._consult_solver(numbers):
-                return
-            waiting = Waiting(draft, numbers, self._budget)
-        kept = draft.arrangement(numbers)
-        if not shake(draft, waiting, numbers, patient=self._solver):
-            draft.rearrange(kept)  # moved for nothing
-        self._budget = max(0, waiting.budget)
+        shake(state, backlog, numbers, share, patient=self._deadline is not None)
 
-    def _improve(self, numbers: Sequence[int]) -> Waiting:
-        """Fills nodes anew; returns who waits then."""
-        waiting = Waiting(self._draft, numbers, self._budget)
-        improve(self._draft, waiting)
-        self._budget = max(0, waiting.budget)
-        return waiting
+    def _is_contended(self, numbers: Iterable[int]) -> bool:
+        """Whether a unit of these is not placed that could be if others were not."""
+        state = self._state
+        left = (n for n in numbers if not state.placed[n])
+        classes = {state.class_of(pod): None for n in left for pod in state.units[n].pods}
+        return any(could_fit(state, pods) for pods in classes)
 
-    def _consult_solver(self, numbers: Sequence[int]) -> bool:
-        """Seats what may be moved as a program over all nodes says, if that is worth more.
+    def _consult_solver(self, numbers: Sequence[int], deadline: float, share: Budget) -> bool:
+        """Places what may be moved as a program over all nodes says, if that is worth more.
 
         Whether that is the best there is, so that no search finds more.
         """
-        from planner.packing.guidance import Advice, guide  # late: only with the extra `solver`
+        from planner.packing.solver.guidance import Advice, guide  # only with the extra `solver`
 
-        draft = self._draft
-        movable = [number for number in numbers if draft.is_movable(number)]
-        before = draft.worth(movable)
-        held = draft.clear(movable)
-        advice = guide(draft, movable, before, draft.rank[numbers[-1]])
-        self._fell_back |= advice is Advice.TOO_LATE
-        if advice in (Advice.EXACT, Advice.ROUNDED):
-            draft.fill(number for number in movable if not draft.seated[number])
-            self._improve(numbers)
-            if draft.worth(movable) > before:
+        state, backlog = self._state, self._backlog
+        movable = [number for number in numbers if number in backlog.movable]
+        mark = state.checkpoint()
+        before = state.total(movable)
+        floors = state.gb_by_rank(movable)[: state.rank[numbers[-1]]]
+        for number in movable:
+            state.unassign(number)
+        advice = guide(state, movable, floors, deadline)
+        if advice is Advice.TOO_LATE:
+            raise _TooLate
+        if advice is not Advice.NONE:
+            self._fill(movable)
+            backlog.enroll(movable)
+            improve(state, backlog, share)
+            if state.total(movable) > before:
                 return advice is Advice.EXACT
-        draft.rearrange(held)
+        state.rollback(mark)
+        backlog.enroll(movable)
         return advice is Advice.EXACT
 
-    def _serve_longest_waiting(self, numbers: Sequence[int]) -> None:
-        """Of those that have waited long, in order, the first that does not fit gets a reservation.
+    def _close_gaps(self, ranks: Sequence[Sequence[int]]) -> None:
+        """Places units that a search left out where lower ranks stand, which go elsewhere or wait.
 
-        They go before pods for which a slice stands: what comes free is theirs. The oldest gives
-        way to nobody; another that left its place to more GB in the last plan reserves nothing.
+        After it no unit of a rank would fit if all lower ranks were not there, so planning again
+        finds nothing to do.
         """
-        draft, oldest = self._draft, numbers[0]
-        if not draft.units[oldest].aged:
-            return
-        stay(draft, numbers)
-        for number in numbers:
-            unit = draft.units[number]
-            if not unit.aged:
-                return
-            if not draft.place(number) and unit.reserves and self._reserve(number, numbers):
-                return
-            if number == oldest and unit.reserves and draft.seated[number]:
-                draft.fixed.add(number)
+        state = self._state
+        everyone = range(len(state.units))
+        before, mark = state.total(everyone), state.checkpoint()
+        for number in everyone[ranks[0][-1] + 1 :]:
+            if number not in state.fixed:
+                state.unassign(number)
+        for numbers in ranks:
+            self._fill(numbers)
+        if state.total(everyone) <= before:
+            state.rollback(mark)
+        self._fill(everyone)
 
-    def _reserve(self, number: int, numbers: Sequence[int]) -> bool:
-        """Reserves GPUs for a unit of the rank, as if the younger ones were not there."""
-        draft = self._draft
-        younger = draft.clear(n for n in numbers if n > number and draft.seated[n])
-        if younger.seated and draft.place(number):
-            if number == numbers[0]:
-                return False
-            draft.take_back(number)
-        else:
-            found = reserve(draft, number)
-            if found:
-                self._reservations.append((number, found))
-                # What was chosen depends on where these are.
-                draft.fixed.update(n for n in range(number) if draft.seated[n])
-                draft.fixed.difference_update(younger.seated)
-                return True
-        draft.rearrange(younger)
-        return False
+    def _release_served(self) -> None:
+        """Keeps nothing any more for units that have a place now."""
+        waiting = [held for held in self._held if not self._state.placed[held.number]]
+        self._let_go(held for held in self._held if held not in waiting)
+        self._held = waiting
 
-    def _pin(self, numbers: Iterable[int]) -> None:
-        """Who has lost its gate may be bound to the slice at any moment: nobody moves it now."""
-        draft = self._draft
-        draft.fixed.update(
-            number
-            for number in numbers
-            if draft.seated[number] and not any(pod.gated for pod in draft.units[number].pods)
-        )
-
-    def _is_contended(self, number: int) -> bool:
-        ledger, pods = self._draft.ledger, self._draft.units[number].pods
-        return any(could_fit(self._draft, ledger.shape(pod)) for pod in pods)
+    def _let_go(self, kept: Iterable[Held]) -> None:
+        for held in kept:
+            for seating in held.seatings:
+                self._state.hold(seating, -1)
 
     def _result(self) -> Plan:
-        """The draft as it stands, in planned order."""
-        draft, ledger = self._draft, self._draft.ledger
-        everyone = range(len(draft.units))
-        late = draft.late
-        order = [*(n for n in everyone if n not in late), *late] if late else everyone
-        inquest = Inquest(ledger)
-        placements, refusals = [], []
-        for number in order:
-            pods, seatings = draft.units[number].pods, draft.seated[number]
-            if len(pods) == len(seatings) == 1:
-                placements.append(seatings[0].placement)
-                continue
-            seated = {id(s.pod): s.placement for s in seatings}
-            for pod in pods:
-                placement = seated.get(id(pod))
-                if placement is not None:
-                    placements.append(placement)
+        """The plan as it stands, in planned order."""
+        state = self._state
+        placements = [seating.placement for seating in in_turn(state)]
+        self._let_go(self._held)
+        waiting = [held for held in self._held if not state.placed[held.number]]
+        explainer = RefusalExplainer(state, waiting, self._snapshot.groups)
+        refusals = []
+        for number in self._lacking(range(len(state.units))):
+            there = Counter(id(seating.pod) for seating in state.placed[number])
+            left = []
+            for pod in state.units[number].pods:
+                if there[id(pod)]:
+                    there[id(pod)] -= 1
                 else:
-                    refusals.append(_refusal(inquest, draft, number, pod))
+                    left.append(pod)
+            refusals += explainer.refusals(number, left)
         return Plan(
             placements=tuple(placements),
             refusals=tuple(refusals),
-            layouts={node.name: ledger.layout(node) for node in ledger.nodes if node.carved},
-            withdrawn=ledger.withdrawn(),
-            fell_back=self._fell_back,
-            reservations=tuple(
-                each
-                for number, found in self._reservations
-                if not draft.seated[number]
-                for each in found
-            ),
+            layouts={node.name: state.layout(node) for node in state.nodes if node.carved},
+            withdrawn=state.withdrawn(),
+            reservations=tuple(each for held in waiting for each in held.reservations(state)),
         )
-
-
-def _refusal(inquest: Inquest, draft: Draft, number: int, pod: Pod) -> Refusal:
-    unit = draft.units[number]
-    if draft.seated[number] or not pod.group or unit.needed <= 1:
-        return inquest.refusal(pod)
-    if len(unit.pods) < unit.needed:
-        note = f"group {pod.group} needs {unit.needed} more pods and {len(unit.pods)} are pending"
-    else:
-        note = f"group {pod.group} needs {unit.needed} more pods at once, which do not all fit"
-    return inquest.refusal(pod, Cause.GROUP, note)

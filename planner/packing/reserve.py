@@ -1,151 +1,196 @@
-"""Reservations: the unit that waits longest is promised the GPUs where it will fit soonest.
+"""Reservations: the unit that waits longest is kept what it needs where it will fit soonest.
 
-What comes free there goes to nobody younger, so a large pod is not passed by small ones for ever.
-Which GPUs these are is found anew in each plan and needs no memory: those that lack least.
+EASY backfilling: the unit's slices, CPU and memory are booked there as if it stood there already,
+so what comes free for it goes to nobody else, and whoever does not need that goes on. Where that is
+is found again in each plan: the place that lacks least. Who had a reservation is in the cluster.
 """
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from planner.model import Cause, Reservation
+from planner.model import Pod, Reservation, Snapshot
 from planner.packing.books import GpuBook, NodeBook
-from planner.packing.draft import Draft
-from planner.packing.ledger import Ledger, Seating
-from planner.packing.shapes import Shape
+from planner.packing.classes import PodClass
+from planner.packing.fit import place
+from planner.packing.order import RESERVES
+from planner.packing.reuse import keep_nominated
+from planner.packing.standing import Ways, put_there
+from planner.packing.state import Seating, State
 
 _Choice = tuple[NodeBook, tuple[GpuBook, ...]]
 
-_NOT_OF_GPUS: Final = frozenset(
-    {Cause.NODE_AFFINITY, Cause.HOST_PORT, Cause.POD_AFFINITY, Cause.TOPOLOGY_SPREAD}
-)
-"""Causes that a node refuses a pod for, whatever comes free of its GPUs, CPU and memory."""
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A unit's reservation: what is booked for each of its pods, and since when."""
+
+    number: int
+    seatings: tuple[Seating, ...]
+    since: datetime
+
+    def reservations(self, state: State) -> list[Reservation]:
+        """As the plan tells it."""
+        unit = state.units[self.number]
+        return [
+            Reservation(s.pod, s.node.name, tuple(gpu.uuid for gpu in s.gpus), unit.key, self.since)
+            for s in self.seatings
+        ]
 
 
-def reserve(draft: Draft, number: int) -> list[Reservation]:
-    """Closes the GPUs that the unit waits for, for the rest of the pass; [] where none could ever
-    hold it."""
-    ledger, unit = draft.ledger, draft.units[number]
-    if len(unit.pods) < unit.needed:
-        return []
-    seated: list[Seating] = []
-    chosen: list[_Choice] = []
-    found: list[Reservation] = []
-    for pod in unit.pods[: unit.needed]:
-        shape = ledger.shape(pod)
-        choice = _at_once(shape)
-        if choice is not None:
-            seated.append(ledger.seat(pod, shape, *choice))
-        else:
-            taken = {gpu.order for _, gpus in chosen for gpu in gpus}
-            choice = _soonest(shape, taken)
-        if choice is None:
-            break
-        chosen.append(choice)
-        found.append(Reservation(pod, choice[0].name, tuple(gpu.uuid for gpu in choice[1])))
-    for seating in seated:
-        ledger.unseat(seating)
-    if len(found) < unit.needed:
-        return []
-    _close(ledger, chosen)
-    return found
+def serve_longest_waiting(
+    state: State, numbers: Sequence[int], snapshot: Snapshot, ways: Ways
+) -> Held | None:
+    """Places the units of a rank that have waited long, the oldest first; the first that does not
+    fit gets a reservation.
+
+    A reservation lasts for `RESERVES` from its own start, and a unit has one. The unit whose
+    reservation runs comes first of all.
+    """
+    if not state.units[numbers[0]].aged or snapshot.now is None:
+        return None
+    return _Queue(state, numbers, snapshot.now, snapshot.reserving, ways).serve()
 
 
-def _close(ledger: Ledger, chosen: list[_Choice]) -> None:
-    for gpu in {gpu.order: gpu for _, gpus in chosen for gpu in gpus}.values():
-        if not gpu.closed:
-            ledger.close(gpu)
+class _Queue:
+    def __init__(
+        self,
+        state: State,
+        numbers: Sequence[int],
+        now: datetime,
+        began: Mapping[str, datetime],
+        ways: Ways,
+    ) -> None:
+        self._state = state
+        self._numbers = numbers
+        self._now = now
+        self._ways = ways
+        keys = ((number, state.units[number].key) for number in numbers) if began else ()
+        self._began = {number: began[key] for number, key in keys if key in began}
+        self._hopeless: set[PodClass] = set()
 
+    def serve(self) -> Held | None:
+        state, numbers = self._state, self._numbers
+        keep_nominated(state, numbers)
+        held: Held | None = None
+        for number in self._running():
+            if not self._place(number):
+                held = held or self._reserve(number, self._began[number])
+        for number in numbers:
+            if not self._place(number) and held is None and number not in self._began:
+                held = self._reserve(number, self._now)
+                if held is not None:
+                    # What was chosen depends on where these are.
+                    state.fixed.update(n for n in numbers if n < number and state.placed[n])
+        if state.placed[numbers[0]]:
+            state.fixed.add(numbers[0])
+        return held
 
-def _at_once(shape: Shape) -> _Choice | None:
-    """Where the shape fits most tightly now. Free slices count as room: where they stand is chance,
-    and to follow them would reserve other GPUs each time."""
-    best: tuple[int, int] | None = None
-    choice: _Choice | None = None
-    for node in shape.pool.nodes:
-        gpus = _tightest(shape, node) if shape.fits(node) else None
-        if gpus is not None:
-            rest = sum(gpu.room for gpu in dict.fromkeys(gpus))
-            if best is None or (rest, node.order) < best:
-                best, choice = (rest, node.order), (node, gpus)
-    return choice
+    def _place(self, number: int) -> bool:
+        """Places a unit on free slices that are for it, or where it fits best."""
+        if not self._state.placed[number]:
+            put_there(self._state, number, self._ways)
+        return place(self._state, number)
 
+    def _running(self) -> list[int]:
+        """Units whose reservation has begun and not ended."""
+        return [n for n, since in self._began.items() if self._now - since < RESERVES]
 
-def _tightest(shape: Shape, node: NodeBook) -> tuple[GpuBook, ...] | None:
-    """By seat, the GPUs with the least room that suffices; None where they do not all fit."""
-    left = {gpu: [gpu.room, gpu.limit - gpu.count] for gpu in node.gpus if not gpu.closed}
-    chosen: dict[int, GpuBook] = {}
-    for seat in shape.seating_order:
-        size = shape.seats[seat]
-        able = [gpu for gpu, (gb, slots) in left.items() if gb >= size and slots > 0]
-        if not able:
+    def _reserve(self, number: int, since: datetime) -> Held | None:
+        """Books what the unit needs, for the rest of the plan; None where it could never fit."""
+        state, unit = self._state, self._state.units[number]
+        if len(unit.pods) < unit.needed:
             return None
-        gpu = min(able, key=lambda gpu: (left[gpu][0], gpu.index))
-        left[gpu][0] -= size
-        left[gpu][1] -= 1
-        chosen[seat] = gpu
-    return tuple(chosen[seat] for seat in range(len(shape.seats)))
+        held: list[Seating] = []
+        for pod in unit.pods[: unit.needed]:
+            seating = self._seating(pod)
+            if seating is None:
+                for each in held:
+                    state.hold(each, -1)
+                return None
+            state.hold(seating)
+            held.append(seating)
+        return Held(number, tuple(held), since)
+
+    def _seating(self, pod: Pod) -> Seating | None:
+        state = self._state
+        pods = state.class_of(pod)
+        if pods in self._hopeless:
+            return None
+        choice = _soonest(state, pods)
+        if choice is None:
+            self._hopeless.add(pods)
+            return None
+        return Seating(pod, pods, *choice)
 
 
-def _soonest(shape: Shape, taken: set[int]) -> _Choice | None:
-    """The node and GPUs that lack least of what the shape needs, of those that could ever hold
-    it."""
-    best: tuple[float, int] | None = None
+def _soonest(state: State, pods: PodClass) -> _Choice | None:
+    """The node and GPUs that lack least of what the class needs, of those that could ever hold it.
+
+    Of those that lack nothing, where the class fits most tightly. Free slices count as room: where
+    they stand is chance, and to follow them would reserve other GPUs each time.
+    """
+    best: tuple[float, bool, int, int] | None = None
     choice: _Choice | None = None
-    for node in shape.pool.nodes:
-        gpus = _least_lacking(shape, node, taken) if _could_hold(shape, node) else None
-        if gpus is None:
+    candidates = state.candidates(pods)
+    if pods.largest > candidates.largest:
+        return None
+    for node in candidates.nodes:
+        fits = pods.fits(node)
+        found = _least_lacking(pods, node) if fits or _could_hold(pods, node) else None
+        if found is None:
             continue
-        lacks = max(_lacking_gb(shape, gpus), _lacking_cpu(shape, node))
-        if best is None or (lacks, node.order) < best:
-            best, choice = (lacks, node.order), (node, gpus)
+        lacks, gpus = found
+        lacks = lacks if fits else max(lacks, _lacking(pods, node))
+        rest = 0 if lacks else sum(gpu.room for gpu in dict.fromkeys(gpus))
+        if best is None or (lacks, not fits, rest, node.order) < best:
+            best, choice = (lacks, not fits, rest, node.order), (node, gpus)
     return choice
 
 
-def _could_hold(shape: Shape, node: NodeBook) -> bool:
-    """Whether it has what the shape needs once all others are gone; who waits for anything else, a
-    port or a neighbour, does not wait for GPUs."""
-    has, wants = node.state.node.allocatable, shape.pod.requests
+def _could_hold(pods: PodClass, node: NodeBook) -> bool:
+    """Whether it has what the class needs once all others are gone; a pod that waits for anything
+    else, a port or a neighbour, does not wait for GPUs."""
+    has, wants = node.state.node.allocatable, pods.pod.requests
     extended = dict(has.extended)
     return (
-        has.cpu_milli >= shape.cpu
-        and has.memory >= shape.memory
+        has.cpu_milli >= pods.cpu
+        and has.memory >= pods.memory
         and has.ephemeral >= wants.ephemeral
         and all(extended.get(name, 0) >= amount for name, amount in wants.extended)
-        and shape.refused_by(node) not in _NOT_OF_GPUS
+        and not any(each.refuses(pods.pod, node) for each in pods.others if not each.reservable)
     )
 
 
-def _least_lacking(shape: Shape, node: NodeBook, taken: set[int]) -> tuple[GpuBook, ...] | None:
-    """By seat, GPUs that are large enough; several slices may share one that has the memory."""
-    left = {g.order: g.room for g in node.gpus if not g.closed and g.order not in taken}
-    by_order = {gpu.order: gpu for gpu in node.gpus}
+def _least_lacking(pods: PodClass, node: NodeBook) -> tuple[float, tuple[GpuBook, ...]] | None:
+    """By seat, GPUs that are large enough, the tightest of those with room; several slices may
+    share one. And the part of its memory, or of its slices, that is not free yet."""
+    gb = {gpu: gpu.room for gpu in node.gpus}
+    slots = {gpu: gpu.limit - gpu.count for gpu in node.gpus}
+    promised = {gpu: gpu.held for gpu in node.gpus}
     chosen: dict[int, GpuBook] = {}
-    promised: dict[int, int] = {}
-    seats: dict[int, int] = {}
-    for seat in shape.seating_order:
-        size = shape.seats[seat]
+    for seat in pods.seating_order:
+        size = pods.seats[seat]
         able = [
-            order
-            for order in left
-            if promised.get(order, 0) + size <= by_order[order].capacity
-            and seats.get(order, 0) < by_order[order].limit
+            gpu
+            for gpu, (held_gb, held_slices) in promised.items()
+            if held_gb + size <= gpu.capacity and held_slices < gpu.limit
         ]
         if not able:
             return None
-        best = min(able, key=lambda order: (max(0, size - left[order]), left[order], order))
-        left[best] -= size
-        promised[best] = promised.get(best, 0) + size
-        seats[best] = seats.get(best, 0) + 1
-        chosen[seat] = by_order[best]
-    return tuple(chosen[seat] for seat in range(len(shape.seats)))
+        gpu = min(able, key=lambda g: (max(0, size - gb[g]), slots[g] < 1, gb[g], g.order))
+        gb[gpu] -= size
+        slots[gpu] -= 1
+        promised[gpu] = promised[gpu][0] + size, promised[gpu][1] + 1
+        chosen[seat] = gpu
+    gpus = tuple(chosen[seat] for seat in range(len(pods.seats)))
+    lacking_gb = sum(max(0, -gb[gpu]) for gpu in {*gpus}) / pods.gb
+    lacking_slots = sum(max(0, -slots[gpu]) for gpu in {*gpus}) / len(gpus)
+    return max(lacking_gb, lacking_slots), gpus
 
 
-def _lacking_gb(shape: Shape, gpus: tuple[GpuBook, ...]) -> float:
-    wanted: dict[int, int] = {}
-    for size, gpu in zip(shape.seats, gpus, strict=True):
-        wanted[gpu.order] = wanted.get(gpu.order, 0) + size
-    lacks = {gpu.order: max(0, wanted[gpu.order] - gpu.room) for gpu in gpus}
-    return sum(lacks.values()) / shape.gb
-
-
-def _lacking_cpu(shape: Shape, node: NodeBook) -> float:
-    return max(0, shape.cpu - node.cpu) / shape.cpu if shape.cpu > 0 else 0.0
+def _lacking(pods: PodClass, node: NodeBook) -> float:
+    """The part of its CPU or memory that is not free yet, the larger one."""
+    cpu = max(0, pods.cpu - node.cpu) / pods.cpu if pods.cpu > 0 else 0.0
+    memory = max(0, pods.memory - node.memory) / pods.memory if pods.memory > 0 else 0.0
+    return max(cpu, memory)

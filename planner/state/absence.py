@@ -35,6 +35,7 @@ AGAIN: Final = 60.0
 _PASSING: Final = frozenset({STOPPING, KUBELET_UNAVAILABLE})
 _AWAY: Final = f"its node agent has been away for {RETURN:.0f} seconds"
 _SILENT: Final = f"its node agent has not taken the layout for {SILENCE:.0f} seconds"
+_MISSING: Final = f"slices of its layout have not become bindable for {SILENCE:.0f} seconds"
 
 
 def is_passing(layout: NodeLayout) -> bool:
@@ -52,6 +53,18 @@ def shows_nothing(node: Node, layout: NodeLayout) -> bool:
     status = layout.status or LayoutStatus()
     sizes = {s.id.size for gpu in status.gpus if gpu.healthy for s in gpu.slices}
     return bool(sizes) and not any(node.slices.get(size) for size in sizes)
+
+
+def not_carried_out(layout: NodeLayout) -> str:
+    """Why slices of the layout are missing though their deadline has passed, as a clause."""
+    status = layout.status or LayoutStatus()
+    if status.observed_generation < layout.generation:
+        return _SILENT
+    applied = status.condition(ConditionType.APPLIED)
+    if applied is None or applied.status:
+        return _MISSING
+    said = f"{applied.reason}: {applied.message}" if applied.message else applied.reason
+    return f"its node agent has not applied the layout for {SILENCE:.0f} seconds ({said})"
 
 
 def as_if_there(layout: NodeLayout) -> NodeLayout:
@@ -86,9 +99,11 @@ class _Sign:
 
 @dataclass(slots=True)
 class _Refused:
-    """Writes of a node's layout that the API server refused: why, the first and the last time."""
+    """A layout that could not be written or was not carried out: a clause that says why, the first
+    and the last time.
+    """
 
-    error: str
+    problem: str
     first: float
     last: float
 
@@ -105,8 +120,13 @@ class Absences:
 
     def refused(self, name: str, error: str, now: float) -> None:
         """The API server does not take the node's layout."""
-        before = self._refused.setdefault(name, _Refused(error, now, now))
+        problem = f"its layout cannot be written ({error})"
+        before = self._refused.setdefault(name, _Refused(problem, now, now))
         before.last = now
+
+    def overdue(self, name: str, problem: str, now: float) -> None:
+        """The node let the deadline of a carve pass: nothing is begun on it for a minute."""
+        self._refused[name] = _Refused(problem, now - self.silence, now)
 
     def written(self, name: str) -> None:
         """The API server has taken the node's layout."""
@@ -158,7 +178,7 @@ class Absences:
         self._remind(now, end)
         if now >= end or refused.last - refused.first < self.silence:
             return None
-        return Absence(False, f"its layout cannot be written ({refused.error})")
+        return Absence(False, refused.problem)
 
     def _remind(self, now: float, *times: float) -> None:
         coming = [time for time in (*times, self._next) if time is not None and time > now]

@@ -14,12 +14,14 @@ from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
-from planner.model import NAMESPACE_NAME, Node, Pod
+from planner.gate.bindable import is_offered
+from planner.model import NAMESPACE_NAME, Node, Placement, Pod
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.state.podgroups import PodGroups
-from planner.writes.actions import Action, Nominate, Ungate, WriteSpec
+from planner.state.volumes import Volumes
+from planner.writes.actions import Action, Inform, Nominate, Ungate, WriteSpec
 
-_GROUPS: Final = 5.0  # seconds that a new leader waits to learn of PodGroups, not to wait for ever
+_GROUPS: Final = 5.0  # seconds that a new leader waits to learn of what it can do without
 
 _MALFORMED: Final = (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError)
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A NodeLayout that contradicts the contract; its node is left alone."""
+    """A NodeLayout that contradicts itself or its format; its node is left alone."""
 
     problem: str
 
@@ -54,12 +56,15 @@ class Cluster:
         self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._layout_changed)
         self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._namespace_changed)
         self._groups = PodGroups(kube, on_change)
+        self._volumes = Volumes(kube, on_change)
         self._reflectors = (self._pods, self._nodes, self._layouts, self._namespaces)
 
     async def follow(self) -> None:
         """Keeps the local copies up to date until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for reflector in self._reflectors:
+                tasks.create_task(reflector.run())
+            for reflector in self._volumes.reflectors:
                 tasks.create_task(reflector.run())
             tasks.create_task(self._groups.run())
 
@@ -77,6 +82,12 @@ class Cluster:
                 await self._groups.known.wait()
         except TimeoutError:
             log.warning("it is not known whether there are PodGroups; going on without them")
+        try:
+            async with asyncio.timeout(_GROUPS):
+                for reflector in self._volumes.reflectors:
+                    await reflector.synced.wait()
+        except TimeoutError:
+            log.warning("volumes are left to the scheduler: may the planner list them?")
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -84,13 +95,24 @@ class Cluster:
 
     @property
     def pods(self) -> tuple[Pod, ...]:
-        pods = self._pods.objects.values()
-        return tuple(self._answered.get(pod.uid, pod) for pod in pods)
+        pods = (self._answered.get(pod.uid, pod) for pod in self._pods.objects.values())
+        return tuple(
+            self._volumes.resolve(pod) if pod.volume_claims and pod.is_pending else pod
+            for pod in pods
+        )
 
-    def is_pending(self, pod: Pod) -> bool:
-        """Whether the pod, which was seen earlier, is there still and has no node yet."""
+    def is_gated(self, pod: Pod) -> bool:
+        """Whether the pod, which was seen earlier, is there still and has our gate still."""
         seen = self._pods.objects.get(pod.key)
-        return seen is not None and seen.uid == pod.uid and seen.is_pending
+        if seen is None or seen.uid != pod.uid:
+            return False
+        return self._answered.get(pod.uid, seen).gated
+
+    def is_offered(self, place: Placement) -> bool:
+        """Whether the slices of the placement are bindable still."""
+        layout = self._layouts.objects.get(place.node)
+        node = self._nodes.objects.get(place.node)
+        return is_offered(place, layout if isinstance(layout, NodeLayout) else None, node)
 
     @property
     def layouts(self) -> dict[str, NodeLayout]:
@@ -131,7 +153,7 @@ class Cluster:
                 # The watch may have been quicker than the answer.
                 if isinstance(seen, NodeLayout) and _is_newer(written, seen):
                     self._written[layout.name] = written
-            case Ungate() | Nominate():
+            case Ungate() | Nominate() | Inform():
                 patched = _project_pod(answer)
                 seen_pod = self._pods.objects.get(action.pod.key)
                 if patched and seen_pod and _is_newer_pod(patched, seen_pod):
@@ -142,11 +164,12 @@ class Cluster:
         match action:
             case WriteSpec(layout=layout):
                 self._written.pop(layout.name, None)
-            case Ungate(pod=pod) | Nominate(pod=pod):
+            case Ungate(pod=pod) | Nominate(pod=pod) | Inform(pod=pod):
                 self._answered.pop(pod.uid, None)
 
     def _pod_changed(self, change: Change[Pod]) -> None:
         old, new = change.old, change.new
+        self._volumes.note(change)
         for pod in (old, new):
             answered = self._answered.get(pod.uid) if pod is not None else None
             if answered and not (new and _is_newer_pod(answered, new)):

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
 from mpslice.quantities import whole
-from mpslice.slices import SliceSize, parse_resource
+from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource
 from planner.model import (
     NAMESPACE_NAME,
+    Available,
     Constraints,
     Expression,
     Node,
@@ -22,8 +23,16 @@ from planner.model import (
     Taint,
     Toleration,
 )
+from planner.progress.note import PROGRESS
 from planner.state.parse_relations import parse_relations
-from planner.state.parse_requests import allocatable, host_ports, is_sidecar, pod_requests
+from planner.state.parse_requests import (
+    allocatable,
+    asks_for_gb,
+    host_ports,
+    is_sidecar,
+    pod_requests,
+)
+from planner.words.condition import AVAILABLE
 
 Json = Mapping[str, Any]
 Labels = Mapping[str, str]
@@ -65,7 +74,36 @@ def parse_pod(obj: Json) -> Pod:
         min_member=_min_member(metadata.get("annotations") or {}),
         nominated=status.get("nominatedNodeName") or "",
         unschedulable=_verdict(status),
+        volume_claims=tuple(_volume_claims(metadata["name"], spec)),
+        progress=(metadata.get("annotations") or {}).get(PROGRESS) or "",
+        available=_available(status),
+        succeeded=status.get("phase") == "Succeeded",
     )
+
+
+def _volume_claims(name: str, spec: Json) -> Iterable[str]:
+    """The claims that a pod uses; that of an ephemeral volume has the names of pod and volume
+    (component-helpers/storage/ephemeral, VolumeClaimName).
+    """
+    for volume in spec.get("volumes") or ():
+        claim = volume.get("persistentVolumeClaim") or {}
+        if claim.get("claimName"):
+            yield claim["claimName"]
+        elif volume.get("ephemeral") is not None:
+            yield f"{name}-{volume.get('name')}"
+
+
+def _available(status: Json) -> Available | None:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == AVAILABLE:
+            return Available(
+                condition.get("status") == "True",
+                condition.get("reason") or "",
+                condition.get("message") or "",
+                condition.get("lastTransitionTime") or "",
+                condition.get("lastProbeTime") or "",
+            )
+    return None
 
 
 def _verdict(status: Json) -> str:
@@ -103,6 +141,7 @@ def parse_node(obj: Json) -> Node:
             for name, quantity in offered.items()
             if (size := parse_resource(name)) is not None
         },
+        offers_gb=whole(offered.get(GB_RESOURCE, 0)) > 0,
     )
 
 
@@ -161,7 +200,7 @@ def _constraints(spec: Json) -> Constraints:
         node_selector=tuple(
             sorted((key, value or "") for key, value in (spec.get("nodeSelector") or {}).items())
         ),
-        affinity=None if required is None else _terms(required),
+        affinity=None if required is None else parse_terms(required),
         tolerations=tuple(
             Toleration(
                 t.get("key") or "",
@@ -171,10 +210,12 @@ def _constraints(spec: Json) -> Constraints:
             )
             for t in spec.get("tolerations") or ()
         ),
+        gb=asks_for_gb(spec),
     )
 
 
-def _terms(required: Json) -> tuple[NodeTerm, ...]:
+def parse_terms(required: Json) -> tuple[NodeTerm, ...]:
+    """The terms of a NodeSelector."""
     return tuple(
         NodeTerm(_expressions(term, "matchExpressions"), _expressions(term, "matchFields"))
         for term in required.get("nodeSelectorTerms") or ()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mpslice.quantities import milli, whole
-from mpslice.slices import parse_resource
+from mpslice.slices import GB_RESOURCE, parse_resource
 from planner.model import ANY_ADDRESS, HostPort, Resources
 
 Json = Mapping[str, Any]
@@ -28,7 +28,7 @@ def is_sidecar(container: Json) -> bool:
 
 
 def pod_requests(spec: Json, status: Json) -> Resources:
-    """Everything a pod takes of a node but its slices; raises InvalidQuantity."""
+    """Everything a pod takes of a node but its slices and their gb; raises InvalidQuantity."""
     amounts = _containers(spec, _Reported(status))
     _put_pod_level(amounts, spec.get("resources") or {}, status)
     _add(amounts, _amounts(spec.get("overhead") or {}))
@@ -165,10 +165,19 @@ def _to_resources(amounts: Mapping[str, int]) -> Resources:
             sorted(
                 (name, amount)
                 for name, amount in amounts.items()
-                if name not in _OWN_FIELDS and parse_resource(name) is None
+                if name not in _OWN_FIELDS and parse_resource(name) is None and name != GB_RESOURCE
             )
         ),
     )
+
+
+def asks_for_gb(spec: Json) -> bool:
+    """Whether a container asks for mpslice.io/gb; raises InvalidQuantity."""
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        requests = (container.get("resources") or {}).get("requests") or {}
+        if GB_RESOURCE in requests and whole(requests[GB_RESOURCE]) > 0:
+            return True
+    return False
 
 
 def host_ports(spec: Json) -> Iterable[HostPort]:

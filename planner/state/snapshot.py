@@ -17,7 +17,6 @@ from planner.model import (
     Neighbours,
     Node,
     NodeState,
-    Placement,
     Pod,
     Resources,
     Snapshot,
@@ -35,25 +34,29 @@ def build_snapshot(
     now: datetime | None = None,
     all_nodes: Iterable[Node] = (),
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
-    planned: Mapping[str, Placement] | None = None,
+    reserving: Mapping[str, datetime] | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
     `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
     no GPUs yet. `all_nodes`, labelled or not, and the labels of `namespaces` bear on relations
-    between pods. `planned` is the last plan's. Total: bad input sets its node aside.
+    between pods. `reserving` is as in Snapshot.
+    Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
     nominees: dict[str, list[Pod]] = {}
     repelling: list[Pod] = []
     members: Counter[str] = Counter()
+    placed: dict[str, list[Pod]] = {}
     for pod in pods:
+        if pod.group and _needs_no_place(pod):
+            members[pod.group_key] += 1
+            if pod.node and pod.claims and not pod.finished:
+                placed.setdefault(pod.group_key, []).append(pod)
         if pod.node and not pod.finished:
             bound.setdefault(pod.node, []).append(pod)
             if pod.relations is not NO_RELATIONS and pod.relations.anti_affinity:
                 repelling.append(pod)
-            if pod.group:
-                members[pod.group_key] += 1
         elif pod.nominated and _keeps_room(pod):
             nominees.setdefault(pod.nominated, []).append(pod)
     minimums = minimums or {}
@@ -75,7 +78,8 @@ def build_snapshot(
             on_node = (*on_node, *nominees[name])
         states[name] = _node_state(node, gpus, on_node)
     groups = {
-        key: Group(minimums.get(key), members[key]) for key in members.keys() | minimums.keys()
+        key: Group(minimums.get(key), members[key], tuple(placed.get(key, ())))
+        for key in members.keys() | minimums.keys()
     }
     neighbours = Neighbours(tuple(all_nodes), bound, tuple(repelling), namespaces or {})
     return Snapshot(
@@ -85,8 +89,15 @@ def build_snapshot(
         groups,
         now,
         neighbours,
-        planned or {},
+        reserving or {},
     )
+
+
+def _needs_no_place(pod: Pod) -> bool:
+    """Whether a member of a group counts towards its minimum without a slice of this plan."""
+    if pod.finished:
+        return pod.succeeded
+    return bool(pod.node) or not (pod.claims or pod.terminating)
 
 
 def _keeps_room(pod: Pod) -> bool:

@@ -11,6 +11,8 @@ from planner.model import Cause, NodeState, Placement, Pod, Refusal, Reservation
 _OWN: Final = {
     Cause.GROUP: "the pods of its group do not fit all together",
     Cause.RESERVED: "what would fit is kept for a pod that has waited longer",
+    Cause.VOLUME: "a volume of it does not exist",
+    Cause.BACKOFF: "it was refused where it was planned",
     Cause.GATED: "it waits for another scheduling gate",
 }
 
@@ -24,27 +26,33 @@ def sizes_text(pod: Pod) -> str:
 
 
 def refusal_text(refusal: Refusal, node_label: str) -> str:
-    """`20gb: 0 of 5 nodes: 2 GPUMemory (largest hole 12gb on n3 GPU 1), 2 NodeAffinity, 1 CPU`.
+    """`20gb: 0 of 4 nodes: 2 GPUMemory (largest hole 12gb on n3 GPU 1), 1 CPU (wants 64, …), …`.
 
-    A cause of the pod itself goes first: `20gb: Reserved (n3 GPU 1 is kept for a/b), 0 of 5 nodes`.
+    A cause of the pod itself goes first: `20gb: Reserved (…), 0 of 5 nodes: …`; where it says all,
+    nothing follows: `4gb: Group (group g has 1 of 3 pods; create 2 more)`.
     """
-    head = f"{sizes_text(refusal.pod)}: {_own_text(refusal)}0 of {refusal.nodes} nodes"
-    if not refusal.causes:
-        return f"{head}: no node is labelled {node_label}"
-    return f"{head}: " + ", ".join(_cause_text(refusal, c, n) for c, n in refusal.by_weight)
+    head = f"{sizes_text(refusal.pod)}: "
+    if refusal.own is Cause.NO_NODE:
+        return f"{head}0 of 0 nodes: no node is labelled {node_label}"
+    if refusal.own is not None:
+        own = f"{refusal.own} ({refusal.note or _OWN[refusal.own]})"
+        if not refusal.causes:
+            return head + own
+        head += f"{own}, "
+    details = dict(refusal.details)
+    causes = (
+        _cause_text(refusal, cause, count, details.get(cause, ""))
+        for cause, count in refusal.by_weight
+    )
+    return f"{head}0 of {refusal.nodes} nodes: " + ", ".join(causes)
 
 
-def _own_text(refusal: Refusal) -> str:
-    if refusal.own is None:
-        return ""
-    return f"{refusal.own} ({refusal.note or _OWN[refusal.own]}), "
-
-
-def _cause_text(refusal: Refusal, cause: Cause, count: int) -> str:
-    if cause is not Cause.GPU_MEMORY or refusal.hole is None:
-        return f"{count} {cause}"
-    gb, node, index = refusal.hole
-    return f"{count} {cause} (largest hole {gb}gb on {node} GPU {index})"
+def _cause_text(refusal: Refusal, cause: Cause, count: int, detail: str) -> str:
+    if cause is Cause.GPU_MEMORY and refusal.hole is not None:
+        gb, node, index = refusal.hole
+        hole = f"largest hole {gb}gb on {node} GPU {index}"
+        detail = f"{hole}; {detail}" if detail else hole
+    return f"{count} {cause} ({detail})" if detail else f"{count} {cause}"
 
 
 def reservation_text(reservation: Reservation, states: Mapping[str, NodeState]) -> str:

@@ -4,11 +4,11 @@
 what pods wait for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout, slices_to_json
-from planner.model import Node, Pod
+from planner.model import Available, Node, Placement, Pod
 
 MANAGED_LABEL: Final = "mpslice.io/managed"
 
@@ -88,10 +88,14 @@ class WriteSpec:
 
 @dataclass(frozen=True, slots=True)
 class Nominate:
-    """The scheduler is to keep the pod's place on `node` from others; "" gives the place up."""
+    """The scheduler is to keep the pod's place on `node` from others; "" gives the place up.
+
+    `note` is the pod's progress annotation from then on, which says that the nomination is ours.
+    """
 
     pod: Pod
     node: str
+    note: str = ""
     urgent: ClassVar[bool] = True
 
     @property
@@ -105,10 +109,14 @@ class Nominate:
 
 @dataclass(frozen=True, slots=True)
 class Ungate:
-    """The scheduler's turn: the pod's slices are bindable (`carved`), or no node can hold it."""
+    """The scheduler's turn: the pod's slices are bindable (`carved`), or no node can hold it.
+
+    `place` is where they are: if they are not any more when it is to be written, it is not.
+    """
 
     pod: Pod
     carved: bool
+    place: Placement | None = field(default=None, compare=False)
     urgent: ClassVar[bool] = True
 
     @property
@@ -120,4 +128,23 @@ class Ungate:
         return {"action": "take gate away", "pod": self.pod.key, "carved": self.carved}
 
 
-Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate
+@dataclass(frozen=True, slots=True)
+class Inform:
+    """What the pod says of its progress: its annotation and its condition, where these change."""
+
+    pod: Pod
+    note: str | None = None
+    available: Available | None = None
+    urgent: ClassVar[bool] = False
+
+    @property
+    def key(self) -> Key:
+        return "pod", self.pod.key
+
+    @property
+    def facts(self) -> Facts:
+        reason = self.available.reason if self.available else ""
+        return {"action": "inform", "pod": self.pod.key, "note": self.note, "reason": reason}
+
+
+Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate | Inform

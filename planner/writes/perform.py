@@ -4,11 +4,14 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict
 from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
 from planner.model import GATE, Node, Pod
+from planner.progress.note import PROGRESS
+from planner.words.condition import condition_json
 from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
     CreateLayout,
     DeleteLayout,
+    Inform,
     Nominate,
     SetManaged,
     Ungate,
@@ -25,9 +28,13 @@ async def perform(kube: Kube, action: Action) -> Json:
         case Ungate(pod=pod):
             gates = [{"name": gate} for gate in pod.gates if gate != GATE]
             return await _patch_pod(kube, pod, {"spec": {"schedulingGates": gates or None}})
-        case Nominate(pod=pod, node=node):
-            status = {"status": {"nominatedNodeName": node or None}}
-            return await _patch_pod(kube, pod, status, subresource="status")
+        case Nominate(pod=pod, node=node, note=note):
+            # One write: a write of the status takes annotations, too (pkg/registry/core/pod,
+            # podStatusStrategy.PrepareForUpdate resets the spec and the owners alone).
+            change = {"status": {"nominatedNodeName": node or None}}
+            return await _patch_pod(kube, pod, change, note=note, subresource="status")
+        case Inform(pod=pod):
+            return await _inform(kube, action)
         case WriteSpec(layout=layout, spec=spec):
             body = {
                 "metadata": {"resourceVersion": layout.resource_version},
@@ -54,12 +61,38 @@ async def perform(kube: Kube, action: Action) -> Json:
             return await kube.patch(NODES, node.name, body, type=PatchType.MERGE)
 
 
-async def _patch_pod(kube: Kube, pod: Pod, change: Json, *, subresource: str | None = None) -> Json:
-    guard = {"resourceVersion": pod.resource_version, "uid": pod.uid}
+async def _inform(kube: Kube, action: Inform) -> Json:
+    """Guarded by the uid alone: nothing that the scheduler writes meanwhile makes it wrong."""
+    pod, available = action.pod, action.available
+    metadata: Json = {"uid": pod.uid}
+    if action.note is not None:
+        metadata["annotations"] = {PROGRESS: action.note or None}
+    conditions = [] if available is None else [condition_json(available)]
     return await kube.patch(
         PODS,
         pod.name,
-        {"metadata": guard, **change},
+        {"metadata": metadata, "status": {"conditions": conditions}},
+        type=PatchType.STRATEGIC,  # which merges conditions by their type
+        namespace=pod.namespace,
+        subresource="status",
+    )
+
+
+async def _patch_pod(
+    kube: Kube,
+    pod: Pod,
+    change: Json,
+    *,
+    note: str | None = None,
+    subresource: str | None = None,
+) -> Json:
+    metadata: Json = {"resourceVersion": pod.resource_version, "uid": pod.uid}
+    if note is not None and note != pod.progress:
+        metadata["annotations"] = {PROGRESS: note or None}
+    return await kube.patch(
+        PODS,
+        pod.name,
+        {"metadata": metadata, **change},
         type=PatchType.MERGE,
         namespace=pod.namespace,
         subresource=subresource,

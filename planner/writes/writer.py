@@ -69,20 +69,24 @@ class Writer:
         """The uids of pods whose gate is being taken away."""
         return frozenset(a.pod.uid for a in self._flying.values() if isinstance(a, Ungate))
 
+    @property
+    def going(self) -> frozenset[str]:
+        """The uids of pods whose gate is taken away next, also while a decision is made."""
+        return frozenset(a.pod.uid for a in self._urgent.values() if isinstance(a, Ungate))
+
     def submit(self, actions: Iterable[Action]) -> None:
-        """Begins what may begin now; the rest follows unless the next decision says otherwise."""
+        """Begins what may begin now; the rest follows unless the next decision says otherwise.
+
+        That decision may take long: what was decided goes on meanwhile.
+        """
         now = time.monotonic()
         self._forget(now)
-        self.withhold()
+        self._urgent.clear()
+        self._others = {k: a for k, a in self._others.items() if isinstance(a, WriteSpec)}
         for action in actions:
             if not self._has_to_wait(action, now):
                 (self._urgent if action.urgent else self._others)[action.key] = action
         self._pump()
-
-    def withhold(self) -> None:
-        """Begins nothing but layouts until the next decision, which does not know of the rest."""
-        self._urgent.clear()
-        self._others = {k: a for k, a in self._others.items() if isinstance(a, WriteSpec)}
 
     def close(self) -> None:
         """Nothing more is begun."""

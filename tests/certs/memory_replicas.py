@@ -11,7 +11,6 @@ from certs.issue import is_issued_by, load_bundle
 from certs.manager import CertificateManager, ManagerSettings
 from certs.serving import HotSwap
 from certs.state import State, decode
-from mpslice.flags import Address
 from mpslice.kube.api import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Json
 from tests.certs.memory_kube import MemoryKube
 from tests.waiting import eventually
@@ -55,7 +54,6 @@ class Replica:
             cluster_domain="cluster.local",
             mutating_configurations=("mpslice-pods",),
             validating_configurations=("mpslice-pods", "mpslice-workloads"),
-            address=Address("127.0.0.1", 1),  # nobody listens: trust is test_readiness's subject
             propagation=propagation,
             patience=patience,
             authority_life=authority_life,
@@ -120,14 +118,14 @@ async def settled(kube: MemoryKube, *replicas: Replica) -> None:
             load_bundle(bundle) == wanted for bundle in bundles(kube)
         )
 
-    await eventually(all_agree, "Secret, caBundles and served certificates agree", seconds=5)
+    await eventually(all_agree, "Secret, caBundles and served certificates agree", seconds=60)
 
 
 async def settled_on_another(kube: MemoryKube, old: object, *replicas: Replica) -> None:
     async def changed() -> bool:
         return all(replica.swap.pair != old for replica in replicas)
 
-    await eventually(changed, "another certificate is served", seconds=5)
+    await eventually(changed, "another certificate is served", seconds=60)
     await settled(kube, *replicas)
 
 

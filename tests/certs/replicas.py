@@ -49,7 +49,7 @@ class Place:
 
     @property
     def settings(self) -> ManagerSettings:
-        """What a replica here is told; the address is filled in when it listens."""
+        """What a replica here is told."""
         return ManagerSettings(
             namespace=self.name,
             service_name=SERVICE,
@@ -57,7 +57,6 @@ class Place:
             cluster_domain="cluster.local",
             mutating_configurations=(self.name,),
             validating_configurations=(self.name,),
-            address=Address("127.0.0.1", 0),
             propagation=0.5,
         )
 
@@ -154,7 +153,7 @@ async def replica(place: Place, kube: Kube | None = None, **changes: Any) -> Asy
     hot_swap = HotSwap()
     server = await asyncio.start_server(_close, "127.0.0.1", 0, ssl=hot_swap.context)
     address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-    settings = replace(place.settings, address=address, **changes)
+    settings = replace(place.settings, **changes)
     manager = CertificateManager(kube or place.kube, settings, hot_swap)
     task = asyncio.ensure_future(manager.run())
     try:

@@ -3,7 +3,6 @@
 The verdicts are those of Go's crypto/x509 (Certificate.Verify with the caBundle as roots).
 """
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -71,19 +70,10 @@ LONELY = Identity("", None, SAN, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERV
 NAMED_IN_SUBJECT = Identity(NAME, ROOT)
 
 
-async def ask(served: Pair, bundle: bytes) -> None:
-    swap = HotSwap()
+def ask(served: Pair, bundle: bytes, *, asks_clients: bool = False) -> None:
+    swap = HotSwap(asks_clients=asks_clients)
     swap.serve(served)
-    connections: list[asyncio.StreamWriter] = []
-    server = await asyncio.start_server(
-        lambda _reader, writer: connections.append(writer), "127.0.0.1", 0, ssl=swap.context
-    )
-    try:
-        await handshake("127.0.0.1", server.sockets[0].getsockname()[1], NAME, bundle)
-    finally:
-        server.close()
-        for connection in connections:
-            connection.transport.abort()
+    handshake(swap.context, NAME, bundle)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +87,10 @@ async def ask(served: Pair, bundle: bytes) -> None:
     ],
     ids=["no identifiers", "intermediate", "chain", "self-signed", "comment in the bundle"],
 )
-async def test_certificate_that_the_api_server_accepts_is_trusted(
+def test_certificate_that_the_api_server_accepts_is_trusted(
     leaf: Identity, chain: Sequence[Identity], bundle: bytes
 ) -> None:
-    await ask(leaf.serving(*chain), bundle)
+    ask(leaf.serving(*chain), bundle)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +98,19 @@ async def test_certificate_that_the_api_server_accepts_is_trusted(
     [(BY_MIDDLE, ROOT.pem), (BY_ROOT, MIDDLE.pem), (NAMED_IN_SUBJECT, ROOT.pem)],
     ids=["chain is missing", "another CA", "no subjectAltName"],
 )
-async def test_certificate_that_the_api_server_refuses_is_not_trusted(
+def test_certificate_that_the_api_server_refuses_is_not_trusted(
     leaf: Identity, bundle: bytes
 ) -> None:
     with pytest.raises(NotTrusted, match="our certificate does not verify: "):
-        await ask(leaf.serving(), bundle)
+        ask(leaf.serving(), bundle)
+
+
+def test_a_server_that_asks_for_the_clients_certificate_proves_its_own_all_the_same() -> None:
+    ask(BY_ROOT.serving(), ROOT.pem, asks_clients=True)
+    with pytest.raises(NotTrusted, match="our certificate does not verify: "):
+        ask(BY_ROOT.serving(), MIDDLE.pem, asks_clients=True)
+
+
+def test_without_any_certificate_there_is_no_handshake() -> None:
+    with pytest.raises(NotTrusted, match="no handshake with ourselves: "):
+        handshake(HotSwap().context, NAME, ROOT.pem)

@@ -12,10 +12,8 @@ from certs.injection import targets
 from certs.issue import Pair, issue_authority, issue_leaf
 from certs.readiness import Trust
 from certs.serving import HotSwap
-from mpslice.flags import Address
-from mpslice.kube.api import MUTATING_WEBHOOKS
+from mpslice.kube.api import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Resource
 from mpslice.kube.errors import Unreachable
-from mpslice.ops import open_port
 from tests.certs.memory_kube import MemoryKube
 from tests.waiting import eventually
 
@@ -29,34 +27,31 @@ def leaf(authority: Pair, name: str = NAME, now: datetime = NOW) -> Pair:
     return issue_leaf(authority, (name,), now=now, life=timedelta(days=1))
 
 
-def configure(kube: MemoryKube, *bundles: bytes) -> None:
+def configure(
+    kube: MemoryKube, *bundles: bytes, policy: str = "Fail", resource: Resource = MUTATING_WEBHOOKS
+) -> None:
     hooks = [
-        {"name": str(i), "clientConfig": {"caBundle": base64.b64encode(bundle).decode()}}
+        {
+            "name": str(i),
+            "failurePolicy": policy,
+            "clientConfig": {"caBundle": base64.b64encode(bundle).decode()},
+        }
         for i, bundle in enumerate(bundles)
     ]
-    kube.put(MUTATING_WEBHOOKS, "mpslice-pods", {"metadata": {}, "webhooks": hooks})
+    kube.put(resource, "mpslice-pods", {"metadata": {}, "webhooks": hooks})
 
 
 @asynccontextmanager
-async def watching(kube: MemoryKube, served: Pair, host: str = "127.0.0.1") -> AsyncIterator[Trust]:
+async def watching(kube: MemoryKube, served: Pair | None) -> AsyncIterator[Trust]:
     swap = HotSwap()
-    swap.serve(served)
-    connections: set[asyncio.StreamWriter] = set()
-    server = await asyncio.start_server(
-        lambda _reader, writer: connections.add(writer),
-        sock=open_port("--listen", Address(host, 0)),
-        ssl=swap.context,
-    )
-    address = Address(host, server.sockets[0].getsockname()[1])
-    trust = Trust(kube, targets(["mpslice-pods"], []), NAME, address)
+    if served is not None:
+        swap.serve(served)
+    trust = Trust(kube, targets(["mpslice-pods"], ["mpslice-pods"]), NAME, swap.context)
     task = asyncio.create_task(trust.run())
     try:
         yield trust
     finally:
         task.cancel()
-        server.close()
-        for connection in connections:
-            connection.transport.abort()
         await asyncio.gather(task, return_exceptions=True)
 
 
@@ -69,11 +64,10 @@ async def says(trust: Trust, text: str) -> None:
     await eventually(said, f"readiness says {text!r}, not {trust.not_ready()!r}")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-async def test_ready_when_every_bundle_trusts_the_served_certificate(host: str) -> None:
+async def test_ready_when_every_bundle_trusts_the_served_certificate() -> None:
     kube = MemoryKube()
     configure(kube, AUTHORITY.certificate, STRANGER.certificate + AUTHORITY.certificate)
-    async with watching(kube, leaf(AUTHORITY), host) as trust:
+    async with watching(kube, leaf(AUTHORITY)) as trust:
         assert trust.not_ready()
         await says(trust, "")
 
@@ -123,10 +117,33 @@ async def test_an_outage_of_the_api_server_does_not_take_readiness_away() -> Non
         await says(trust, "")
 
 
-async def test_not_ready_when_nobody_answers_at_our_own_address() -> None:
+async def test_not_ready_without_a_certificate() -> None:
     kube = MemoryKube()
     configure(kube, AUTHORITY.certificate)
-    trust = Trust(kube, targets(["mpslice-pods"], []), NAME, Address("127.0.0.1", 1))
-    task = asyncio.create_task(trust.run())
-    await says(trust, "no handshake with ourselves: ")
-    task.cancel()
+    async with watching(kube, None) as trust:
+        await says(trust, "no handshake with ourselves: ")
+
+
+@pytest.mark.parametrize("bundle", [b"", STRANGER.certificate], ids=["empty", "another CA"])
+async def test_a_webhook_that_fails_open_is_told_of_and_takes_no_readiness_away(
+    bundle: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kube = MemoryKube()
+    configure(kube, AUTHORITY.certificate)
+    configure(kube, bundle, policy="Ignore", resource=VALIDATING_WEBHOOKS)
+    async with watching(kube, leaf(AUTHORITY)) as trust:
+        await says(trust, "")
+        told = [r for r in caplog.records if "fails open" in r.message]
+        assert len(told) == 1
+        configure(kube, STRANGER.certificate)
+        await says(trust, "mpslice-pods: our certificate does not verify")
+
+
+async def test_where_every_webhook_fails_open_one_that_trusts_us_makes_us_ready() -> None:
+    kube = MemoryKube()
+    configure(kube, b"", policy="Ignore")
+    configure(kube, STRANGER.certificate, policy="Ignore", resource=VALIDATING_WEBHOOKS)
+    async with watching(kube, leaf(AUTHORITY)) as trust:
+        await says(trust, "the caBundle is empty")
+        configure(kube, AUTHORITY.certificate, policy="Ignore", resource=VALIDATING_WEBHOOKS)
+        await says(trust, "")

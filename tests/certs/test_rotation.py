@@ -1,6 +1,6 @@
 """Rotation over years: at every moment the leaf in service is trusted by every caBundle.
 
-DESIGN.md, section 5: "No request fails during a rotation."
+docs/design/certificates.md: "No request fails during a rotation."
 """
 
 from dataclasses import replace

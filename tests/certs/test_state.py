@@ -96,7 +96,7 @@ def test_ca_whose_serial_number_is_negative_is_broken(state: State) -> None:
 def test_with_a_damaged_byte_anywhere_the_secret_is_broken_or_can_be_worked_with(
     state: State, data: st.DataObject
 ) -> None:
-    """DESIGN.md, section 5, and the issue: a broken Secret is repaired."""
+    """docs/design/certificates.md: a Secret that is broken is issued again."""
     key = data.draw(st.sampled_from([key for key in KEYS if not key.endswith("json")]))
     place, bits = data.draw(st.integers(0, 2000)), data.draw(st.integers(1, 255))
     whole = encode(state)

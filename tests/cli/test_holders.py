@@ -30,6 +30,15 @@ def test_each_used_slice_names_its_pod() -> None:
     ]
 
 
+def test_holders_are_sorted_by_pod_whichever_slice_the_kubelet_gave_it() -> None:
+    taken = (slice_(0, "b/third"), slice_(1, "b/first"), slice_(2, "a/second"))
+    assert [each.pod for each in holders([layout("n1", *taken)])] == [
+        "a/second",
+        "b/first",
+        "b/third",
+    ]
+
+
 def test_a_used_slice_counts_before_its_pod_is_known() -> None:
     (found,) = holders([layout("n1", slice_(0))])
     assert str(found) == "n1 GPU 1: 10gb is held by a container that is not known yet"

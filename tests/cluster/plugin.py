@@ -1,12 +1,14 @@
 """Gives tests a real cluster: fixtures for a control plane, a node, and mpslice on it.
 
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
-unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `mps`, `cc`, by commas)
-names it.
+unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `arm64`, `mps`, `cc`,
+`browser`, `prometheus`, by commas) names it. Tests beside other projects run only where it names
+`neighbours`: to build those takes minutes, and they seldom change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn, TypeVar
@@ -22,6 +24,7 @@ from hack.cluster.parts import Parts
 from hack.cluster.processes import Program
 from hack.cluster.programs import MpslicePrograms
 from hack.cluster.progress import Say, to_stderr
+from hack.cluster.versions import NEIGHBOURS
 from hack.image.build import Built, build
 
 T = TypeVar("T")
@@ -29,12 +32,16 @@ _OWN_NODE = "machine_without_node"
 _ONE_NODE = frozenset({"node", "mpslice_programs", _OWN_NODE})
 _FIXTURES = _ONE_NODE | {"cluster_parts", "control_plane"}
 _IMAGE = "mpslice_image"
+_NEIGHBOURS = "neighbour_parts"
+NEIGHBOURS_NAME = "neighbours"
 _IMAGE_NAME = "localhost/mpslice:test"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the markers that tests get by the fixtures they use."""
     text = "cluster: uses a part of the test cluster, or the image (set by the fixtures)"
+    config.addinivalue_line("markers", text)
+    text = "versions: shows what may differ between versions of Kubernetes; `make versions`"
     config.addinivalue_line("markers", text)
     config.addinivalue_line("markers", "node: uses the machine's one node (set by the fixtures)")
 
@@ -62,6 +69,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             parts.obtain(say)
         except Unavailable as error:
             say(f"no cluster: {error}")
+    if is_required(NEIGHBOURS_NAME) and any(
+        _NEIGHBOURS in _fixtures_of(item) for item in session.items
+    ):
+        with contextlib.suppress(Unavailable):  # which the fixture tells
+            parts.obtain(say, NEIGHBOURS)
     if any(_IMAGE in _fixtures_of(item) for item in session.items):
         try:
             build(_IMAGE_NAME, say)
@@ -98,6 +110,14 @@ def cluster_say(pytestconfig: pytest.Config) -> Say:
 def cluster_parts(cluster_say: Say) -> Parts:
     """The cluster's components, obtained."""
     return _get("cluster", lambda: parts.obtain(cluster_say))
+
+
+@pytest.fixture(scope="session")
+def neighbour_parts(cluster_parts: Parts, cluster_say: Say) -> Parts:
+    """The programs of other projects, obtained."""
+    if not is_required(NEIGHBOURS_NAME):
+        pytest.skip("other projects are tested by `make neighbours`")
+    return _get(NEIGHBOURS_NAME, lambda: parts.obtain(cluster_say, NEIGHBOURS))
 
 
 @pytest.fixture(scope="session")
@@ -151,9 +171,13 @@ def _get(component: str, start: Callable[[], T]) -> T:
         do_without(component, str(error))
 
 
+def is_required(component: str) -> bool:
+    """Whether MPSLICE_REQUIRE names it."""
+    return component in os.environ.get("MPSLICE_REQUIRE", "").replace(" ", "").split(",")
+
+
 def do_without(component: str, reason: str) -> NoReturn:
     """Skips the test that needs it, or fails it where it is required."""
-    required = os.environ.get("MPSLICE_REQUIRE", "").replace(" ", "").split(",")
-    if component in required:
+    if is_required(component):
         pytest.fail(f"{component} is required (MPSLICE_REQUIRE): {reason}", pytrace=False)
     pytest.skip(f"no {component} on this machine: {reason}")

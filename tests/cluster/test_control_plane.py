@@ -8,18 +8,54 @@ import re
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from hack.cluster.errors import ClusterError
 from hack.cluster.layout import GO_MODULES
-from hack.cluster.versions import COMPONENTS, KUBERNETES, Component
+from hack.cluster.versions import (
+    COMPONENTS,
+    DEFAULT_KUBERNETES,
+    KUBERNETES,
+    KUBERNETES_VARIABLE,
+    KUBERNETES_VERSIONS,
+    NEIGHBOURS,
+    Component,
+    chosen_kubernetes,
+    kubernetes,
+    minor_of,
+)
 from hack.cluster.waiting import wait_until
 
+EVERY = (*COMPONENTS, *NEIGHBOURS, *map(kubernetes, KUBERNETES_VERSIONS))
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+
+@pytest.mark.parametrize("component", EVERY, ids=lambda component: component.key)
 def test_go_module_pins_the_version_and_the_programs(component: Component) -> None:
-    text = (GO_MODULES / component.name / "go.mod").read_text()
-    module = re.sub(r"/cmd/.*", "", component.packages[0])
-    assert f"{module} v{component.version} " in text
+    text = (GO_MODULES / component.module / "go.mod").read_text()
+    module = component.kinds[0] or re.sub(r"/cmd/.*", "", component.packages[0])
+    assert re.search(
+        rf"{re.escape(module)} v{re.escape(component.version)}( |$)", text, re.MULTILINE
+    )
+    if component.packages == (".",):
+        assert (GO_MODULES / component.module / "main.go").exists()
+        return
     for package in component.packages:
         assert re.search(rf"^(tool |\t){re.escape(package)}$", text, re.MULTILINE)
+
+
+def test_variable_chooses_the_version_by_its_minor() -> None:
+    assert chosen_kubernetes({}) == DEFAULT_KUBERNETES
+    for version in KUBERNETES_VERSIONS:
+        assert chosen_kubernetes({KUBERNETES_VARIABLE: minor_of(version)}) == version
+        assert chosen_kubernetes({KUBERNETES_VARIABLE: version}) == version
+    with pytest.raises(ClusterError, match=r"MPSLICE_KUBERNETES=1\.3 is none of 1\.33, "):
+        chosen_kubernetes({KUBERNETES_VARIABLE: "1.3"})
+
+
+def test_staging_modules_of_a_version_are_of_that_version() -> None:
+    for version in KUBERNETES_VERSIONS:
+        text = (GO_MODULES / kubernetes(version).module / "go.mod").read_text()
+        replaced = re.findall(r"^\t(k8s\.io/\S+) => \1 v0\.(\S+)$", text, re.MULTILINE)
+        assert len(replaced) > 25
+        assert {found for _, found in replaced} == {version.partition(".")[2]}
 
 
 def test_server_and_client_have_the_pinned_version(control_plane: ControlPlane) -> None:

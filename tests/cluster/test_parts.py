@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,44 @@ def test_download_alone_is_an_error_that_says_so(
     monkeypatch.setenv("MPSLICE_KUBE_FROM", "download")
     with pytest.raises(Unavailable, match="cannot be downloaded"):
         parts.obtain(silent)
+
+
+_IMAGE_ALONE = Component("image-alone", "1.0.0", (".",), ("image-alone",), released=False)
+
+
+def test_component_that_is_not_released_is_built_and_others_are_still_downloaded(
+    builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "download", lambda _component, into: into.mkdir(parents=True))
+    said: list[str] = []
+    parts.obtain(said.append, (_IMAGE_ALONE, _TOOL))
+    assert builds == ["image-alone"]
+    assert any("tool-1.0.0 downloaded" in line for line in said)
+
+
+def test_component_that_is_not_released_cannot_be_downloaded(
+    builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPSLICE_KUBE_FROM", "download")
+    with pytest.raises(Unavailable, match=r"image-alone-1\.0\.0 is released as an image alone"):
+        parts.obtain(silent, (_IMAGE_ALONE,))
+
+
+def test_custom_resource_definitions_are_kept_beside_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crds = tmp_path / "module" / "deploy" / "crds"
+    crds.mkdir(parents=True)
+    (crds / "one.yaml").write_text("kind: CustomResourceDefinition")
+    (crds / "README.md").write_text("none")
+    go = tmp_path / "go"
+    go.write_text(f"#!/bin/sh\necho {tmp_path / 'module'}\n")
+    go.chmod(0o755)
+    component = replace(_IMAGE_ALONE, kinds=("example.org/module", "deploy/crds"))
+    into = tmp_path / "into"
+    into.mkdir()
+    Go(go, {})._keep_kinds(component, tmp_path, into)
+    assert [file.name for file in (into / "crds").iterdir()] == ["one.yaml"]
 
 
 def test_unknown_way_of_obtaining_names_the_variable(

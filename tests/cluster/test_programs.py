@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from hack.cluster import programs
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.programs import MpslicePrograms
+from hack.cluster.versions import KUBERNETES_VERSIONS, resolves_by_endpoints
 from hack.cluster.waiting import wait_until
 
 
@@ -31,13 +34,35 @@ def test_workloads_are_left_out_and_all_else_is_kept() -> None:
     assert _kinds(kept) == ["ClusterRole", "Secret"]
 
 
-def test_webhook_service_leads_to_the_process() -> None:
+@pytest.mark.parametrize("by_endpoints", [False, True])
+def test_webhook_service_leads_to_the_process(
+    by_endpoints: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "resolves_by_endpoints", lambda _version: by_endpoints)
     kept = programs._for_processes([_service()], "198.18.0.1", 31443, 31080)
-    assert _kinds(kept) == ["EndpointSlice", "Service"]
-    slice_, service = kept
+    assert _kinds(kept) == ["EndpointSlice", *(["Endpoints"] if by_endpoints else []), "Service"]
+    slice_, service = kept[0], kept[-1]
     assert "selector" not in service["spec"]
     assert slice_["endpoints"][0]["addresses"] == ["198.18.0.1"]
     assert [(p["name"], p["port"]) for p in slice_["ports"]] == [("https", 31443), ("ops", 31080)]
+
+
+def test_endpoints_for_old_servers_say_what_is_ready() -> None:
+    def piece(address: str, ready: bool) -> dict[str, Any]:
+        port = {"name": "https", "port": 31443, "protocol": "TCP"}
+        endpoint = {"addresses": [address], "conditions": {"ready": ready}}
+        return {"endpoints": [endpoint], "ports": [port]}
+
+    made = programs.endpoints("ns", "svc", [piece("198.18.0.1", True), piece("198.18.0.2", False)])
+    assert (made["metadata"]["namespace"], made["metadata"]["name"]) == ("ns", "svc")
+    (subset,) = made["subsets"]
+    assert subset["addresses"] == [{"ip": "198.18.0.1"}]
+    assert subset["ports"][0]["port"] == 31443
+    assert [resolves_by_endpoints(version) for version in KUBERNETES_VERSIONS] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_programs_act_as_the_charts_service_accounts(

@@ -10,17 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
-from promql_parser import parse
 
-from hack.site import values
+from hack.chart_values import values
 from mpslice.gpus import MemoryUnit, capacity_gb
-from nodeagent.metrics import Metrics as AgentMetrics
-from planner.metrics import Metrics as PlannerMetrics
 from planner.model import Cause
 from tests.chart import CHART
-from tests.docs.blocks import PAGES, commands
-from webhook.metrics import Metrics as WebhookMetrics
+from tests.docs.blocks import PAGES, Command, commands
+from tests.prometheus.charted import DASHBOARDS, alerts, recordings
+from tests.prometheus.exported import registries
 from webhook.verdicts import Reason
 
 Json = dict[str, Any]
@@ -50,7 +47,7 @@ def test_site_builds_and_no_link_is_dead(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "values.html").read_text()
     assert "mps.userID" in text
-    for html in tmp_path.glob("*.html"):
+    for html in tmp_path.rglob("*.html"):
         assert not re.search(r'<(script|link|img)[^>]*(src|href)="https?://', html.read_text())
 
 
@@ -74,6 +71,21 @@ def test_every_cause_of_waiting_is_in_the_user_guide() -> None:
     assert {str(cause) for cause in Cause} <= words
 
 
+@pytest.mark.parametrize("command", commands("plan.md"), ids=lambda command: command.title)
+def test_plan_prints_what_its_page_shows(command: Command) -> None:
+    typed = command.text.replace("kubectl mpslice", f"{sys.executable} -m cli.main")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+    done = subprocess.run(
+        ["sh", "-c", typed],
+        cwd=CHECKOUT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        env=environment,
+    )
+    assert command.missing(done.stdout) == [], done.stdout + done.stderr
+
+
 def test_messages_on_the_pages_are_the_programs_own() -> None:
     (shown,) = [
         line.partition("MultipleSlices: ")[2]
@@ -85,62 +97,33 @@ def test_messages_on_the_pages_are_the_programs_own() -> None:
     assert shown in golden.read_text()
 
 
-def alerts() -> list[Json]:
-    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def dashboard_expressions() -> list[str]:
-    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
-    return [
-        target["expr"].replace("$node", ".*")
-        for panel in dashboard["panels"]
-        for target in panel.get("targets", [])
-    ]
-
-
-def expressions() -> list[str]:
-    return [rule["expr"] for rule in alerts()] + dashboard_expressions()
-
-
-def exported() -> set[str]:
-    """The names of all metrics that the programs register."""
-    agent = AgentMetrics("node")
-    agent.watch(lambda: (), lambda: 0)
-    agent.watch_memory(lambda: ())
-    agent.watch_mps(dict, dict)
-    registries: list[CollectorRegistry] = [
-        WebhookMetrics().registry,
-        PlannerMetrics().registry,
-        agent.registry,
-    ]
-    found = set()
-    for registry in registries:
-        for family in registry.collect():
-            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-            found |= {family.name + s for s in suffixes.get(family.type, ("",))}
-    return found
-
-
-@pytest.mark.parametrize("expression", expressions())
-def test_expression_is_promql_on_metrics_that_exist(expression: str) -> None:
-    parse(expression)
-    assert set(re.findall(r"\bmpslice_\w+", expression)) <= exported()
-
-
 def test_every_alert_has_a_place_in_the_runbook() -> None:
     headings = set(re.findall(r"^### (\w+)$", page("operations.md"), re.MULTILINE))
     assert {rule["alert"] for rule in alerts()} <= headings
 
 
-def test_metrics_of_the_operations_page_exist_and_none_is_left_out() -> None:
+def test_metrics_page_lists_every_metric_with_its_type_and_labels() -> None:
+    """A metric that two programs export is listed once for each."""
     listed = {
-        name
-        for row in rows(page("operations.md"), 2)
-        for name in re.findall(r"`(mpslice_\w+)`", row[0])
+        (name.strip("`"), kind, tuple(re.findall(r"`(\w+)`", labels)))
+        for name, kind, _, labels, _ in rows(page("metrics.md"), 5)
+        if name != "metric"
     }
-    ours = {re.sub("_(bucket|sum|count)$", "", name) for name in exported()}
-    assert listed == ours
+    exported = set()
+    for registry in registries().values():
+        for family in registry.collect():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for each in family.samples for label in each.labels} - {"le"}
+            exported.add((name, family.type, tuple(sorted(labels))))
+    assert {(name, kind, tuple(sorted(labels))) for name, kind, labels in listed} == exported
+
+
+def test_metrics_page_lists_every_recording_rule_and_dashboard() -> None:
+    text = page("metrics.md")
+    listed = {row[0].strip("`") for row in rows(text, 3) if ":" in row[0]}
+    assert listed == {rule["record"] for rule in recordings()}
+    titles = {json.loads(path.read_text())["title"] for path in DASHBOARDS}
+    assert titles == {row[0] for row in rows(text, 3) if row[0].startswith("mpslice /")}
 
 
 def test_cards_are_counted_as_nos_and_as_we_do() -> None:
@@ -154,7 +137,7 @@ def test_cards_are_counted_as_nos_and_as_we_do() -> None:
 
 
 def test_every_page_says_which_kind_its_statements_are() -> None:
-    for path in PAGES.glob("*.md"):
+    for path in PAGES.rglob("*.md"):
         text = path.read_text().lower()
         assert "*tested*" in text or "*documented*" in text, path.name
 
@@ -162,10 +145,21 @@ def test_every_page_says_which_kind_its_statements_are() -> None:
 def test_pages_name_values_that_exist() -> None:
     known = {each.path for each in values((CHART / "values.yaml").read_text())}
     tops = {path.partition(".")[0] for path in known}
-    for path in PAGES.glob("*.md"):
+    for path in PAGES.rglob("*.md"):
         text = path.read_text()
         if path.name == "moving-from-nos.md":
             text = "\n".join(row[1] for row in rows(text, 2))  # the other column is nos's
         for name in re.findall(r"`([a-zA-Z]+(?:\.[a-zA-Z]+)+)[`:]", text):
             if name.partition(".")[0] in tops and name not in ("tls.crt", "tls.key"):
                 assert name in known, f"{path.name}: {name}"
+
+
+def test_pages_name_the_oldest_kubernetes_that_the_chart_accepts() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    oldest = re.fullmatch(r">=(1\.\d+)\.0-0", chart["kubeVersion"])
+    assert oldest is not None
+    named = {
+        name: re.findall(r"Kubernetes (1\.\d+) or later", page(f"{name}.md"))
+        for name in ("install", "quick-start")
+    }
+    assert named == {"install": [oldest[1]], "quick-start": [oldest[1]]}

@@ -9,6 +9,8 @@ from hack.cluster.node import Node
 from hack.cluster.programs import SIMULATED_GPUS, MpslicePrograms
 from tests.e2e.cluster import Cluster, slice_pod, until
 
+pytestmark = pytest.mark.versions
+
 UUIDS = [gpu["uuid"] for gpu in SIMULATED_GPUS]
 
 
@@ -111,7 +113,7 @@ def test_higher_priority_preempts_nobody_while_memory_is_free(cluster: Cluster) 
 def test_pod_that_no_node_can_hold_loses_its_gate_and_says_why(cluster: Cluster) -> None:
     cluster.apply(slice_pod("huge", 500))
     told = until(lambda: cluster.events("huge", "SliceUnavailable"), "the Event is there")
-    assert told == ["500gb: 0 of 1 nodes: 1 GPUTooSmall"]
+    assert told == ["500gb: 0 of 1 nodes: 1 GPUTooSmall (largest 85gb)"]
     until(lambda: "schedulingGates" not in cluster.pod("huge")["spec"], "the pod has lost its gate")
 
 

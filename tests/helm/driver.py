@@ -17,9 +17,13 @@ from typing import Any
 from hack.cluster.programs import SIMULATED_GPUS
 from mpslice.gpus import GpuUuid
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM, MpsRoot
-from nodeagent.mps.processes import daemon_of, servers_left
+from nodeagent.mps.processes import daemons_at, servers_left
+from tests.compiling import compile_c
 from tests.nodeagent.mps.machine import CLIENT, build_stand_ins
 from tests.nodeagent.nvml.driver import SONAME, FakeDriver
+from tests.nodeagent.verify.test_verify import LIBCUDA
+
+LIBRARIES = Path("usr", "lib64")
 
 MOUNT_POINT = Path("/run/mpslice-test")
 """Of the machine, as its one node is. Short, for the sockets below it, and passable for every user:
@@ -54,12 +58,20 @@ class DriverRoot:
             "simulatedGPUs": [],
             "driverRoot": str(self.root),
             "nodeAgent": {"mpsRoot": str(self.mps.root), "extraEnv": told},
-            "mps": {"extraEnv": told},
+            "mps": {"extraEnv": [*told, {"name": "FAKE_CUDA", "value": "/tmp"}]},
         }
+
+    @contextmanager
+    def cuda(self) -> Iterator[None]:
+        """CUDA, too, for programs in the project's own image."""
+        library = self.root / LIBRARIES / "libcuda.so.1"
+        compile_c(LIBCUDA, library, ["-fPIC", "-shared"])
+        yield
+        library.unlink()
 
     def daemon(self, gpu: GpuUuid) -> int | None:
         """The PID of the GPU's control daemon."""
-        return daemon_of(self.mps.pipe(gpu), gpu)
+        return next(iter(daemons_at(self.mps.pipe(gpu))), None)
 
     def servers(self, gpu: GpuUuid) -> tuple[int, ...]:
         """The PIDs of the GPU's MPS servers."""
@@ -82,7 +94,7 @@ def laid_out(control: Path, library: Path) -> Iterator[DriverRoot]:
                 reserved=gpu["reservedMiB"],
                 minor=minor,
             )
-        programs, libraries = driver.root / "usr" / "bin", driver.root / "usr" / "lib64"
+        programs, libraries = driver.root / "usr" / "bin", driver.root / LIBRARIES
         for path in (programs, libraries):
             path.mkdir(parents=True)
         shutil.copy(control, programs / PROGRAM)

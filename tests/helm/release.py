@@ -59,6 +59,7 @@ class Release:
         values: Json = {
             "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
             "nodeAgent": {},
+            "planner": {"ui": {"enabled": True}},
             **(hardware or {"simulatedGPUs": list(SIMULATED_GPUS)}),
         }
         values["nodeAgent"]["podResourcesDir"] = str(node.pod_resources_socket.parent)
@@ -81,9 +82,9 @@ class Release:
         assert not check or done.returncode == 0, f"helm {arguments}: {done.stderr}{self.trouble()}"
         return done
 
-    def install(self) -> float:
+    def install(self, *arguments: str) -> float:
         """`helm install --wait`; how long it took, in seconds."""
-        return self._timed("install", RELEASE, str(CHART), "--create-namespace")
+        return self._timed("install", RELEASE, str(CHART), "--create-namespace", *arguments)
 
     def upgrade(self, *values: str) -> float:
         """`helm upgrade --wait` with values such as `logLevel=debug`."""
@@ -134,10 +135,14 @@ class Release:
         found: Json = layout.get("status", {}).get("summary", {})
         return found
 
+    def condition(self, type_: str) -> Json:
+        """The NodeLayout's condition of that type; {} without one."""
+        conditions = ((self.layout() or {}).get("status") or {}).get("conditions") or []
+        return next((c for c in conditions if c["type"] == type_), {})
+
     def ready_message(self) -> str:
         """What the NodeLayout's condition Ready says; "" without one."""
-        conditions = ((self.layout() or {}).get("status") or {}).get("conditions") or []
-        return next((str(c["message"]) for c in conditions if c["type"] == "Ready"), "")
+        return str(self.condition("Ready").get("message", ""))
 
     def holders(self) -> set[str]:
         """The pods that the NodeLayout names, as `namespace/name`."""
@@ -185,6 +190,41 @@ class Release:
         )
         lines = (line.split() for line in listed.stdout.splitlines()[1:])
         return next(int(pid) for name, pid, *_ in lines if name == container)
+
+    @contextmanager
+    def forwarded(self, target: str, port: int, *options: str) -> Iterator[str]:
+        """`kubectl port-forward` to a port of the release; yields the URL of this side."""
+        kubectl = [str(self.plane.parts.kubectl), f"--kubeconfig={self.plane.kubeconfig}"]
+        command = [
+            *kubectl,
+            f"--namespace={NAMESPACE}",
+            "port-forward",
+            target,
+            f":{port}",
+            *options,
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                said = process.stdout.readline()  # "Forwarding from 127.0.0.1:40123 -> 8082"
+                found = re.search(r"127\.0\.0\.1:(\d+)", said)
+                assert found, f"kubectl port-forward said {said!r}"
+                yield f"http://127.0.0.1:{found[1]}"
+            finally:
+                process.terminate()
+
+    @contextmanager
+    def namespace(self, name: str, **labels: str) -> Iterator[Cluster]:
+        """A namespace with labels, in which pods can be made; it goes with all that is in it."""
+        metadata = {"name": name, "labels": labels}
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        self.plane.api.request("POST", "/api/v1/namespaces", body)
+        try:
+            account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+            until(lambda: self.plane.api.find(account), "the namespace's account")
+            yield Cluster(self.plane, name)
+        finally:
+            self.plane.kubectl("delete", "namespace", name, "--timeout=60s")
 
     @contextmanager
     def requests(self) -> Iterator["Requests"]:

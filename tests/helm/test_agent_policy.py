@@ -109,6 +109,16 @@ def test_it_writes_its_own_slices(agent: Account) -> None:
     assert write_layout(agent, OWN, {"status": {"observedGeneration": 1, "gpus": []}}) == ""
 
 
+@pytest.mark.parametrize("gb", ["170", None])
+def test_it_writes_and_removes_the_gb_of_its_own_node(agent: Account, gb: str | None) -> None:
+    body = {"status": {part: {"mpslice.io/gb": gb} for part in ("capacity", "allocatable")}}
+    assert write_node(agent, OWN, body) == ""
+    assert "may not write node" in write_node(agent, OTHER, {"status": {"capacity": CAPACITY}})
+    for other in ("mpslice.io/gbs", "other.io/gb", "cpu"):
+        refused = write_node(agent, OWN, {"status": {"capacity": {other: "1"}}})
+        assert "writes no capacity but that of its slices" in refused
+
+
 def test_another_nodes_status_is_not_its_own(agent: Account) -> None:
     refusal = write_node(agent, OTHER, {"status": {"capacity": CAPACITY}})
     assert f'the mpslice agent of node "{OWN}" may not write node "{OTHER}"' in refusal

@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import yaml
 
 from hack.cluster.controlplane import ControlPlane
 from tests.chart import CHART
+
+pytestmark = pytest.mark.versions
 
 Json = dict[str, Any]
 NAMESPACE = "mpslice-system"
@@ -33,13 +36,55 @@ WORDS: dict[str, tuple[str, ...]] = {
     "admission.devShm": ("deny", "strip"),
     "admission.tooLarge": ("warn", "deny"),
     "mps.compute": ("shared", "proportional"),
+    "mps.criticalQuota": ("false", "true"),
+    "mps.pipe": ("open", "sealed"),
     "mps.memoryUnit": ("GB", "GiB"),
     "monitoring.enabled": ("always", "never", "auto"),
     "networkPolicies.enabled": ("true", "false"),
     "planner.gate": ("true", "false"),
+    "quota.enabled": ("true", "false"),
+    "planner.ownWritesOnly": ("true", "false"),
+    "webhook.ownWritesOnly": ("true", "false"),
+    "admission.podSecurity.enabled": ("true", "false"),
+    "admission.podSecurity.clusterDefault": ("privileged", "baseline"),
     "simulatedGPUs": ("null", '[{"uuid": "GPU-1", "memoryMiB": 81920}]'),
 }
 _SEED = 1  # the same turns in every run
+# What a user may add, which changes no other object.
+_PROGRAM: Json = {
+    "serviceAccount": {"annotations": {"example.com/role": "one"}},
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "ca", "optional": True}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com"}],
+    "podLabels": {"example.com/cost": "gpu"},
+    "podAnnotations": {"sidecar.istio.io/inject": "false"},
+}
+_NAMES: Json = {
+    "dnsPolicy": "None",
+    "dnsConfig": {"nameservers": ["192.0.2.1"], "options": [{"name": "ndots", "value": "2"}]},
+}
+_SPREAD: Json = {
+    "topologySpreadConstraints": [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "DoNotSchedule",
+        }
+    ]
+}
+ADDED: Json = {
+    "commonLabels": {"team": "ml-platform"},
+    "commonAnnotations": {"example.com/owner": "ml-platform"},
+    "revisionHistoryLimit": 2,
+    "crds": {"annotations": {"argocd.argoproj.io/sync-options": "ServerSideApply=true"}},
+    "uninstall": {"removeGates": True},
+    "jobs": {"affinity": {"nodeAffinity": {}}, "extraEnv": _PROGRAM["extraEnv"]},
+    "monitoring": {"serviceAnnotations": {"prometheus.io/scrape": "true"}},
+    "mps": _PROGRAM,
+    "webhook": {**_PROGRAM, **_NAMES, **_SPREAD, "serviceAnnotations": {"example.com/a": "b"}},
+    "planner": {**_PROGRAM, **_NAMES, **_SPREAD},
+    "nodeAgent": {**_PROGRAM, **_NAMES},
+}
 FOREIGN_KINDS = {
     "monitoring.coreos.com/v1": ("ServiceMonitor", "PodMonitor", "PrometheusRule"),
     "cert-manager.io/v1": ("Certificate", "Issuer"),
@@ -118,4 +163,16 @@ def test_every_combination_of_the_modes_is_accepted(plane: ControlPlane) -> None
         texts = {text for output in outputs for text in output.split("\n---\n")}
     # The same object is asked about once, however many combinations have it.
     documents = [yaml.load(text, yaml.CSafeLoader) for text in sorted(texts)]
+    _apply(plane, documents, "--dry-run=server", "--force-conflicts", "--validate=strict")
+
+
+def test_whatever_a_user_adds_is_accepted(plane: ControlPlane, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(ADDED))
+    command = [str(plane.parts.helm), "template", "mpslice", str(CHART), f"--values={values}"]
+    done = subprocess.run(
+        [*command, f"--namespace={NAMESPACE}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    documents = [each for each in yaml.safe_load_all(done.stdout) if each]
     _apply(plane, documents, "--dry-run=server", "--force-conflicts", "--validate=strict")

@@ -23,13 +23,18 @@ CASES: dict[str, tuple[str, ...]] = {
         "--set=tls.mode=secret,mps.hostIPC=false,mps.compute=proportional,runtimeClassName=nvidia",
         "--set=admission.failurePolicy=Ignore,admission.enforcement=warn,admission.devShm=strip",
         "--set=admission.workloads=false,webhook.hostNetwork=true,webhook.securePort=9443",
+        "--set=webhook.clientCA=-----BEGIN CERTIFICATE-----,webhook.clientNames={kube-apiserver}",
         "--set=imagePullSecrets[0].name=pull,image.repository=registry.example.com/mpslice",
         "--set=networkPolicies.apiServerPorts={443,6443},uninstall.refuseWhileUsed=false",
+        "--set=planner.ui.enabled=true,quota.enabled=true",
+        "--set=verify.nodes={n1}",
     ),
     "simulated": (
         "--set=simulatedGPUs[0].uuid=GPU-1,simulatedGPUs[0].memoryMiB=81920",
-        "--set=networkPolicies.enabled=false,nodeAgent.ownNodeOnly=false",
+        "--set=networkPolicies.enabled=false,nodeAgent.ownNodeOnly=false,planner.ownWritesOnly=false",
+        "--set=webhook.ownWritesOnly=false,admission.podSecurity.clusterDefault=baseline",
         "--set=admission.policy.enabled=false,priorityClasses.create=false",
+        "--set=admission.podSecurity.enabled=false",
     ),
 }
 

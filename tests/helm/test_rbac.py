@@ -42,6 +42,9 @@ PLANNER: Rights = {
         "podgroups.scheduling.x-k8s.io",
         "get list watch",
     ),
+    # Which nodes a volume can be reached from, and whether a claim exists.
+    ("persistentvolumes", "", "get list watch"),
+    ("persistentvolumeclaims", "", "get list watch"),
     # Their labels, which affinity between pods may choose by.
     ("namespaces", "", "get list watch"),
     ("nodelayouts.mpslice.io", "", "create delete get list patch watch"),
@@ -57,7 +60,6 @@ NODE_AGENT: Rights = {
     ("nodelayouts.mpslice.io/status", "", "patch"),
     ("events", "", "create get patch"),
 }
-UNINSTALL: Rights = {("nodelayouts.mpslice.io", "", "list")}
 
 
 def rights(plane: ControlPlane, account: str, namespace: str) -> Rights:
@@ -95,7 +97,6 @@ def everybodys(plane: ControlPlane) -> Rights:
         ("mpslice-webhook", WEBHOOK),
         ("mpslice-planner", PLANNER),
         ("mpslice-nodeagent", NODE_AGENT),
-        ("mpslice-uninstall", UNINSTALL),
         ("mpslice-mps", set()),
         ("default", set()),
     ],
@@ -104,6 +105,18 @@ def test_account_has_the_rights_of_the_table_and_no_others(
     plane: ControlPlane, everybodys: Rights, account: str, table: Rights
 ) -> None:
     assert rights(plane, account, NAMESPACE) - everybodys == table
+
+
+def test_only_the_page_lets_the_planner_ask_about_tokens_and_rights(plane: ControlPlane) -> None:
+    created = {
+        resource
+        for document in render(plane.parts.helm, "--set=planner.ui.enabled=true")
+        if document["kind"] == "ClusterRole" and document["metadata"]["name"] == "mpslice-planner"
+        for rule in document["rules"]
+        if rule["verbs"] == ["create"]
+        for resource in rule["resources"]
+    }
+    assert created == {"tokenreviews", "subjectaccessreviews"}
 
 
 @pytest.mark.parametrize("account", ["mpslice-webhook", "mpslice-planner"])

@@ -3,14 +3,20 @@
 Throughout, a slice pod runs whose process must not change; the GPUs are simulated.
 """
 
+import json
 import re
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hack.cluster.configs import RUNTIME_HANDLER, RUNTIME_MARK
 from hack.cluster.programs import NODE_LABEL
 from hack.cluster.progress import Say
+from tests.chart import CHART
 from tests.e2e.cluster import slice_pod, until
 from tests.helm.release import NAMESPACE, RELEASE, Release, readme_pod
 
@@ -65,6 +71,85 @@ def test_replicas_are_as_many_as_the_chart_says_and_not_roots(release: Release) 
             assert (status["Uid"].split()[0] == "0") == (component == "nodeagent")
 
 
+def test_helm_test_shows_what_a_slice_pod_gets_and_how_a_wrong_one_is_refused(
+    release: Release,
+) -> None:
+    done = release.helm("test", RELEASE, "--timeout=60s")
+    said = done.stdout + done.stderr
+    assert "  spec.containers[0].securityContext.runAsUser: 1000" in said
+    assert "  spec.schedulingGates[0].name: mpslice.io/carve" in said
+    assert "MultipleSlices" in said
+    left = ("get", "jobs,serviceaccounts,roles,rolebindings,networkpolicies", f"-n={NAMESPACE}")
+    assert "mpslice-test" not in release.plane.kubectl(*left, "-o=name").stdout
+
+
+def test_notes_say_that_no_registry_has_a_local_image(release: Release) -> None:
+    assert "Nodes cannot pull localhost/mpslice:" in release.helm("get", "notes", RELEASE).stdout
+
+
+def test_the_page_is_reached_by_port_forward_alone(release: Release) -> None:
+    kubectl = release.plane.kubectl
+    kubectl("create", "namespace", "team-a")
+    printed = {" ".join(command[:2]): kubectl(*command) for command in page_commands("create")}
+    token = printed["create token"].stdout.strip()
+    somebody = ("--as=somebody", "--as-group=gpu-users", "--as-group=system:authenticated")
+    with release.forwarded("deployment/mpslice-planner", 8082, *somebody) as url:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert b"<title>mpslice</title>" in answer.read()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{url}/events", timeout=10)
+        asked = urllib.request.Request(f"{url}/events")
+        asked.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            data = next(line for line in answer if line.startswith(b"data: "))
+        assert release.node.name in json.loads(data[6:])["nodes"]
+    for pod in release.pods_of("planner"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((pod["status"]["podIP"], 8082), timeout=5)
+
+
+def page_commands(*beginnings: str) -> list[list[str]]:
+    """The words after `kubectl` of commands on the documentation's page."""
+    text = (CHART.parent.parent / "docs" / "page.md").read_text().replace("\\\n", " ")
+    lines = [line.removeprefix("kubectl ") for line in text.splitlines()]
+    return [line.split() for line in lines if line.startswith(beginnings)]
+
+
+def test_only_slice_pods_get_the_runtime_class_of_the_chart(release: Release) -> None:
+    runtime_class = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "nvidia"},
+        "handler": RUNTIME_HANDLER,
+        "overhead": {"podFixed": {"cpu": "10m"}},
+    }
+    other = {**runtime_class, "metadata": {"name": "plain"}, "handler": "runc"}
+    release.pods.apply(runtime_class, other)
+    reminder = "set mps.podRuntimeClassName=nvidia"
+    with_gpus = ("upgrade", RELEASE, str(CHART), "--dry-run=server", "--reuse-values")
+    notes = release.helm(*with_gpus, "--set-json=simulatedGPUs=[]").stdout
+    assert reminder in notes
+    release.upgrade("mps.podRuntimeClassName=nvidia")
+    notes = release.helm(*with_gpus, "--set-json=simulatedGPUs=[]").stdout
+    assert reminder not in notes
+    release.until_replaced("webhook")
+    plain = slice_pod("plain", 10)
+    del plain["spec"]["containers"][0]["resources"]
+    release.pods.apply(slice_pod("train", 10), plain)
+    release.pods.apply(slice_pod("chosen", 10, runtimeClassName="plain"))
+    name, mark = RUNTIME_MARK
+    seen = {}
+    for pod in ("train", "plain", "chosen"):
+        release.pods.running(pod)
+        seen[pod] = release.pods.environment(pod).get(name)
+    assert seen == {"train": mark, "plain": None, "chosen": None}
+    # The API server adds it to a pod of the class, although the class came by our webhook.
+    assert release.pods.pod("train")["spec"]["overhead"] == {"cpu": "10m"}
+    release.upgrade()
+    release.until_replaced("webhook")
+    release.plane.kubectl("delete", "runtimeclass", "nvidia", "plain")
+
+
 def test_upgrade_and_rollback_refuse_nobody(running: Release, cluster_say: Say) -> None:
     revision = running.helm("list", "--output=json").stdout
     with running.requests() as asked:
@@ -87,9 +172,12 @@ def test_upgrade_and_rollback_refuse_nobody(running: Release, cluster_say: Say) 
 
 
 def test_uninstall_is_refused_while_a_slice_is_used(running: Release) -> None:
+    running.pods.apply(slice_pod("waits", 10, schedulingGates=[{"name": "example.com/other"}]))
     refused = running.helm("uninstall", RELEASE, "--timeout=60s", check=False)
     assert refused.returncode != 0
-    assert "10gb is held by default/train main" in refused.stdout + refused.stderr
+    said = refused.stdout + refused.stderr
+    assert "10gb is held by default/train main" in said
+    assert "default/waits carries the gate mpslice.io/carve" in said
     assert len(running.pods_of("webhook")) == 2
     # Helm now believes that the release is half gone and takes no upgrade; a rollback mends that.
     last = running.helm("list", "--all", "--output=json").stdout
@@ -132,6 +220,19 @@ def test_node_is_handed_back_once_its_last_slice_pod_has_ended(running: Release)
     running.pods.delete("too-late")
     running.label(**{key: value})
     running.hand_over()
+
+
+def test_gate_goes_from_pods_that_an_uninstall_leaves_behind(release: Release) -> None:
+    release.upgrade("uninstall.removeGates=true")
+    release.pods.apply(slice_pod("waits", 10, schedulingGates=[{"name": "example.com/other"}]))
+    gates = [gate["name"] for gate in release.pods.pod("waits")["spec"]["schedulingGates"]]
+    assert gates == ["example.com/other", "mpslice.io/carve"]
+    done = release.helm("uninstall", RELEASE, "--wait", "--timeout=60s")
+    assert "default/waits: the gate is taken away" in done.stdout + done.stderr
+    gates = [gate["name"] for gate in release.pods.pod("waits")["spec"]["schedulingGates"]]
+    assert gates == ["example.com/other"]
+    left = ("get", "jobs,serviceaccounts,clusterroles,clusterrolebindings", f"-n={NAMESPACE}")
+    assert "mpslice-ungate" not in release.plane.kubectl(*left, "-o=name").stdout
 
 
 def test_unused_release_goes_and_leaves_what_its_data_is(release: Release) -> None:

@@ -6,6 +6,7 @@ Throughout, a slice pod runs that is a client of its GPU's MPS server and ends w
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,31 +14,28 @@ from pathlib import Path
 import pytest
 
 from hack.cluster import mps
-from hack.cluster.errors import Unavailable
 from hack.cluster.programs import NODE_LABEL
 from hack.cluster.progress import Say
-from mpslice.gpus import DeviceId
-from tests.cluster.plugin import do_without
+from mpslice.gpus import MIB, DeviceId
+from tests.chart import render
 from tests.e2e.cluster import slice_pod, until
-from tests.helm.driver import DriverRoot, laid_out
+from tests.helm import hostile_image as hostile_image_
+from tests.helm.driver import DriverRoot
 from tests.helm.release import NAMESPACE, RELEASE, Json, Release, readme_pod
+from tests.helm.siblings import POD_SECURITY_LABEL, PRIVILEGED_LABEL, VIOLATIONS, refusals
 from tests.nodeagent.mps.machine import DEFAULT, EXCLUSIVE, ONE, TWO, USER
+from tests.prometheus.charted import groups, queries
+from tests.prometheus.monitors import scrape_configs
+from tests.prometheus.promtool import told
+from tests.prometheus.server import Prometheus
+from tests.prometheus.server import running as prometheus_running
 
 # Before the tests that share the session's node: a machine can have one.
 pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
 
 TRAIN = "train"
-
-
-@pytest.fixture(scope="module")
-def driver(place: Release, nvml_library: Path) -> Iterator[DriverRoot]:
-    """On the node of these tests; no pod uses it any more when it goes."""
-    try:
-        control = mps.control_program("trixie")
-    except Unavailable as error:
-        do_without("mps", str(error))
-    with laid_out(control, nvml_library) as laid:
-        yield laid
+VERIFY = "--selector=app.kubernetes.io/component=verify"
+PROOF_SECONDS = 500  # a minute or two where the machine has nothing else to do
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +57,36 @@ def installed(
     until(lambda: not supervisors_left(release), "no pod uses the driver", 60)
 
 
+@pytest.fixture(scope="module")
+def hostile_image(installed: Release, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of an image on the node that holds a setuid-root program."""
+    folder = tmp_path_factory.mktemp("hostile")
+    installed.node.import_image(hostile_image_.build(folder, mps.control_program("trixie")))
+    return hostile_image_.NAME
+
+
 @pytest.fixture
 def release(installed: Release) -> Iterator[Release]:
     """Afterwards no slice pod is left."""
     yield installed
     installed.pods.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+
+
+@pytest.fixture
+def prometheus(release: Release, prometheus_program: Path, tmp_path: Path) -> Iterator[Prometheus]:
+    """Scrapes the release as the chart's monitors say, and has begun with all its programs."""
+    monitors = render(release.plane.parts.helm, "--set=monitoring.enabled=always")
+    scrapes = scrape_configs(monitors, release.plane.api)
+    # Every second and not every minute: there is an answer at once, and GB-hours 60 times too many.
+    rules = {"rules.yaml": {"groups": groups(every="1s")}}
+
+    def scraped() -> bool:
+        up = Counter(t["labels"]["container"] for t in server.targets() if t["health"] == "up")
+        return up == {"webhook": 2, "planner": 2, "nodeagent": 1}
+
+    with prometheus_running(prometheus_program, tmp_path, scrapes, rules) as server:
+        until(scraped, "all programs are scraped", 60)
+        yield server
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,12 @@ def supervisors_left(release: Release) -> list[str]:
     return release.plane.kubectl(*words, selector).stdout.split()
 
 
+def proof_has_ended(release: Release) -> bool:
+    """Whether the Job that proves has ended, well or not."""
+    ended = ("Succeeded", "Failed")
+    return any(pod["status"]["phase"] in ended for pod in release.pods_of("verify"))
+
+
 def cuda_pod(name: str, size: int, driver: DriverRoot) -> Json:
     """A slice pod whose one process is a client of the MPS server, and ends when that does."""
     volume = {"name": "cuda", "hostPath": {"path": str(driver.client), "type": "File"}}
@@ -142,6 +171,93 @@ def test_the_readmes_pod_runs_after_helm_install(release: Release, driver: Drive
     assert driver.nvml.compute_mode(gpu) == EXCLUSIVE
     assert driver.daemon(gpu)
     assert len(driver.servers(gpu)) == 1
+
+
+def test_prometheus_answers_every_query_of_the_dashboards(
+    release: Release,
+    driver: DriverRoot,
+    prometheus: Prometheus,
+    promtool: Path,
+) -> None:
+    # By the webhook: what the ValidatingAdmissionPolicy refuses, the API server counts.
+    wrong = slice_pod("wrong", 10, hostUsers=False)
+    assert "UserNamespaceConflict" in release.pods.refused(wrong)
+    # A size that no other test has left on a GPU: a layout has to be applied.
+    release.pods.apply(cuda_pod(TRAIN, 13, driver), slice_pod("huge", 500))
+    release.pods.running(TRAIN)
+    gpu = DeviceId.parse(until(release.held, "its holder")[f"default/{TRAIN}"]).gpu
+    pid = release.process(TRAIN)
+    driver.nvml.process(gpu, pid, 2000)
+    never_used = f'pod:mpslice_slice_memory_never_used_bytes:sum{{pod="{TRAIN}"}}'
+    granted = f'sum(mpslice_slice_memory_limit_bytes{{pod="{TRAIN}"}})'
+    used = f"{granted} - scalar({never_used})"
+    until(lambda: prometheus.values(used) == [2000 * MIB], "what was used at the peak", 60)
+    driver.nvml.end_process(gpu, pid)
+
+    def unanswered() -> list[str]:
+        return [str(query) for query in queries() if not prometheus.values(query.expression)]
+
+    until(lambda: not unanswered(), f"an answer to {unanswered()}", 30)
+    assert {rule["health"]: rule.get("lastError") for rule in prometheus.rules()} == {"ok": None}
+    # Their expressions name the job and the container, which only a real target has.
+    down = prometheus.query('ALERTS{alertname=~"Mpslice(Webhook|Planner)Down"}')
+    assert down == []
+    for target in prometheus.targets():
+        assert told(promtool, "check", "metrics", input=prometheus.scraped(target)) == ""
+
+
+def test_a_setuid_program_ends_the_daemon_only_where_privileges_may_be_gained(
+    release: Release, driver: DriverRoot, hostile_image: str
+) -> None:
+    """uid 0 in a container, without any capability, is obeyed by NVIDIA's control program."""
+    quit_ = f"echo quit | {hostile_image_.AS_ROOT} {hostile_image_.CONTROL}; echo asked"
+    stay = 'trap "exit 0" TERM; sleep 3600 & wait'
+
+    def attack(name: str, **security: bool) -> tuple[int | None, int | None, list[str]]:
+        """The PIDs of the GPU's daemon before and after, and what the container printed."""
+        pod = slice_pod(name, 10, command=f"sleep 3; {quit_}; {stay}")
+        (container,) = pod["spec"]["containers"]
+        container["image"] = hostile_image
+        if security:
+            container["securityContext"] = security
+        release.pods.apply(pod)
+        release.pods.running(name)
+        gpu = DeviceId.parse(until(release.held, "its holder")[f"default/{name}"]).gpu
+        before = driver.daemon(gpu)
+
+        def said() -> list[str]:
+            lines = release.pods.kubectl("logs", name, check=False).splitlines()
+            return lines if "asked" in lines else []
+
+        lines = until(said, "the container has asked the daemon to quit", 30)
+        if "uid 0" in lines:
+            until(lambda: driver.daemon(gpu) != before, "the daemon has ended", 30)
+        after = driver.daemon(gpu)
+        release.pods.delete(name)
+        return before, after, lines
+
+    before, after, lines = attack("as-it-comes")
+    assert "uid 1000" in lines, lines
+    assert before == after
+    assert before is not None
+    # The same program, so that the test shows that it sees a daemon that ends.
+    before, after, lines = attack("may-gain", allowPrivilegeEscalation=True)
+    assert "uid 0" in lines, lines
+    assert before is not None
+    assert before != after
+
+
+def test_a_namespace_of_the_pod_security_policy_has_slices_and_no_way_to_the_host(
+    release: Release,
+) -> None:
+    with release.namespace("guarded", **PRIVILEGED_LABEL, **POD_SECURITY_LABEL) as guarded:
+        until(lambda: refusals(guarded)[0], "the policy is in force")
+        for refused, words in zip(refusals(guarded), VIOLATIONS, strict=True):
+            assert "mpslice-pod-security" in refused
+            assert words in refused
+        guarded.apply(slice_pod("allowed", 10))
+        assert guarded.running("allowed")["spec"]["hostIPC"] is True
+        assert guarded.environment("allowed")["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=9533M"
 
 
 def test_upgrade_and_rollback_disturb_neither_pods_nor_daemons(
@@ -197,6 +313,34 @@ def test_forced_uninstall_ends_the_daemons_and_reinstall_brings_the_pod_back(
     assert after.daemon not in (None, before.daemon)
     release.pods.apply(cuda_pod("second", 10, running.driver))
     release.pods.running("second")
+
+
+@pytest.mark.timeout(700)
+def test_proof_on_an_excluded_gpu_runs_beside_slices_and_becomes_a_condition(
+    release: Release, driver: DriverRoot
+) -> None:
+    node = release.node.name
+    exclusion = "mpslice.io/exclude-gpus"
+    release.plane.kubectl("annotate", "node", node, f"{exclusion}=1")
+    until(lambda: "GPU 1 is left alone" in release.ready_message(), "GPU 1 is excluded", 60)
+    until(lambda: driver.daemon(TWO) is None, "its daemon has ended", 60)
+    release.pods.apply(cuda_pod(TRAIN, 10, driver))
+    release.pods.running(TRAIN)
+    train = Running(release, driver)
+    until(train.is_served, "the MPS server serves the pod")
+    before = train.processes()
+    with driver.cuda():
+        release.upgrade(f"verify.nodes={{{node}}}", "verify.gpu=1")
+        until(lambda: proof_has_ended(release), "the proof has ended", PROOF_SECONDS)
+    said = release.plane.kubectl("logs", f"--namespace={NAMESPACE}", VERIFY, "--tail=-1").stdout
+    shown = until(lambda: release.condition("Verified"), f"the condition; the Job said {said}")
+    assert (shown["status"], shown["reason"]) == ("True", "Verified"), said
+    assert shown["message"].startswith("GPU 1 (")
+    assert shown["message"].endswith("every claim holds")
+    assert train.processes() == before
+    assert (driver.daemon(TWO), driver.nvml.compute_mode(TWO)) == (None, DEFAULT)
+    release.upgrade()
+    release.plane.kubectl("annotate", "node", node, f"{exclusion}-")
 
 
 def test_unused_release_goes_and_gives_the_gpus_back(release: Release, driver: DriverRoot) -> None:

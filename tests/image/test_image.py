@@ -97,6 +97,18 @@ def test_no_path_of_the_building_machine_is_in_the_project(root: Path) -> None:
             assert b"/tmp/" not in content or path.suffix in (".py", ".pyc"), path
 
 
+def test_every_module_of_the_programs_is_in_the_image(root: Path) -> None:
+    """One that is in the checkout alone would be missed only when a program needs it."""
+    installed = root / install.PROJECT
+    missing = [
+        str(path.relative_to(install.CHECKOUT))
+        for path in install.project_files()
+        if path.suffix == ".py" and not (installed / path.relative_to(install.CHECKOUT)).exists()
+    ]
+    assert missing == []
+    assert (installed / "webhook" / "main.py").exists()
+
+
 def test_an_unchanged_checkout_is_not_built_twice(mpslice_image: Built) -> None:
     def must_be_silent(line: str) -> None:
         raise AssertionError(line)

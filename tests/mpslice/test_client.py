@@ -1,12 +1,23 @@
 """kubernetes-asyncio's client comes without its generated modules, and leaves the package whole."""
 
+import configparser
+import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from hack.cluster.layout import CHECKOUT
+from mpslice.kube.client import ApiClient, Configuration
+from mpslice.kube.session import _look_up_no_proxies
 
 
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True
     )
     return done.stdout.strip()
 
@@ -38,3 +49,50 @@ def test_who_has_imported_the_package_before_keeps_it() -> None:
         "print(whole is still, whole.ApiClient is ours.ApiClient)"
     )
     assert same == "True True"
+
+
+_SEAM = (
+    "mpslice.kube builds on {name}, which kubernetes-asyncio {version} does not have as it did; "
+    "adapt {module} and only then raise the upper bound in setup.cfg"
+)
+
+
+def seam(name: str, module: str) -> str:
+    return _SEAM.format(name=name, module=module, version=version("kubernetes-asyncio"))
+
+
+@pytest.mark.parametrize(
+    "name", ["client.api_client", "client.configuration", "client.rest", "config"]
+)
+def test_modules_that_are_imported_alone_are_where_they_were(name: str) -> None:
+    found = importlib.util.find_spec("kubernetes_asyncio")
+    assert found is not None
+    assert found.submodule_search_locations
+    path = Path(found.submodule_search_locations[0]).joinpath(*name.split("."))
+    is_there = path.with_suffix(".py").exists() or path.joinpath("__init__.py").exists()
+    assert is_there, seam(f"kubernetes_asyncio.{name}", "mpslice/kube/client.py")
+
+
+async def test_session_of_the_client_can_be_exchanged() -> None:
+    client = ApiClient(Configuration())
+    try:
+        session = getattr(getattr(client, "rest_client", None), "pool_manager", None)
+        what = seam("ApiClient.rest_client.pool_manager", "mpslice/kube/session.py")
+        assert isinstance(session, aiohttp.ClientSession), what
+        _look_up_no_proxies(client)
+        exchanged = client.rest_client.pool_manager
+        assert exchanged is not session, what
+        assert exchanged.connector is not None, what
+        assert not exchanged.connector.closed, what
+        assert session.closed, what
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("name", ["aiohttp", "kubernetes-asyncio"])
+def test_libraries_whose_inner_parts_are_used_have_an_upper_bound(name: str) -> None:
+    settings = configparser.ConfigParser()
+    settings.read(CHECKOUT / "setup.cfg")
+    requirements = settings["options"]["install_requires"].split()
+    (requirement,) = [line for line in requirements if line.startswith(f"{name}>")]
+    assert ",<" in requirement, f"{name} needs an upper bound in setup.cfg: its parts may move"

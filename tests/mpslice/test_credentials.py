@@ -101,8 +101,8 @@ class Guard:
 
 
 @asynccontextmanager
-async def guarded(token: str) -> AsyncIterator[Guard]:
-    guard = Guard()
+async def guarded(token: str, kind: type[Guard] = Guard) -> AsyncIterator[Guard]:
+    guard = kind()
     guard.token = token
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", guard.handle)
@@ -151,15 +151,15 @@ async def test_missing_files_are_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [1\nb: }", "while parsing a flow sequence"),
+        ("a: [1\nb: }", "line 2 is not YAML: expected ',' or ']', but got ':'"),
         ("a: \0", "unacceptable character"),
         ("", "it is empty"),
         ("- 1", "is no kubeconfig"),
         ("hello", "is no kubeconfig"),
-        ("current-context: c", "Expected object with name c"),
+        ("current-context: c", "it has no context"),
         ("current-context: c\ncontexts: [1]", "it is no kubeconfig"),
         ("current-context: c\ncontexts: [{name: c, context: 1}]", "it is no kubeconfig"),
-        ("contexts: {}", "Expected key current-context"),
+        ("contexts: {}", "it has no current-context"),
     ],
 )
 async def test_file_that_is_no_kubeconfig_is_answered_with_a_sentence(
@@ -173,6 +173,43 @@ async def test_file_that_is_no_kubeconfig_is_answered_with_a_sentence(
     assert answer.startswith(f"cannot use kubeconfig {path}: ")
     assert said in answer
     assert "\n" not in answer
+
+
+async def test_context_chooses_cluster_and_namespace(tmp_path: Path) -> None:
+    other = context("two")
+    other["contexts"][0]["context"]["namespace"] = "team-a"
+    listed = f"{whole(tmp_path / 'a', 'one')}:{whole(tmp_path / 'b', 'two')}"
+    written(tmp_path / "b", cluster("two"), other, user("two", token="two"))
+    first, second = await Credentials.load(listed), await Credentials.load(listed, "two")
+    assert (token(first), first.namespace) == ("Bearer one", "default")
+    assert (token(second), second.namespace) == ("Bearer two", "team-a")
+
+
+async def test_unknown_context_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
+    path = whole(tmp_path / "config", "one")
+    with pytest.raises(BadCredentials) as raised:
+        await Session.connect("test", path, context="two")
+    assert str(raised.value) == (
+        f"cannot use kubeconfig {path}: it has no context 'two'; it has one"
+    )
+
+
+async def test_every_request_names_whom_it_stands_for(tmp_path: Path) -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    class Noting(Guard):
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            groups = request.headers.getall("Impersonate-Group", [])
+            seen.append((request.headers.get("Impersonate-User", ""), groups))
+            return await super().handle(request)
+
+    async with guarded("c", Noting) as server:
+        path = whole(tmp_path / "config", server=server.url)
+        async with await Session.connect("test", path, user="jane", groups=["a", "b"]) as kube:
+            await kube.list_page(NODES, query={})
+        async with await Session.connect("test", path) as kube:
+            await kube.list_page(NODES, query={})
+    assert seen == [("jane", ["a", "b"]), ("", [])]
 
 
 async def test_token_that_ends_is_asked_for_anew_and_once_for_all(

@@ -9,6 +9,7 @@ import pytest
 from mpslice.kube.api import Json, Kube
 from mpslice.kube.elector import Elector, Timing
 from mpslice.kube.errors import Conflict, NotFound, Unreachable
+from tests.waiting import eventually
 
 FAST = Timing(lease=0.7, renew_within=0.5, retry=0.1)
 
@@ -19,6 +20,7 @@ class LeaseServer:
     def __init__(self) -> None:
         self.lease: Json | None = None
         self.version = 0
+        self.reads = 0
         self.trouble: Callable[[], Any] | None = None
 
     async def _pass(self) -> None:
@@ -26,6 +28,7 @@ class LeaseServer:
             await self.trouble()
 
     async def read(self, *_args: Any, **_options: Any) -> Json:
+        self.reads += 1
         await self._pass()
         if self.lease is None:
             raise NotFound("no lease", status=404)
@@ -39,7 +42,8 @@ class LeaseServer:
 
     async def replace(self, _resource: Any, _name: str, body: Json, **_options: Any) -> Json:
         await self._pass()
-        assert self.lease is not None
+        if self.lease is None:
+            raise NotFound("no lease", status=404)
         if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
             raise Conflict("somebody was quicker", status=409)
         return self._store(body)
@@ -101,6 +105,13 @@ async def silence() -> None:
     await asyncio.Event().wait()
 
 
+def test_a_dead_leader_is_replaced_within_ten_seconds_and_a_slow_renewal_is_waited_for() -> None:
+    timing = Timing()
+    assert timing.lease + timing.retry <= 10
+    assert timing.renew_within - timing.retry >= 5, "seconds that a renewal may take"
+    assert timing.lease - timing.renew_within >= 2, "seconds in which the work has to stop"
+
+
 async def test_lone_candidate_works_and_releases_at_its_end() -> None:
     server = LeaseServer()
     only = Candidate(server, "a")
@@ -109,6 +120,42 @@ async def test_lone_candidate_works_and_releases_at_its_end() -> None:
     await only.stop()
     assert server.lease is not None
     assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_leader_renews_without_reading_the_lease() -> None:
+    server = LeaseServer()
+    only = Candidate(server, "a")
+    async with asyncio.timeout(5):
+        await only.started.wait()
+    reads, version = server.reads, server.version
+
+    async def renewed() -> bool:
+        return server.version >= version + 3
+
+    await eventually(renewed, "the lease is renewed three times")
+    assert (server.reads, only.working) == (reads, True)
+    await only.stop()
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_leader_goes_on_after_its_lease_was_written_or_deleted(deleted: bool) -> None:
+    server = LeaseServer()
+    only = Candidate(server, "a")
+    async with asyncio.timeout(5):
+        await only.started.wait()
+    assert server.lease is not None
+    if deleted:
+        server.lease = None
+    else:  # as when the answer to a renewal was lost
+        server._store(server.lease)
+    version = server.version
+
+    async def renewed() -> bool:
+        return server.version >= version + 2
+
+    await eventually(renewed, "the lease is renewed again")
+    assert only.working
+    await only.stop()
 
 
 async def test_second_takes_over_at_once_when_the_first_ends() -> None:
@@ -122,6 +169,20 @@ async def test_second_takes_over_at_once_when_the_first_ends() -> None:
     assert server.lease is not None
     assert server.lease["spec"]["leaseTransitions"] == 2
     await second.stop()
+
+
+async def test_a_replica_that_stands_by_knows_which_one_leads() -> None:
+    server = LeaseServer()
+    first = Candidate(server, "a")
+    await first.started.wait()
+    second = Candidate(server, "b")
+
+    async def knows() -> bool:
+        return second.elector.holder == first.elector.holder == "a"
+
+    await eventually(knows, "both know the leader", seconds=5)
+    await second.stop()
+    await first.stop()
 
 
 @pytest.mark.parametrize("fault", [refused, silence], ids=["refused", "silent"])

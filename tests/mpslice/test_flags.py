@@ -12,8 +12,10 @@ from mpslice.flags import (
     absolute_path,
     address,
     boolean,
+    choice,
     duration,
     environment_name,
+    loopback,
     mebibytes,
     user_id,
 )
@@ -45,7 +47,7 @@ def test_boolean_is_written_as_kubernetes_does(arguments: list[str], gate: bool)
     [
         (["--batch-idle=fast"], {}, "prog: --batch-idle: 'fast' is no duration"),
         ([], {"MPSLICE_GATE": "maybe"}, "prog: --gate: 'maybe' is neither true nor false"),
-        (["--no-such"], {}, "prog: unrecognized arguments: --no-such"),
+        (["--no-such"], {}, "prog: no flag --no-such"),
     ],
 )
 def test_unusable_value_ends_with_one_line_that_names_the_flag(
@@ -102,3 +104,51 @@ def test_every_program_answers_help_and_version(program: str) -> None:
         done = subprocess.run([executable, flag], capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
         assert done.stdout
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8082", "[::1]:8082", "127.8.0.1:0"])
+def test_loopback_addresses_are_taken_where_nothing_else_may_be(text: str) -> None:
+    assert str(loopback(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", [":8082", "0.0.0.0:8082", "10.0.0.1:8082", "[::]:80", "planner:80"]
+)
+def test_what_the_network_reaches_is_no_loopback_address(text: str) -> None:
+    with pytest.raises(ValueError, match="can be reached from the network; write for example 127"):
+        loopback(text)
+
+
+def test_flag_of_one_subcommand_is_not_judged_by_another_that_has_one_of_its_name() -> None:
+    top = FlagParser("prog", "Test.")
+    commands = top.add_subparsers(dest="command")
+    for name, parse in (("wait", duration), ("ask", boolean)):
+        commands.add_parser(name).flag("--value", parse, "1" if parse is boolean else "1s", "help")
+    assert top.parse(["wait", "--value=2s"], {}).value == 2.0
+    assert top.parse(["ask", "--value=false"], {}).value is False
+
+
+def parser() -> FlagParser:
+    made = FlagParser("program")
+    made.flag("--format", choice("table", "json"), "table", "how")
+    made.flag("--mps-user", user_id, "1000", "the uid")
+    made.repeatable("--user", user_id, "uids", "UID", short="-u")
+    return made
+
+
+def test_help_shows_the_words_that_a_flag_takes() -> None:
+    assert "--format table|json" in parser().format_help()
+
+
+def test_flags_that_were_given_are_told_from_defaults() -> None:
+    assert "mps_user" not in parser().parse([], {}).given
+    assert "mps_user" in parser().parse(["--mps-user=1000"], {}).given
+    assert "mps_user" in parser().parse([], {"MPSLICE_MPS_USER": "1000"}).given
+
+
+def test_repeatable_flag_is_a_list_of_parsed_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parser().parse(["-u", "1", "--user=2"], {}).user == [1, 2]
+    assert parser().parse([], {}).user == []
+    with pytest.raises(SystemExit):
+        parser().parse(["--user=root"], {})
+    assert "--user: 'root' is no numeric user id" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Capacities and limits are what DESIGN.md promises, and never oversubscribe a GPU."""
+"""Capacities and limits are what docs/design/nodelayout.md says, and never oversubscribe a GPU."""
 
 import pytest
 from hypothesis import given

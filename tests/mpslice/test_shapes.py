@@ -29,4 +29,4 @@ def test_first_wrong_field_is_named_with_what_to_write(
 
 
 def test_null_stands_for_absent_and_unknown_fields_are_anything() -> None:
-    check_shape({"metadata": None, "spec": {"nodeName": None, "volumes": 5}}, POD)
+    check_shape({"metadata": None, "spec": {"nodeName": None, "hostname": 5}}, POD)

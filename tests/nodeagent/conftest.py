@@ -75,6 +75,7 @@ class Machine:
             device_plugin_dir=kubelet.directory,
             pod_resources_socket=kubelet.pod_resources_socket,
             mps_root=folder / "mps",
+            cdi_dir=folder / "cdi",
             ops_listen=None,
             simulated_gpus=self.file,
         )

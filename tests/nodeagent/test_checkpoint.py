@@ -9,7 +9,7 @@ import pytest
 from mpslice.gpus import DeviceId
 from nodeagent.kubelet.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as plugin_api
-from nodeagent.slices.holders import Claim
+from nodeagent.slices.evidence import Claim
 
 ID = "GPU-00000000-0000-0000-0000-000000000001::10::0"
 WRITTEN = {
@@ -40,7 +40,7 @@ def test_our_slices_are_found_and_other_peoples_devices_are_not() -> None:
     device = DeviceId.parse(ID)
     uid = "ddb8d80d-cdb8-4087-9479-d0ebc54fe87e"
     assert parse_checkpoint(json.dumps(WRITTEN).encode()) == Checkpoint(
-        (Claim(device, "main", uid=uid),), frozenset({device})
+        (Claim(device, "main", uid=uid),), frozenset({device}), complete=True
     )
 
 
@@ -84,7 +84,7 @@ def test_empty_lists_are_null_in_go() -> None:
     text = (
         b'{"Data": {"PodDeviceEntries": null, "RegisteredDevices": {"nvidia.com/gpu-1gb": null}}}'
     )
-    assert parse_checkpoint(text) == Checkpoint()
+    assert parse_checkpoint(text) == Checkpoint(complete=True)
 
 
 def test_missing_file_is_no_evidence(tmp_path: Path) -> None:
@@ -93,4 +93,4 @@ def test_missing_file_is_no_evidence(tmp_path: Path) -> None:
 
 def test_id_under_the_wrong_size_is_left_out() -> None:
     text = json.dumps({"Data": {"RegisteredDevices": {"nvidia.com/gpu-20gb": [ID]}}}).encode()
-    assert parse_checkpoint(text) == Checkpoint()
+    assert parse_checkpoint(text) == Checkpoint(complete=True)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
 from mpslice.slices import SliceSize
+from nodeagent.container import container_edits
+from nodeagent.driver.files import Driver
+from nodeagent.edits import DeviceNode, Mount
 from nodeagent.hardware import Gpu
-from nodeagent.kubelet.container import Mount, container_edits
-from nodeagent.kubelet.driver import DeviceNode, Driver
-from nodeagent.settings import Compute, DeviceListStrategy, Settings
+from nodeagent.settings import Compute, DeviceListStrategy, Pipe, Settings
 from tests.nodeagent.conftest import AMPERE
 
 UUID = GpuUuid("GPU-00000000-0000-0000-0000-000000000001")
@@ -34,6 +35,8 @@ def test_environment_and_mount_of_ten_gb_of_an_a100() -> None:
         "CUDA_MPS_PIPE_DIRECTORY": "/run/mpslice/pipe",
         "MPSLICE_MEMORY_MIB": "9533",
         "MPSLICE_MEMORY_FRACTION": "0.1164",
+        "NVIDIA_GPU_MEMORY_REQUEST": "9533",
+        "NVIDIA_GPU_MEMORY_LIMIT": "9533",
     }
     assert edits.mounts == (Mount(Path(f"/run/mpslice/{UUID}/pipe"), "/run/mpslice/pipe"),)
 
@@ -58,6 +61,13 @@ def test_proportional_compute_is_rounded_up() -> None:
 def test_private_shared_memory_is_mounted_without_host_ipc() -> None:
     edits = container_edits(A100, slice_(10), replace(SETTINGS, host_ipc=False))
     assert edits.mounts[1:] == (Mount(Path("/run/mpslice/shm"), "/dev/shm"),)
+
+
+def test_sealed_container_gets_the_socket_alone_and_cannot_write() -> None:
+    (mount,) = container_edits(A100, slice_(10), replace(SETTINGS, pipe=Pipe.SEALED)).mounts
+    assert mount == Mount(Path(f"/run/mpslice/{UUID}/pipe/sealed"), "/run/mpslice/pipe", True)
+    (mount,) = container_edits(A100, slice_(10), SETTINGS).mounts
+    assert not mount.read_only
 
 
 def test_share_of_compute_is_never_more_than_all() -> None:
@@ -107,18 +117,6 @@ def test_cdi_names_the_gpu_and_nvidias_runtime_adds_nothing(tmp_path: Path) -> N
     assert edits.devices == ()
     assert edits.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert edits.environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=9533M"
-
-
-def test_programs_and_libraries_of_a_mounted_driver_come_first(tmp_path: Path) -> None:
-    (tmp_path / "usr" / "bin").mkdir(parents=True)
-    nodes_in(tmp_path / "usr" / "lib64", "libcuda.so.1")
-    driver = Driver(here=tmp_path)
-    assert driver.environment({"PATH": "/bin", "A": "b"}) == {
-        "A": "b",
-        "PATH": f"{tmp_path}/usr/bin:/bin",
-        "LD_LIBRARY_PATH": f"{tmp_path}/usr/lib64",
-    }
-    assert Driver(here=tmp_path / "none").environment({"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def test_limit_is_never_none_at_all() -> None:

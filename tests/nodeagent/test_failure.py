@@ -2,8 +2,8 @@
 
 from mpslice.kube.api import NODE_LAYOUTS
 from mpslice.kube.errors import Unreachable
-from nodeagent.cluster.failure import agent_error, report_failure
 from nodeagent.errors import BadSimulation, UnknownNode
+from nodeagent.failure import agent_error, report_failure
 from tests.nodeagent.conftest import NODE
 from tests.nodeagent.fake_kube import FakeKube
 

@@ -1,12 +1,14 @@
 """News of a directory, without polling."""
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
 
 from nodeagent.errors import BadSettings, DirectoryVanished
-from nodeagent.kubelet.inotify import DirectoryWatch, Names
+from nodeagent.linux import inotify
+from nodeagent.linux.inotify import DirectoryWatch, Names
 
 
 async def test_made_written_moved_and_deleted_names_are_told(tmp_path: Path) -> None:
@@ -54,3 +56,14 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
 def test_lost_count_touches_everything() -> None:
     assert Names(all=True).touches("anything")
     assert Names(all=True).makes("anything")
+
+
+def test_instances_that_are_used_up_are_named_with_their_sysctl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(function: str, *_: int | bytes) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(inotify, "call", exhausted)
+    with pytest.raises(BadSettings, match=r"fs\.inotify\.max_user_instances"):
+        DirectoryWatch(tmp_path)

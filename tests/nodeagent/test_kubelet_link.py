@@ -46,10 +46,17 @@ async def local(short_path: Path, kubelet: FakeKubelet, mps: FakeMps) -> AsyncIt
         pod_resources_socket=kubelet.pod_resources_socket,
         mps_root=short_path / "mps",
         ops_listen=None,
+        cdi_dir=short_path / "cdi",
     )
     async with LocalNode(settings, OneGpu(), mps) as local:
-        local.inventory.add(IDS, bindable=True)
+        local.table.adopt(IDS)
         yield local
+
+
+def withdraw(local: LocalNode, *ids: DeviceId) -> None:
+    local.table.close(ids)
+    local.table.retire(ids)
+    local.table.remove(ids)
 
 
 @asynccontextmanager
@@ -57,7 +64,7 @@ async def serving(local: LocalNode) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
         await local.serve_early(tasks)
         yield
-        await local.link.stop()
+        await local.handoff.link.stop()
         for task in tasks._tasks:
             task.cancel()
 
@@ -100,6 +107,35 @@ async def test_new_kubelet_is_told_within_milliseconds(
         assert kubelet.overlaps == 0
 
 
+async def test_new_size_is_no_sign_of_another_kubelet(
+    local: LocalNode, kubelet: FakeKubelet
+) -> None:
+    """Who holds what is read again after a new kubelet, and would be in the new size's way."""
+    link = local.handoff.link
+    async with serving(local):
+        await knows(kubelet)
+        before = link.reconnected.count
+        assert before == 1
+        local.handoff.expect(frozenset({SliceSize(5)}))
+        await link.until_live(frozenset({SliceSize(5)}), 10)
+        assert link.reconnected.count == before
+        await kubelet.restart()
+        await knows(kubelet)
+        assert link.reconnected.count > before
+
+
+async def test_size_that_never_had_a_slice_is_left_to_another_plugin(
+    local: LocalNode, kubelet: FakeKubelet
+) -> None:
+    link, coming = local.handoff.link, frozenset({SliceSize(5)})
+    async with serving(local):
+        await knows(kubelet)
+        local.handoff.expect(coming)
+        await link.until_live(coming, 10)
+        await local.handoff.leave()
+        assert (link.live(coming), link.live(SIZES)) == (False, True)
+
+
 async def test_kubelet_that_was_away_is_told_when_it_comes(
     local: LocalNode, kubelet: FakeKubelet
 ) -> None:
@@ -128,7 +164,7 @@ async def test_kubelet_that_is_bound_before_it_listens_is_tried_again_at_once(
 
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(kubelet.socket))
-    local.inventory.remove(IDS[2:])
+    withdraw(local, *IDS[2:])
     with socket.socket(socket.AF_UNIX) as listener:
         async with serving(local):
             await failed(8 * len(SIZES))
@@ -158,7 +194,7 @@ async def test_size_that_was_cut_off_is_registered_again_alone(
 async def test_size_that_is_cut_off_over_and_over_is_registered_ever_more_slowly(
     local: LocalNode, kubelet: FakeKubelet
 ) -> None:
-    local.inventory.remove(IDS[2:])
+    withdraw(local, *IDS[2:])
     cuts: list[asyncio.Task[None]] = []
     kubelet.on_list = lambda name: cuts.append(asyncio.create_task(kubelet.disconnect(name)))
     started = asyncio.get_running_loop().time()
@@ -180,8 +216,9 @@ async def test_live_stream_is_never_registered_beside(
     async with serving(local):
         await knows(kubelet)
         for _ in range(5):
-            local.inventory.retire(IDS[:1])
-            local.inventory.restore(IDS[:1])
+            local.table.close(IDS[:1])
+            local.table.retire(IDS[:1])
+            local.table.restore(IDS[:1])
             await asyncio.sleep(0)
         await knows(kubelet)
     assert kubelet.overlaps == 0
@@ -193,10 +230,10 @@ async def test_each_change_is_a_whole_list_on_the_same_stream(
 ) -> None:
     async with serving(local):
         await knows(kubelet)
-        local.inventory.remove(IDS[:2])
+        withdraw(local, *IDS[:2])
         await knows(kubelet, len(IDS) - 2)
         assert kubelet.devices[resource(10)] == {}
-        local.inventory.add(IDS[:1])
+        local.table.carve(IDS[:1])
         await knows(kubelet, len(IDS) - 1)
     assert len(kubelet.registrations) == len(SIZES)
 
@@ -319,9 +356,9 @@ async def test_kubelet_that_refuses_calls_for_a_while_is_asked_again(
     kubelet.refusals = 3
     async with serving(local):
         await knows(kubelet)
-        assert await local.pod_resources.allocatable() == frozenset(IDS)
+        assert await local.handoff.pod_resources.allocatable() == frozenset(IDS)
         await kubelet.admit("ns/a", resource(10))
-        (claim,) = await local.pod_resources.list()
+        (claim,) = await local.handoff.pod_resources.list()
     assert (claim.pod, claim.container, str(claim.id)) == ("ns/a", "main", device(1, 10, 0))
 
 
@@ -330,9 +367,9 @@ async def test_absent_kubelet_is_an_error_and_found_again(
 ) -> None:
     await kubelet.stop()
     with pytest.raises(AgentError, match="PodResources on"):
-        await local.pod_resources.list()
+        await local.handoff.pod_resources.list()
     await kubelet.start()
-    assert await local.pod_resources.list() == ()
+    assert await local.handoff.pod_resources.list() == ()
 
 
 async def test_go_clients_authority_is_accepted(local: LocalNode, kubelet: FakeKubelet) -> None:

@@ -8,19 +8,14 @@ from mpslice.gpus import DeviceId
 from mpslice.kube.api import PODS
 from nodeagent.gpus.processes import pod_uid_of
 from nodeagent.hardware import GpuProcess
-from nodeagent.slices.holders import Holder, Pods, departed
+from nodeagent.slices.evidence import Holder
 from nodeagent.slices.leftovers import remains
-from nodeagent.slices.pods import Need, PodFacts, project_pod
+from nodeagent.slices.pods import project_pod
 from tests.nodeagent.conftest import Machine, device, pod_manifest, resource
 
 SLICE = DeviceId.parse(device(1, 10, 0))
 UID = "0d4a7a9c-9b1e-4d6c-8f2a-3c5e7b9d1f20"
 OTHER = "11111111-2222-3333-4444-555555555555"
-
-
-def pod(name: str, uid: str, *, stopped: bool = False, ended: bool = False) -> PodFacts:
-    needs = (Need("main", SLICE.size),)
-    return PodFacts(f"ns/{name}", uid, needs, stopped=stopped, ended=ended)
 
 
 @pytest.mark.parametrize(
@@ -38,44 +33,6 @@ def pod(name: str, uid: str, *, stopped: bool = False, ended: bool = False) -> P
 )
 def test_cgroup_names_the_pod(line: str, uid: str) -> None:
     assert pod_uid_of(line) == uid
-
-
-def test_pod_that_vanishes_while_its_containers_run_is_suspected() -> None:
-    before = {SLICE: Holder("ns/a", "main", UID)}
-    nobody, last = Pods.of([]), Pods.of([pod("a", UID)])
-    assert departed(before, {}, nobody, last) == before
-
-
-def test_pod_whose_containers_were_seen_to_end_is_not() -> None:
-    before = {SLICE: Holder("ns/a", "main", UID)}
-    nobody, last = Pods.of([]), Pods.of([pod("a", UID, stopped=True)])
-    assert departed(before, {}, nobody, last) == {}
-
-
-def test_pod_that_lives_with_another_slice_is_not() -> None:
-    before = {SLICE: Holder("ns/a", "main", UID)}
-    pods = Pods.of([pod("a", UID)])
-    assert departed(before, {}, pods, pods) == {}
-
-
-def test_slice_that_another_pod_has_by_now_makes_the_earlier_one_suspected() -> None:
-    """The kubelet heard of the earlier one's end before we did."""
-    before = {SLICE: Holder("ns/a", "main", UID)}
-    after = {SLICE: Holder("ns/b", "main", OTHER)}
-    pods = Pods.of([pod("a", UID), pod("b", OTHER)])
-    assert departed(before, after, pods, pods) == before
-
-
-def test_pod_of_the_same_name_is_another_pod() -> None:
-    before = {SLICE: Holder("ns/a", "main", UID)}
-    after = {SLICE: Holder("ns/a", "main", OTHER)}
-    assert departed(before, after, Pods.of([pod("a", OTHER)]), Pods.of([])) == before
-
-
-def test_holder_whose_uid_becomes_known_is_the_same() -> None:
-    before = {SLICE: Holder("ns/a", "main")}
-    after = {SLICE: Holder("ns/a", "main", UID)}
-    assert departed(before, after, Pods.of([pod("a", UID)]), Pods.of([])) == {}
 
 
 def test_processes_of_the_pod_itself_remain() -> None:

@@ -52,6 +52,8 @@ def test_help_names_every_flag_of_the_contract() -> None:
         "--compute",
         "--device-list-strategy",
         "--pass-device-specs",
+        "--cdi",
+        "--cdi-dir",
         "--driver-root",
         "--ignored-xids",
         "--ops-listen",
@@ -87,7 +89,7 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
         (["--node-name=n", "--mps-user=root"], "--mps-user: 'root' is no numeric user id"),
         (["--node-name=n", "--mps-root=run"], "--mps-root: 'run' is no absolute path"),
         (["--node-name=n", "--device-plugin-dir="], "--device-plugin-dir: '' is no absolute path"),
-        (["--node-name=n", "--mps-users=1000"], "unrecognized arguments: --mps-users=1000"),
+        (["--node-name=n", "--mps-users=1000"], "no flag --mps-users; did you mean --mps-user?"),
         ([], "--node-name: is required"),
     ],
 )
@@ -108,23 +110,35 @@ def refused(
     assert line in printed
 
 
+def waits(line: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """The agent says that it waits, and why, and goes on until it is asked to end."""
+    flags = ["--node-name=n", "--ops-listen=127.0.0.1:0", f"--device-plugin-dir={folder}"]
+    with subprocess.Popen(
+        [*COMMAND, *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    ) as agent:
+        assert agent.stderr is not None
+        said = agent.stderr.readline()
+        assert agent.poll() is None
+        agent.terminate()
+        assert agent.wait(20) == 0
+    assert "waiting for the driver" in said
+    assert line in said
+
+
 @pytest.mark.skipif(find_library("nvidia-ml") is not None, reason="this machine has a driver")
-def test_absent_driver_is_said(short_path: Path) -> None:
-    refused(
-        1,
+def test_absent_driver_is_waited_for(short_path: Path) -> None:
+    waits(
         "libnvidia-ml.so.1 cannot be loaded; set the chart's runtimeClassName or driverRoot",
-        f"--device-plugin-dir={short_path}",
+        short_path,
     )
 
 
-def test_driver_that_is_not_loaded_is_said(driver: FakeDriver, short_path: Path) -> None:
+def test_driver_that_is_not_loaded_is_waited_for(driver: FakeDriver, short_path: Path) -> None:
     driver.add("driver absent")
-    refused(
-        1,
-        "the kernel module nvidia is not loaded",
-        f"--device-plugin-dir={short_path}",
-        environment=driver.environment,
-    )
+    waits("the kernel module nvidia is not loaded", short_path, driver.environment)
 
 
 def test_nvidias_list_of_xids_adds_to_ours(gpus: Path) -> None:

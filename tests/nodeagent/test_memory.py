@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,7 @@ from nodeagent.hardware import Gpu, GpuProcess
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
-from nodeagent.slices.holders import Holder
-from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.evidence import Holder
 from tests.nodeagent.conftest import AMPERE, Machine
 from tests.nodeagent.nvml.driver import FakeDriver
 from tests.waiting import eventually
@@ -97,7 +96,7 @@ async def test_excess_is_told_once_until_it_has_ended(hurry: None, settings: Set
     gpus = Measured(GpuProcess(1, "uid-a", LIMIT + 1))
     told: list[PodMemory] = []
     holders = {slice_(): Holder("ns/a", "main", "uid-a")}
-    sampler = MemorySampler(gpus, Inventory((A, B)), holders, settings, told.append)
+    sampler = MemorySampler(gpus, {A.uuid: A, B.uuid: B}, holders, settings, told.append)
     sampling = asyncio.create_task(sampler.run())
 
     async def asked_often() -> bool:
@@ -126,7 +125,7 @@ async def test_excess_is_no_news_after_a_gpu_has_not_answered(
     gpus = Measured(GpuProcess(1, "uid-a", LIMIT + 1))
     told: list[PodMemory] = []
     holders = {slice_(): Holder("ns/a", "main", "uid-a")}
-    sampler = MemorySampler(gpus, Inventory((A, B)), holders, settings, told.append)
+    sampler = MemorySampler(gpus, {A.uuid: A, B.uuid: B}, holders, settings, told.append)
     sampling = asyncio.create_task(sampler.run())
 
     async def as_it_answers() -> bool:
@@ -142,7 +141,7 @@ async def test_excess_is_no_news_after_a_gpu_has_not_answered(
 async def test_gpu_that_does_not_answer_has_no_samples(hurry: None, settings: Settings) -> None:
     gpus = Measured(GpuProcess(1, "uid-a", 5))
     holders = {slice_(): Holder("ns/a", "main", "uid-a")}
-    sampler = MemorySampler(gpus, Inventory((A, B)), holders, settings, lambda _: None)
+    sampler = MemorySampler(gpus, {A.uuid: A, B.uuid: B}, holders, settings, lambda _: None)
     sampling = asyncio.create_task(sampler.run())
 
     async def sampled() -> bool:
@@ -160,11 +159,40 @@ async def test_gpu_that_does_not_answer_has_no_samples(hurry: None, settings: Se
 
 def test_metric_names_node_gpu_and_pod() -> None:
     metrics = Metrics("n1")
-    metrics.watch_memory(lambda: [PodMemory(3, "team/train-0", "uid", 100, 200)])
+    metrics.watch_memory(lambda: [PodMemory(3, "team/train-0", "uid", 100, 200, 150)])
     text = generate_latest(metrics.registry).decode()
     labels = '{gpu="3",namespace="team",node="n1",pod="train-0"}'
     assert f"mpslice_slice_memory_used_bytes{labels} 1.048576e+08" in text
     assert f"mpslice_slice_memory_limit_bytes{labels} 2.097152e+08" in text
+    assert f"mpslice_slice_memory_peak_bytes{labels} 1.572864e+08" in text
+
+
+async def test_peak_of_a_pod_outlasts_what_it_uses_and_ends_with_its_slice(
+    hurry: None, settings: Settings
+) -> None:
+    gpus = Measured(GpuProcess(1, "uid-a", 700))
+    holders = {slice_(): Holder("ns/a", "main", "uid-a")}
+    sampler = MemorySampler(gpus, {A.uuid: A, B.uuid: B}, holders, settings, lambda _: None)
+    sampling = asyncio.create_task(sampler.run())
+
+    def shows(*wanted: tuple[int, int]) -> Callable[[], Awaitable[bool]]:
+        async def shown() -> bool:
+            return tuple((s.used_mib, s.peak_mib) for s in sampler.samples) == wanted
+
+        return shown
+
+    await eventually(shows((700, 700)), "the first sample", every=0.002)
+    gpus.found = [GpuProcess(1, "uid-a", 5)]
+    await eventually(shows((5, 700)), "less use", every=0.002)
+    gpus.lost = True
+    await eventually(shows(), "no answer", every=0.002)
+    gpus.lost = False
+    await eventually(shows((5, 700)), "an answer again", every=0.002)
+    holders.clear()
+    await eventually(shows(), "no holder", every=0.002)
+    holders[slice_()] = Holder("ns/a", "main", "uid-a")
+    await eventually(shows((5, 5)), "a peak of its own", every=0.002)
+    sampling.cancel()
 
 
 async def test_memory_of_a_pod_is_what_the_driver_says_of_its_processes(
@@ -175,7 +203,9 @@ async def test_memory_of_a_pod_is_what_the_driver_says_of_its_processes(
     driver.process(A.uuid, os.getpid(), 512)
     gpus = await NvmlGpus.start()
     holders = {slice_(): Holder("ns/a", "main", f"uid-{os.getpid()}")}
-    sampler = MemorySampler(gpus, Inventory(gpus.read()), holders, settings, lambda _: None)
+    sampler = MemorySampler(
+        gpus, {gpu.uuid: gpu for gpu in gpus.read()}, holders, settings, lambda _: None
+    )
     sampling = asyncio.create_task(sampler.run())
 
     async def sampled() -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.gpus.nos import Traces, find_traces, serves
-from nodeagent.slices.holders import Pods
+from nodeagent.slices.evidence import Pods
 from nodeagent.slices.pods import PodFacts, project_pod
 from tests.nodeagent.conftest import pod_manifest
 

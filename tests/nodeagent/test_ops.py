@@ -45,8 +45,8 @@ async def test_readiness_and_metrics_follow_the_agent(machine: Machine) -> None:
     for line in (
         'mpslice_slices{gpu="0",node="n1",size="10gb",state="used"} 1.0',
         'mpslice_slices{gpu="0",node="n1",size="10gb",state="free"} 1.0',
-        'mpslice_gpu_memory_gb{gpu="0",node="n1",state="uncarved"} 65.0',
-        'mpslice_gpu_memory_gb{gpu="1",node="n1",state="free"} 40.0',
+        'mpslice_gpu_memory_bytes{gpu="0",node="n1",state="uncarved"} 6.5e+10',
+        'mpslice_gpu_memory_bytes{gpu="1",node="n1",state="free"} 4e+10',
         'mpslice_gpu_healthy{gpu="1",node="n1"} 1.0',
         "mpslice_slices_carved_total 3.0",
         "mpslice_layout_apply_seconds_count 1.0",

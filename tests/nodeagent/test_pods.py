@@ -73,11 +73,11 @@ def unschedulable() -> dict[str, Any]:
 
 
 def test_ungated_pod_without_a_verdict_is_on_its_way() -> None:
-    assert pending().on_its_way_to("n1", CREATED + 1)
+    assert pending().on_its_way_to("n1", CREATED + 1, old_status=False)
 
 
 def test_pod_is_not_waited_for_for_ever() -> None:
-    assert not pending().on_its_way_to("n1", CREATED + IN_HAND_SECONDS + 1)
+    assert not pending().on_its_way_to("n1", CREATED + IN_HAND_SECONDS + 1, old_status=False)
 
 
 def test_late_ungating_starts_the_clock_anew() -> None:
@@ -91,8 +91,10 @@ def test_late_ungating_starts_the_clock_anew() -> None:
         {"manager": "planner", "operation": "Update", "time": "2026-01-01T01:00:00Z"},
         {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T02:00:00Z"},
     ]
-    assert facts(pod).on_its_way_to("n1", CREATED + 3600 + 1)
-    assert not facts(pod).on_its_way_to("n1", CREATED + 3600 + IN_HAND_SECONDS + 1)
+    assert facts(pod).on_its_way_to("n1", CREATED + 3600 + 1, old_status=False)
+    assert not facts(pod).on_its_way_to(
+        "n1", CREATED + 3600 + IN_HAND_SECONDS + 1, old_status=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,10 +107,15 @@ def test_late_ungating_starts_the_clock_anew() -> None:
     ],
 )
 def test_pods_that_cannot_come_by_an_old_decision(changes: dict[str, Any]) -> None:
-    assert not pending(**changes).on_its_way_to("n1", CREATED + 1)
+    assert not pending(**changes).on_its_way_to("n1", CREATED + 1, old_status=False)
+
+
+def test_unschedulable_pod_is_on_its_way_while_the_scheduler_may_go_by_an_old_status() -> None:
+    """It decides anew when a status offers more, and tells nobody before it binds the pod."""
+    assert pending(**unschedulable()).on_its_way_to("n1", CREATED + 1, old_status=True)
 
 
 def test_nominated_pod_is_on_its_way_to_that_node_only() -> None:
     pod = pending(nominatedNodeName="n1", **unschedulable())
-    assert pod.on_its_way_to("n1", CREATED + 10_000)
-    assert not pod.on_its_way_to("n2", CREATED + 1)
+    assert pod.on_its_way_to("n1", CREATED + 10_000, old_status=False)
+    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=False)

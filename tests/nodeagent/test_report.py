@@ -14,9 +14,9 @@ from nodeagent.cluster.report import (
     used_resources,
 )
 from nodeagent.hardware import Gpu, Refusal
-from nodeagent.slices.holders import Holder, Pods
-from nodeagent.slices.inventory import Inventory
+from nodeagent.slices.evidence import Claim, Pods, Reading
 from nodeagent.slices.pods import Need, PodFacts
+from nodeagent.slices.table import SliceTable
 from tests.nodeagent.conftest import AMPERE
 
 A, B = GpuUuid("GPU-a"), GpuUuid("GPU-b")
@@ -28,51 +28,52 @@ def slice_(size: int, ordinal: int = 0, uuid: GpuUuid = A) -> DeviceId:
 
 
 @pytest.fixture
-def inventory() -> Inventory:
+def table() -> SliceTable:
     gpus = [Gpu(uuid, n, "x", 81920, 0, AMPERE) for n, uuid in enumerate((A, B))]
-    inventory = Inventory(gpus)
-    inventory.add([slice_(10), slice_(10, 1), slice_(10, 0, B)], bindable=True)
-    return inventory
+    table = SliceTable(gpus)
+    table.adopt([slice_(10), slice_(10, 1), slice_(10, 0, B)])
+    return table
 
 
-def test_new_slice_counts_once_the_kubelet_knows_it(inventory: Inventory) -> None:
-    inventory.add([slice_(20)])
-    assert node_resources(inventory)[TWENTY] == Amount(0, 0)
-    inventory.confirm([slice_(20)])
-    assert node_resources(inventory)[TWENTY] == Amount(1, 1)
+def test_new_slice_counts_once_the_kubelet_knows_it(table: SliceTable) -> None:
+    table.carve([slice_(20)])
+    assert node_resources(table)[TWENTY] == Amount(0, 0)
+    table.confirm([slice_(20)])
+    assert node_resources(table)[TWENTY] == Amount(1, 1)
 
 
-def test_closed_slice_is_still_healthy_to_the_kubelet(inventory: Inventory) -> None:
+def test_closed_slice_is_still_healthy_to_the_kubelet(table: SliceTable) -> None:
     """So a pod that was bound to it already is admitted, and the withdrawal given up."""
-    inventory.close([slice_(10)])
-    assert node_resources(inventory)[TEN] == Amount(3, 2)
-    assert all(device.healthy for device in inventory.devices(TEN))
+    table.close([slice_(10)])
+    assert node_resources(table)[TEN] == Amount(3, 2)
+    assert all(device.healthy for device in table.devices(TEN))
 
 
 def test_retired_slice_is_listed_as_unhealthy_and_removed_one_not_at_all(
-    inventory: Inventory,
+    table: SliceTable,
 ) -> None:
-    inventory.retire([slice_(10)])
-    assert [device.healthy for device in inventory.devices(TEN)] == [False, True, True]
-    inventory.remove([slice_(10)])
-    assert len(inventory.devices(TEN)) == 2
-    assert node_resources(inventory)[TEN] == Amount(2, 2)
+    table.close([slice_(10)])
+    table.retire([slice_(10)])
+    assert [device.healthy for device in table.devices(TEN)] == [False, True, True]
+    table.remove([slice_(10)])
+    assert len(table.devices(TEN)) == 2
+    assert node_resources(table)[TEN] == Amount(2, 2)
 
 
-def test_unhealthy_gpu_offers_nothing(inventory: Inventory) -> None:
+def test_unhealthy_gpu_offers_nothing(table: SliceTable) -> None:
     sick = Gpu(B, 1, "x", 81920, 0, AMPERE, reason="XidError")
-    inventory.put_gpus([inventory.gpus[A], sick])
-    assert node_resources(inventory)[TEN] == Amount(3, 2)
+    table.put_gpus([table.gpus[A], sick])
+    assert node_resources(table)[TEN] == Amount(3, 2)
 
 
-def test_agent_that_goes_away_leaves_what_is_used(inventory: Inventory) -> None:
-    holders = {
-        slice_(10, 1): Holder("ns/a", "main", "uid"),
-        slice_(10, 0): Holder("ns/gone", "main", "uid-of-one-that-is-gone"),
-        slice_(10, 0, B): Holder(),  # allocated, and nobody knows for whom
-    }
+def test_agent_that_goes_away_leaves_what_is_used(table: SliceTable) -> None:
     pods = Pods.of([PodFacts("ns/a", "uid", (Need("main", TEN),))])
-    assert used_resources(inventory, holders, pods)[TEN] == Amount(3, 1)
+    table.pods = lambda: pods
+    gone = Claim(slice_(10, 0), "main", pod="ns/gone")
+    table.read(Reading(1.0, (Claim(slice_(10, 1), "main", pod="ns/a"), gone)))
+    table.allocate([slice_(10, 0, B)])  # and it is not known for which pod
+    assert len(table.holders) == 3
+    assert used_resources(table, pods)[TEN] == Amount(3, 1)
 
 
 def test_patch_names_only_what_differs() -> None:
@@ -126,8 +127,8 @@ def refused(index: int, *reasons: str) -> list[Gpu]:
     ]
 
 
-def test_node_is_ready_while_one_gpu_is_ours(inventory: Inventory) -> None:
-    gpus = list(inventory.gpus.values())
+def test_node_is_ready_while_one_gpu_is_ours(table: SliceTable) -> None:
+    gpus = list(table.gpus.values())
     assert readiness(gpus, "").message == ""
     condition = readiness([*gpus, *refused(2, "MigMode")], "")
     assert condition.status

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from mpslice.gpus import DeviceId, GpuUuid
+from mpslice.slices import SliceSize
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Gpu
 from nodeagent.kubelet.service import SliceService
+from nodeagent.kubelet.witness import Witness
+from nodeagent.mps.enforcer import MpsEnforcer
 from nodeagent.settings import Settings
-from nodeagent.slices.holders import Claim, Holder, Pods
-from nodeagent.slices.inventory import Inventory
-from nodeagent.slices.ledger import Ledger
-from nodeagent.slices.leftovers import Leftovers
+from nodeagent.slices.evidence import Claim, Pods, Reading
+from nodeagent.slices.pods import Need, PodFacts
+from nodeagent.slices.table import SliceTable
 from tests.nodeagent.conftest import AMPERE, device, gpu
 from tests.nodeagent.fake_mps import FakeMps
 
@@ -21,34 +23,31 @@ SLICE = device(1, 10, 0)
 
 
 class Silent:
-    """A kubelet that is asked and does not answer, and a driver that is not asked."""
+    """A kubelet that is asked and does not answer."""
 
     async def list(self) -> tuple[Claim, ...]:
         await asyncio.Event().wait()
         return ()
 
-    async def processes(self, gpu: GpuUuid) -> tuple[()]:
-        return ()
+
+@pytest.fixture
+def table() -> SliceTable:
+    table = SliceTable([Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE)])
+    table.adopt([DeviceId.parse(device(1, 10, n)) for n in (0, 1)])
+    return table
 
 
 @pytest.fixture
-def leftovers() -> Leftovers:
-    return Leftovers(Silent())
-
-
-@pytest.fixture
-def service(tmp_path: Path, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch) -> SliceService:
+def service(tmp_path: Path, table: SliceTable, monkeypatch: pytest.MonkeyPatch) -> SliceService:
     monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.05)
     settings = Settings("n1", tmp_path, tmp_path / "p.sock", tmp_path / "mps", None)
-    inventory = Inventory([Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE)])
-    ledger = Ledger(Silent(), tmp_path / "checkpoint", Pods, leftovers)
-    return SliceService(settings, inventory, ledger, FakeMps())
+    witness = Witness(table, Silent(), tmp_path / "checkpoint")
+    enforcer = MpsEnforcer(settings, FakeMps())
+    return SliceService(table, witness, enforcer, None, settings.memory_unit)
 
 
-def test_slice_that_is_about_to_go_is_given_last(service: SliceService) -> None:
-    inventory = service._inventory
-    inventory.add([DeviceId.parse(device(1, 10, n)) for n in (0, 1)], bindable=True)
-    inventory.close([DeviceId.parse(SLICE)])
+def test_slice_that_is_about_to_go_is_given_last(service: SliceService, table: SliceTable) -> None:
+    table.close([DeviceId.parse(SLICE)])
     both = [SLICE, device(1, 10, 1)]
     assert service.prefer(both, (), 1) == (device(1, 10, 1),)
     assert service.prefer([SLICE], (), 1) == (SLICE,)
@@ -62,8 +61,13 @@ async def test_kubelet_that_does_not_tell_is_not_taken_for_an_earlier_holder(
 
 
 async def test_earlier_holder_whose_processes_stay_is_told_of(
-    service: SliceService, leftovers: Leftovers
+    service: SliceService, table: SliceTable
 ) -> None:
-    leftovers.suspect({DeviceId.parse(SLICE): Holder("ns/a", "main", "uid-a")})
+    pod = PodFacts("ns/a", "uid-a", (Need("main", SliceSize(10)),))
+    table.pods = lambda: Pods.of([pod])
+    claim = Claim(DeviceId.parse(SLICE), "main", pod="ns/a")
+    table.read(Reading(1.0, (claim,)).with_uids(table.pods()))
+    table.pods = Pods
+    table.judge()
     with pytest.raises(AgentError, match="is still used by processes of a pod that is gone"):
         await service.prepare([SLICE])

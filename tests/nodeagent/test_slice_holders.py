@@ -1,22 +1,50 @@
 """Who holds which slice, as pods come, end and are refused."""
 
+import pytest
+
 from mpslice.kube.api import NODES, PODS
+from nodeagent.cluster import publisher
 from tests.nodeagent.conftest import NODE, Machine, device
 
 
-async def test_nos_annotations_follow_and_vanish_at_zero(machine: Machine) -> None:
+def annotations(machine: Machine) -> dict[str, str]:
+    return dict(machine.kube.get(NODES, NODE)["metadata"]["annotations"])
+
+
+async def test_nos_annotations_follow_and_vanish_at_zero(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "ANNOTATIONS_SECONDS", 0.05)
     async with machine.agent():
         await machine.applied({"10gb": 2})
         key = await machine.run_pod(10)
-        await machine.until(machine.holders, "holder")
-        annotations = machine.kube.get(NODES, NODE)["metadata"]["annotations"]
-        assert annotations == {
+        both = {
             "nos.nebuly.com/status-gpu-0-10gb-used": "1",
             "nos.nebuly.com/status-gpu-0-10gb-free": "1",
         }
+        await machine.until(lambda: annotations(machine) == both, "a used slice is counted")
         machine.end_pod(key)
         await machine.applied({})
-    assert machine.kube.get(NODES, NODE)["metadata"]["annotations"] == {}
+    assert annotations(machine) == {}
+
+
+async def test_a_pods_life_on_a_slice_that_stands_costs_the_node_no_write(machine: Machine) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.kube.writes.clear()
+        key = await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+        machine.end_pod(key)
+        await machine.until(lambda: set(machine.slices().values()) == {"Free"}, "freed")
+        assert [plural for plural, _ in machine.kube.writes] == ["nodelayouts"] * 2
+
+
+async def test_nos_annotations_are_right_when_the_agent_goes(machine: Machine) -> None:
+    async with machine.agent(farewell=True):
+        await machine.applied({"10gb": 1})
+        await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+    assert annotations(machine) == {"nos.nebuly.com/status-gpu-0-10gb-used": "1"}
 
 
 async def test_used_slice_names_its_pod_until_the_pod_ends(machine: Machine) -> None:

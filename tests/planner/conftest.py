@@ -29,6 +29,14 @@ from tests.waiting import eventually
 LABEL = ("nos.nebuly.com/gpu-partitioning", "mps")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def solver_has_time() -> Iterator[None]:
+    """On a busy machine the solver may take long, and a plan without it is another plan."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planner.packing.budget.SOLVER_SECONDS", 100.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def planner_plane(cluster_parts: Parts, cluster_say: Say) -> Iterator[ControlPlane]:
     """A control plane with the NodeLayout kind and nothing else of ours."""

@@ -16,6 +16,10 @@ class Memory:
     def __init__(self, **items: list[Json]) -> None:
         self.seen: list[tuple[str, str | None]] = []
         self._items = items
+        self._by_name = {
+            plural: {item["metadata"]["name"]: item for item in listed}
+            for plural, listed in items.items()
+        }
         self._events: defaultdict[str, asyncio.Queue[Json]] = defaultdict(asyncio.Queue)
         self._version = 1
 
@@ -50,8 +54,7 @@ class Memory:
         subresource: str | None = None,
     ) -> Json:
         self.seen.append((name, subresource))
-        there = {item["metadata"]["name"]: item for item in self._items[resource.plural]}
-        return self.stamped(there[name])
+        return self.stamped(self._by_name[resource.plural][name])
 
     async def create(self, resource: Resource, body: Json, *, namespace: str | None = None) -> Json:
         return self.stamped(body)

@@ -43,7 +43,8 @@ async def node_of(kube: Session, name: str) -> str:
 
 
 async def bound(kube: Session, name: str) -> str:
-    return await eventually(lambda: node_of(kube, name), f"pod {name} is bound")
+    # The scheduler's own back-off is up to 10 seconds, and several may follow one another.
+    return await eventually(lambda: node_of(kube, name), f"pod {name} is bound", seconds=60)
 
 
 async def verdict(kube: Session, name: str) -> str:

@@ -1,10 +1,11 @@
 """The timer for pods that have waited: never late, and silent when nothing is to come."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planner.ageing import seconds_to_change
+from planner.ageing import next_change
 from planner.model import Pod
 from planner.packing.order import AGED, RESERVES
 
@@ -20,25 +21,34 @@ def born(ago: timedelta) -> Pod:
     [
         (timedelta(seconds=0), 299.5),
         (timedelta(minutes=4, seconds=59), 0.5),
-        (AGED, RESERVES.total_seconds() - 0.5),
-        (AGED + RESERVES - timedelta(seconds=3), 2.5),
-        (AGED + RESERVES, None),
+        (AGED, None),
         (timedelta(days=3), None),
     ],
 )
-def test_next_change_is_when_a_pod_ages_or_its_reservation_ends(
+def test_next_change_is_when_a_pod_has_waited_five_minutes(
     ago: timedelta, seconds: float | None
 ) -> None:
-    assert seconds_to_change([born(ago)], NOW) == (
-        None if seconds is None else pytest.approx(seconds)
+    found = next_change([born(ago)], [], NOW)
+    assert found == (None if seconds is None else NOW + timedelta(seconds=seconds))
+
+
+def test_next_change_is_when_a_reservation_ends() -> None:
+    starts = [NOW - RESERVES, NOW - timedelta(minutes=14), NOW]
+    assert next_change([], starts, NOW) == NOW + timedelta(minutes=1)
+
+
+def test_waiting_counts_from_when_other_gates_went() -> None:
+    pod = replace(born(timedelta(days=1)), since="2026-01-01T00:00:00Z")
+    assert next_change([pod], [], datetime(2026, 1, 1, 0, 4, tzinfo=UTC)) == datetime(
+        2026, 1, 1, 0, 5, tzinfo=UTC
     )
 
 
 def test_earliest_change_of_all_counts() -> None:
     pods = [born(timedelta(minutes=minutes)) for minutes in (1, 3, 19, 40)]
-    assert seconds_to_change(pods, NOW) == pytest.approx(59.5)
+    assert next_change(pods, [], NOW) == NOW + timedelta(seconds=119.5)
 
 
 def test_without_pods_nothing_is_to_come() -> None:
-    assert seconds_to_change([], NOW) is None
-    assert seconds_to_change([Pod("default", "p")], NOW) is None
+    assert next_change([], [], NOW) is None
+    assert next_change([Pod("default", "p")], [], NOW) is None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
 from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NAMESPACES, NODES, PODS, Json, PatchType, list_all
 from mpslice.kube.errors import KubeError
@@ -25,6 +27,8 @@ from planner.state.snapshot import build_snapshot
 from tests.planner.agents import LABEL, add_node
 from tests.planner.varied import SIZES, is_cordoned, node_labels, node_taints, varied_pods
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.versions
 
 log = logging.getLogger(__name__)
 

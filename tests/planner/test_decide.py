@@ -426,17 +426,3 @@ def test_node_that_cannot_be_read_is_set_aside_counted_and_left_alone() -> None:
 def test_without_gates_every_pod_is_let_go_at_once() -> None:
     view = View((a_node(),), {"n1": a_layout()}, (a_pod("p", 10), a_pod("huge", 500)), LABEL)
     assert ungated(decide(replace(view, gate=False))) == ["p", "huge"]
-
-
-def test_pod_without_a_place_keeps_its_gate_while_slices_that_it_could_take_are_withdrawn() -> None:
-    """Four slices of 20gb make room for one of 80gb, which is older than the pod of 20gb."""
-    big = replace(a_pod("big", 80), created="2026-01-01T00:00:00Z")
-    small = replace(a_pod("small", 20), created="2026-01-02T00:00:00Z")
-    layout = a_layout(free={20: 4})
-    decision = decided([a_node(shows={20: 4})], [layout], [big, small])
-    assert written(decision) == [{80: 1}]
-    assert [refusal.pod.name for refusal in decision.refused] == ["small"]
-    assert ungated(decision) == []
-    withdrawn = a_layout(free={80: 1})
-    then = decided([a_node(shows={80: 1})], [withdrawn], [big, small])
-    assert ungated(then) == ["big", "small"]

@@ -1,5 +1,7 @@
 """Which nodes a pod may use by their identity, case by case as the scheduler decides it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from planner.model import (
     Toleration,
 )
 from planner.packing.books import NodeBook
-from planner.packing.ledger import Reach
+from planner.packing.reach import Reach
 
 NODE = Node("n1", labels={"zone": "a", "gen": "7", "odd": "1_0", "plus": "+3", "minus": "-2"})
 
@@ -171,6 +173,7 @@ nodes_of = st.builds(
     taints=st.sets(st.sampled_from([taint for taint, _, _ in TAINTS]), max_size=2).map(tuple),
     unschedulable=st.booleans(),
     ready=st.booleans(),
+    offers_gb=st.booleans(),
 )
 constraints_of = st.builds(
     Constraints,
@@ -187,6 +190,7 @@ constraints_of = st.builds(
         ).map(tuple),
     ),
     st.lists(st.sampled_from([toleration for _, toleration, _ in TAINTS]), max_size=2).map(tuple),
+    st.booleans(),
 )
 
 
@@ -203,3 +207,10 @@ def test_nodes_judged_by_their_class_are_judged_as_each_would_be(
     for constraints in demands:
         each = [book for book in books if node_refusal(constraints, book.state.node) is None]
         assert sorted(reach.of(constraints)[1], key=lambda book: book.order) == each
+
+
+def test_pod_that_asks_for_gb_needs_a_node_that_offers_it() -> None:
+    without = replace(NODE, offers_gb=False)
+    assert admits(gb=True)
+    assert admits(without)
+    assert node_refusal(Constraints(gb=True), without) is Cause.EXTENDED_RESOURCE

@@ -1,12 +1,22 @@
-"""Whose gate goes: groups together, and nobody who could take what is kept for another."""
+"""Which gates go: those of a group together, and of no pod that would take another's slice."""
 
 from dataclasses import replace
 
 import pytest
 
 from mpslice.gpus import GpuUuid
-from planner.gate.gates import hold_back, keeps_gate, whole_groups
-from planner.model import GATE, Cause, Group, NodeState, Placement, Pod, Refusal, Reservation
+from planner.gate.gates import keeps_gate, whole_groups
+from planner.model import (
+    GATE,
+    Cause,
+    Group,
+    NodeState,
+    Placement,
+    Pod,
+    Refusal,
+    Reservation,
+    Snapshot,
+)
 from tests.planner.test_packing import gb, node, on, pod
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z"
@@ -79,50 +89,34 @@ def test_without_any_minimum_all_pending_pods_go_together() -> None:
         (Refusal(member("extra"), ()), Group(minimum=2, bound=2), False),
         (Refusal(member("m"), ()), None, True),
         (Refusal(member("m", minimum=2), ()), Group(bound=2), False),
-        (Refusal(pod("held", 10), (), own=Cause.RESERVED), None, True),
     ],
-    ids=["lone", "group", "told so", "beyond the minimum", "no minimum", "annotated", "reserved"],
+    ids=["lone", "group", "told so", "beyond the minimum", "no minimum", "annotated"],
 )
-def test_pod_without_a_place_keeps_its_gate_for_its_group_or_a_reservation(
+def test_pod_without_a_place_keeps_its_gate_for_its_group(
     refused: Refusal, group: Group | None, keeps: bool
 ) -> None:
     groups = {"default/g": group} if group else {}
-    assert keeps_gate(refused, groups) is keeps
+    assert keeps_gate(refused, Snapshot(groups=groups)) is keeps
 
 
 BIG = pod("big", 40, created=OLD)
 KEPT = (Reservation(BIG, "n1", (GpuUuid("n1-0"),)),)
 SMALL = pod("small", 10, created=NEW, gates=(GATE,))
-STATES = (node("n1", 80, 80, used={0: gb({10: 8})}), node("n2", 80))
-
-
-def held(refused: Pod, states: tuple[NodeState, ...] = STATES) -> Refusal:
-    (refusal,) = hold_back([Refusal(refused, ((Cause.GPU_MEMORY, 2),))], KEPT, states)
-    return refusal
-
-
-def test_younger_pod_that_could_take_what_comes_free_is_held_back() -> None:
-    refusal = held(SMALL)
-    assert refusal.own is Cause.RESERVED
-    assert refusal.note == "n1 GPU 0 is kept for default/big"
-    assert refusal.causes == ((Cause.GPU_MEMORY, 2),)
+FREE, FULL = node("n1", 80, free={0: gb({10: 1})}), node("n1", 80, used={0: gb({10: 8})})
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "state", "keeps"),
     [
-        replace(SMALL, priority=1),
-        replace(SMALL, created="2025-12-31T00:00:00Z"),
-        pod("size", 20, created=NEW, gates=(GATE,)),
-        replace(SMALL, constraints=on("n2")),
-        replace(SMALL, gates=()),
-        BIG,
+        (SMALL, FREE, True),
+        (SMALL, FULL, False),
+        (pod("size", 20, created=NEW, gates=(GATE,)), FREE, False),
+        (replace(SMALL, constraints=on("n2")), FREE, False),
     ],
-    ids=["priority", "older", "size that does not stand there", "elsewhere", "ungated", "itself"],
+    ids=["takes it", "nothing is free", "another size", "elsewhere"],
 )
-def test_pod_that_cannot_or_may_take_it_is_not_held_back(other: Pod) -> None:
-    assert held(other).own is None
-
-
-def test_reservation_on_a_node_that_is_gone_holds_nobody_back() -> None:
-    assert held(SMALL, (node("n2", 80),)).own is None
+def test_pod_keeps_its_gate_while_it_would_take_a_free_slice_on_reserved_gpus(
+    other: Pod, state: NodeState, keeps: bool
+) -> None:
+    refused = Refusal(other, ((Cause.GPU_MEMORY, 1),), own=Cause.RESERVED)
+    assert keeps_gate(refused, Snapshot((state,)), KEPT) is keeps

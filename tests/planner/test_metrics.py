@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mpslice.gpus import GpuUuid
+from mpslice.gpus import GpuUuid, MemoryUnit
 from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
 from planner.decide import Decision
 from planner.metrics import Metrics
@@ -86,7 +86,7 @@ def test_withdrawn_slices_are_counted_when_the_layout_is_written() -> None:
     metrics, gpu = Metrics(), GpuUuid("g")
     before = NodeLayout("n1", LayoutSpec((GpuSpec(gpu, gb({10: 3, 20: 1})),)))
     metrics.written(WriteSpec(before, LayoutSpec((GpuSpec(gpu, gb({10: 1, 40: 1})),))))
-    assert value(metrics, "mpslice_slices_withdrawn_total") == 3
+    assert value(metrics, "mpslice_withdrawals_planned_total") == 3
 
 
 def test_unused_memory_is_stranded_where_not_even_the_least_pod_finds_cpu() -> None:
@@ -110,4 +110,20 @@ def test_stranded_memory_is_exported_beside_what_the_agents_export() -> None:
     refusal = Refusal(pod("p", 10, requests=ASKS), ((Cause.CPU, 1),))
     metrics.decided(Decision(snapshot=snapshot, plan=Plan(refusals=(refusal,))), seconds=0.001)
     labels = {"node": "n1", "gpu": "0", "state": "stranded"}
-    assert value(metrics, "mpslice_gpu_memory_gb", **labels) == 80
+    assert value(metrics, "mpslice_gpu_memory_bytes", **labels) == 80e9
+
+
+def test_gpu_without_stranded_memory_is_exported_with_0() -> None:
+    metrics = Metrics()
+    metrics.decided(Decision(snapshot=Snapshot((node("n1", 80),))), seconds=0.001)
+    labels = {"node": "n1", "gpu": "0", "state": "stranded"}
+    assert value(metrics, "mpslice_gpu_memory_bytes", **labels) == 0
+
+
+def test_memory_is_exported_in_bytes_of_the_unit_that_the_agents_have() -> None:
+    metrics = Metrics(MemoryUnit.GiB)
+    refusal = Refusal(pod("p", 10, requests=ASKS), ((Cause.CPU, 1),))
+    snapshot = Snapshot((node("n1", 80, idle=BUSY),))
+    metrics.decided(Decision(snapshot=snapshot, plan=Plan(refusals=(refusal,))), seconds=0.001)
+    labels = {"node": "n1", "gpu": "0", "state": "stranded"}
+    assert value(metrics, "mpslice_gpu_memory_bytes", **labels) == 80 * 2**30

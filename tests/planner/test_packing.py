@@ -15,7 +15,6 @@ from planner.model import (
     HostPort,
     Node,
     NodeState,
-    Placement,
     Plan,
     Pod,
     Resources,
@@ -177,18 +176,6 @@ def test_pods_that_gave_way_in_vain_are_where_they_were() -> None:
     assert violations(snapshot, pods, plan(snapshot, pods)) == []
 
 
-def test_what_was_planned_for_several_slices_has_room_for_all_of_them() -> None:
-    """A pod of a higher priority has come since, and takes of the memory of one of them."""
-    two = pod("two", 20, 10)
-    before = Placement(two, "n1", (GpuUuid("n1-0"), GpuUuid("n1-0")))
-    nodes = (node("n1", 30, free={0: gb({20: 1, 10: 1})}),)
-    snapshot = Snapshot(nodes, planned={"two": before})
-    pods = [two, pod("urgent", 5, priority=10)]
-    made = plan(snapshot, pods)
-    assert violations(snapshot, pods, made) == []
-    assert where(made) == {"urgent": "n1"}
-
-
 def test_gpu_takes_no_more_slices_than_mps_serves() -> None:
     nodes = (node("n1", 80),)
     pods = [pod(f"p{i}", 1) for i in range(50)]
@@ -226,7 +213,9 @@ def test_pod_may_have_more_slices_than_python_has_frames() -> None:
 
 def test_slices_of_equal_size_are_told_as_a_number() -> None:
     made = plan(Snapshot((node("n1", 16),)), [pod("p", 10, 10, 5)])
-    assert refusal_text(made.refusals[0], LABEL) == ("5gb + 2 x 10gb: 0 of 1 nodes: 1 GPUTooSmall")
+    assert refusal_text(made.refusals[0], LABEL) == (
+        "5gb + 2 x 10gb: 0 of 1 nodes: 1 GPUTooSmall (not 25gb on the GPUs of one node)"
+    )
 
 
 def test_five_small_pods_touch_two_of_six_nodes() -> None:
@@ -293,7 +282,8 @@ def test_each_node_is_counted_once_at_its_first_failure() -> None:
     assert refusal.nodes == len(nodes)
     assert refusal_text(refusal, LABEL) == (
         "20gb: 0 of 8 nodes: 2 NotReady, 1 GPUMemory (largest hole 12gb on g GPU 0), "
-        "1 GPUTooSmall, 1 CPU, 1 Taint, 1 NodeAffinity, 1 Unschedulable"
+        "1 GPUTooSmall (largest 16gb), 1 CPU (wants 1, most free 0.1), "
+        "1 Taint (dedicated=x:NoSchedule), 1 NodeAffinity (wants zone=x), 1 Unschedulable"
     )
 
 

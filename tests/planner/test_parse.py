@@ -13,7 +13,9 @@ from planner.model import (
     Resources,
     Spread,
 )
-from planner.state.parse import parse_namespace, parse_pod
+from planner.state.parse import parse_namespace, parse_node, parse_pod
+
+GB = "mpslice.io/gb"
 
 
 def container(name: str, cpu: str = "", **fields: Any) -> dict[str, Any]:
@@ -252,3 +254,27 @@ def test_namespace_always_has_its_name_as_a_label() -> None:
         "x": "y",
         "kubernetes.io/metadata.name": "a",
     }
+
+
+def asking_gb(amount: object, **spec: Any) -> dict[str, Any]:
+    requests = {"nvidia.com/gpu-10gb": "1", "mpslice.io/gb": amount}
+    return a_pod({"name": "main", "resources": {"requests": requests}}, **spec)
+
+
+def test_gb_follows_from_slices_and_is_no_resource_of_its_own() -> None:
+    pod = parse_pod(asking_gb("10"))
+    assert (pod.seats, pod.requests.extended, pod.constraints.gb) == ((10,), (), True)
+    init = {"name": "i", "resources": {"requests": {"mpslice.io/gb": "5"}}}
+    assert parse_pod(a_pod(initContainers=[init])).constraints.gb
+    assert not parse_pod(asking_gb("0")).constraints.gb
+    assert not parse_pod(a_pod()).constraints.gb
+
+
+@pytest.mark.parametrize(
+    ("offered", "offers"), [({}, False), ({GB: "0"}, False), ({GB: "85"}, True)]
+)
+def test_node_offers_gb_once_its_status_says_so(offered: dict[str, str], offers: bool) -> None:
+    node = parse_node(
+        {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "1", **offered}}}
+    )
+    assert (node.offers_gb, node.allocatable.extended) == (offers, ())

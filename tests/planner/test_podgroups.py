@@ -147,7 +147,7 @@ async def test_group_waits_for_the_minimum_of_its_podgroup(
         await served(kube, "n1")
         await make(kube, in_group("m0", 20), in_group("m1", 20))
         told = await eventually(lambda: events_of(kube, "m0", "SliceUnavailable"), "it is told why")
-        assert "Group (group g needs 3 more pods and 2 are pending)" in told[0]
+        assert "Group (group g has 2 of 3 pods; create 1 more)" in told[0]
         assert await is_gated(kube, "m0")
         await make(kube, in_group("m2", 20))
         for name in ("m0", "m1", "m2"):

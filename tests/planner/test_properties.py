@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.model import Gpu, Group, Node, NodeState, Plan, Pod, Resources, SliceClaim, Snapshot
-from planner.packing import plan
+from planner.packing import budget, plan
 from planner.state.snapshot import build_snapshot
 from tests.planner.checker import could_replace, violations
 from tests.planner.strategies import Problem, problems
@@ -121,7 +122,7 @@ def gb_by_priority(made: Plan) -> tuple[int, ...]:
 def test_applied_plan_is_left_as_it_is(problem: Problem, solver: bool) -> None:
     """While its slices are made and its pods wait for the scheduler."""
     made = plan(problem.snapshot, problem.pods, solver=solver)
-    again = plan(remembered(carved(problem.snapshot, made), made), problem.pods, solver=solver)
+    again = plan(carved(problem.snapshot, made), problem.pods, solver=solver)
     assert again.layouts == {}
     assert whereabouts(again) == whereabouts(made)
 
@@ -145,22 +146,29 @@ def test_plan_is_carried_out_whoever_is_bound_first(
     problem: Problem, dice: random.Random, solver: bool
 ) -> None:
     """Without reservations, which look at what is bound."""
+    is_carried_out(problem, dice, solver=solver)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(grouped=True), dice=st.randoms(use_true_random=False), solver=st.booleans())
+def test_plan_with_groups_that_need_all_their_pods_is_carried_out(
+    problem: Problem, dice: random.Random, solver: bool
+) -> None:
+    pods = tuple(replace(pod, min_member=None) for pod in problem.pods)
+    is_carried_out(Problem(replace(problem.snapshot, groups={}), pods), dice, solver=solver)
+
+
+def is_carried_out(problem: Problem, dice: random.Random, *, solver: bool) -> None:
+    """Some of the pods are bound; the next plan leaves the others where they are."""
     snapshot = replace(problem.snapshot, now=None)
     made = plan(snapshot, problem.pods, solver=solver)
     first = dice.sample(made.placements, dice.randint(0, len(made.placements)))
     gone = {placement.pod.uid for placement in first}
     begun = bound(snapshot, replace(made, placements=tuple(first)))
     waiting = [pod for pod in problem.pods if pod.uid not in gone]
-    again = plan(remembered(begun, made), waiting, solver=solver)
+    again = plan(begun, waiting, solver=solver)
     assert again.layouts == {}
     assert whereabouts(again) == {p for p in whereabouts(made) if p[0] not in gone}
-
-
-def remembered(snapshot: Snapshot, made: Plan) -> Snapshot:
-    """As the controller knows it, whose last plan this was."""
-    return replace(
-        snapshot, planned={placement.pod.uid: placement for placement in made.placements}
-    )
 
 
 def holders(made: Plan) -> set[str]:
@@ -177,7 +185,9 @@ def bound(snapshot: Snapshot, made: Plan) -> Snapshot:
     groups = dict(snapshot.groups)
     for key, count in members.items():
         known = groups.get(key, Group())
-        groups[key] = replace(known, bound=known.bound + count)
+        now = (p.pod for p in made.placements if p.pod.group_key == key)
+        placed = (*known.placed, *now)
+        groups[key] = replace(known, bound=known.bound + count, placed=placed)
     around = snapshot.neighbours
     here: dict[str, list[Pod]] = {node: list(pods) for node, pods in around.pods.items()}
     for placement in made.placements:
@@ -273,8 +283,15 @@ def test_node_that_is_set_aside_changes_nothing_for_the_others(
 
 
 @settings(max_examples=30, deadline=None)
-@given(problem=problems(grouped=True), solver=st.booleans())
-def test_plan_leaves_nothing_that_only_the_collector_finds(problem: Problem, solver: bool) -> None:
+@given(problem=problems(grouped=True), solver=st.booleans(), late=st.booleans())
+def test_plan_leaves_nothing_that_only_the_collector_finds(
+    problem: Problem, solver: bool, late: bool
+) -> None:
+    with patch.object(budget, "SOLVER_SECONDS", 0.0 if late else budget.SOLVER_SECONDS):
+        _leaves_nothing(problem, solver)
+
+
+def _leaves_nothing(problem: Problem, solver: bool) -> None:
     plan(problem.snapshot, problem.pods, solver=solver)  # what is kept for the next one is made
     gc.collect(1)
     gc.freeze()  # the collector looks at what comes from here on

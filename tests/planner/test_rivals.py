@@ -1,6 +1,7 @@
 """Who is nominated: nobody without need, and whoever's slice another could be bound to."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from mpslice.slices import SliceSize
 from planner.gate.rivals import Rivals, nominations
 from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation, Resources
 from tests.planner.test_packing import gb, node, on, pod
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 STATES = (node("n1", 80), node("n2", 80))
 
@@ -29,10 +32,11 @@ def nominated(
     reservations: tuple[Reservation, ...] = (),
     states: tuple[NodeState, ...] = STATES,
     going: tuple[tuple[str, int], ...] = (),
+    ending: tuple[str, ...] = (),
 ) -> dict[str, str]:
     leaving = [(node, SliceSize(size)) for node, size in going]
-    rivals = Rivals(placements, loose, reservations, leaving, states)
-    found = nominations(placements, loose, stuck, reservations, rivals)
+    rivals = Rivals(placements, loose, reservations, leaving, states, ending)
+    found = nominations(placements, loose, stuck, reservations, rivals, {}, NOW)
     return {action.pod.name: action.node for action in found}
 
 
@@ -93,6 +97,16 @@ def test_nomination_that_is_right_is_left_and_one_that_is_wrong_is_changed() -> 
 
 def test_what_the_scheduler_nominated_itself_is_left_alone() -> None:
     assert nominated(at(pod("a", 10, nominated="n2")), loose=(pod("rival", 10),)) == {}
+
+
+def test_what_the_scheduler_nominated_is_given_up_once_it_only_hinders_others() -> None:
+    """Its victims are gone, others have their room, and it is still counted against them."""
+    waiting = pod("a", 20, 10, nominated="n1", priority=5)
+    assert "a" not in nominated(loose=(waiting,))
+    assert "a" not in nominated(at(gated("b"), "n2"), loose=(waiting,))
+    assert "a" not in nominated(at(gated("b", priority=6)), loose=(waiting,))
+    assert "a" not in nominated(at(gated("b")), loose=(waiting,), ending=("n1",))
+    assert nominated(at(gated("b")), loose=(waiting,))["a"] == ""
 
 
 def test_gated_pod_that_lost_its_place_gives_it_up() -> None:

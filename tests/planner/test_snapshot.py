@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.nodelayout import GpuSpec, GpuStatus, LayoutSpec, NodeLayout, SliceState, SliceStatus
 from mpslice.slices import SliceSize
-from planner.model import NO_RELATIONS, Cause, HostPort, Pod, PodTerm, Relations, Resources
+from planner.model import (
+    NO_RELATIONS,
+    Cause,
+    Expression,
+    HostPort,
+    NodeTerm,
+    Pod,
+    PodTerm,
+    Relations,
+    Resources,
+)
 from planner.packing import plan
 from planner.state.snapshot import build_snapshot
 from tests.planner.test_decide import a_layout, a_node, a_pod
@@ -250,3 +260,34 @@ def test_neighbours_are_all_bound_pods_and_all_nodes() -> None:
     assert around.nodes == nodes
     assert around.namespaces == spaces
     assert pods[0].relations is NO_RELATIONS
+
+
+def test_members_that_need_no_slice_any_more_count_towards_their_group() -> None:
+    """A worker that succeeded and a launcher without slices; not a worker that failed."""
+    done = Pod("default", "w0", group="g", finished=True, succeeded=True)
+    failed = Pod("default", "w1", group="g", finished=True)
+    launcher = Pod("default", "launcher", group="g")
+    retried = replace(a_pod("w1b", 10), group="g", min_member=3)
+    snapshot = build_snapshot([a_node()], {"n1": a_layout()}, [done, failed, launcher, retried])
+    assert snapshot.groups["default/g"].bound == 2
+    assert [p.pod.name for p in plan(snapshot, [retried]).placements] == ["w1b"]
+
+
+def test_node_that_a_volume_cannot_reach_is_ruled_out() -> None:
+    here = NodeTerm((Expression("zone", "In", ("b",)),))
+    nodes = [
+        a_node(name, labels={"part": "mps", "zone": zone})
+        for name, zone in (("n1", "a"), ("n2", "b"))
+    ]
+    layouts = {name: a_layout(name) for name in ("n1", "n2")}
+    pod = replace(a_pod("p", 10), volume_topology=((here,),))
+    snapshot = build_snapshot(nodes, layouts, [])
+    assert [p.node for p in plan(snapshot, [pod]).placements] == ["n2"]
+    (refusal,) = plan(replace(snapshot, nodes=snapshot.nodes[:1]), [pod]).refusals
+    assert refusal.causes == ((Cause.VOLUME, 1),)
+
+
+def test_node_where_the_scheduler_refused_a_pod_is_told_as_avoided() -> None:
+    pod = replace(a_pod("p", 10), avoid=frozenset({"n1"}))
+    (refusal,) = plan(build_snapshot([a_node()], {"n1": a_layout()}, []), [pod]).refusals
+    assert refusal.causes == ((Cause.AVOIDED, 1),)

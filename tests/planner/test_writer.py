@@ -19,7 +19,7 @@ def spec(name: str, version: str = "1") -> WriteSpec:
 
 
 def ungate(name: str) -> Ungate:
-    return Ungate(Pod("default", name), carved=True)
+    return Ungate(Pod("default", name, uid=name), carved=True)
 
 
 class Outside:
@@ -118,7 +118,7 @@ async def test_decision_replaces_what_has_not_begun() -> None:
         assert first[AT_ONCE] not in outside.begun
 
 
-async def test_gate_that_the_next_decision_knows_nothing_of_is_not_begun_while_it_is_made() -> None:
+async def test_gates_go_on_going_while_the_next_decision_is_made() -> None:
     async with writing() as outside:
         gates = [ungate(f"p{i}") for i in range(AT_ONCE + 1)]
         layouts = [spec(f"n{i}") for i in range(AT_ONCE + 1)]
@@ -126,11 +126,12 @@ async def test_gate_that_the_next_decision_knows_nothing_of_is_not_begun_while_i
         outside.hold = {action.key for action in actions}
         outside.writer.submit(actions)
         await outside.until_begun(*gates[:AT_ONCE], *layouts[:AT_ONCE])
-        outside.writer.withhold()
+        last = gates[AT_ONCE]
+        assert outside.writer.going == {last.pod.uid}
         outside.answers[gates[0].key].set_result(True)
         outside.answers[layouts[0].key].set_result(True)
-        await outside.until_begun(layouts[AT_ONCE])
-        assert gates[AT_ONCE] not in outside.begun
+        await outside.until_begun(last, layouts[AT_ONCE])
+        assert outside.writer.going == frozenset()
 
 
 async def test_layout_that_is_not_written_yet_stays_intended() -> None:

@@ -6,6 +6,7 @@ its own, whose `ready` is what its /readyz says.
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,16 +21,32 @@ from typing import Any
 
 from hack.cluster import network, pki
 from hack.cluster.controlplane import ControlPlane
+from hack.cluster.programs import endpoints
+from hack.cluster.versions import KUBERNETES, resolves_by_endpoints
+from hack.cluster.waiting import wait_until
 from tests import chart
-from tests.webhook.cases import Manifest
+from tests.webhook.cases import Manifest, pod
 
 NAMESPACE = "mpslice-system"
 SERVICE = "mpslice-webhook"
 AUDIT_LOG = "audit.log"
 """In the folder of an Installation: the API server's audit events of pods, one a line."""
 
-_SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+CLIENT_CA = "webhook-clients"
+CLIENT_NAME = "webhook-client"
+"""In the folder of an Installation: the CA, in a file of that name with .crt, of the certificate
+that the API server presents to webhooks under that common name."""
+
 _WORKLOADS = ("Deployment", "DaemonSet", "PodDisruptionBudget")
+_JUDGES = (
+    "MutatingWebhookConfiguration",
+    "ValidatingWebhookConfiguration",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingAdmissionPolicy",
+)
+
+_SLICE_POD = pod()
+_NOT_CALLED = re.compile("connection refused|no endpoints available")
 
 
 @dataclass
@@ -80,7 +97,13 @@ class Installation:
 
     plane: ControlPlane
     folder: Path
+    namespace: str = NAMESPACE
     _files: int = field(default=0, init=False)
+    _enforced: list[tuple[str, ...]] = field(default_factory=list)
+    """What the API server has been seen to enforce, the last one last: namespace and values.
+
+    Copies for another namespace share it, as they share the API server.
+    """
 
     def kubectl(self, *arguments: str, objects: Sequence[Manifest] = ()) -> tuple[str, str]:
         """What kubectl prints to stdout and stderr, whether it succeeds or not."""
@@ -97,25 +120,53 @@ class Installation:
         )
 
     def install(self, *values: str) -> None:
-        """Applies the chart with Helm values such as `admission.enforcement=warn`."""
+        """Applies the chart with Helm values such as `admission.enforcement=warn`.
+
+        Returns when the API server enforces the policies of these values and none of others.
+        """
         arguments = [argument for value in values for argument in ("--set", value)]
-        documents = chart.render(self.plane.parts.helm, *arguments)
+        documents = chart.render(self.plane.parts.helm, *arguments, namespace=self.namespace)
         kept = [document for document in documents if document["kind"] not in _WORKLOADS]
         for document in kept:
             if (document["kind"], document["metadata"]["name"]) == ("Service", SERVICE):
                 del document["spec"]["selector"]  # endpoints are ours to write
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
         self.apply([namespace])
         self.apply(kept)
         self._forget({(document["kind"], document["metadata"]["name"]) for document in kept})
+        wanted = (self.namespace, *values)
+        if self._enforced[-1:] != [wanted]:
+            self._wait_until_enforced(wanted)
+
+    def remove_admission(self) -> None:
+        """Takes away what judges pods, and returns when the API server does without it."""
+        for kind in _JUDGES:
+            self.plane.kubectl("delete", kind, "mpslice-pods", "--ignore-not-found")
+        self._wait_until_enforced(())
+
+    def _wait_until_enforced(self, what: tuple[str, ...]) -> None:
+        """Waits until the API server has seen all policies and bindings written so far.
+
+        It reads them again about once a second. A new policy that refuses one dry run, with a new
+        binding, is written last, so when it refuses, the API server has seen the rest.
+        """
+        name = f"probe-{len(self._enforced)}"
+        self.apply(_probe(name))
+        sees = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
+        try:
+            wait_until(
+                lambda: f"{name} is seen" in create(self, sees)[1],
+                "the API server sees a new policy",
+                seconds=60,
+            )
+        finally:
+            for kind in ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"):
+                self.plane.kubectl("delete", kind, name)
+        self._enforced.append(what)
 
     def _forget(self, kept: set[tuple[str, str]]) -> None:
         """Deletes what an earlier set of values had and this one has not, as Helm would."""
-        for kind in (
-            "ValidatingWebhookConfiguration",
-            "ValidatingAdmissionPolicyBinding",
-            "ValidatingAdmissionPolicy",
-        ):
+        for kind in _JUDGES[1:]:
             for name in ("mpslice-pods", "mpslice-workloads"):
                 if (kind, name) not in kept:
                     self.plane.kubectl("delete", kind, name, "--ignore-not-found")
@@ -129,7 +180,7 @@ class Installation:
             *(sys.executable, "-m", "webhook.main"),
             f"--listen={self.plane.address}:{port}",
             f"--ops-listen=127.0.0.1:{ops_port}",
-            f"--namespace={NAMESPACE}",
+            f"--namespace={self.namespace}",
             f"--service-name={SERVICE}",
             f"--kubeconfig={self.kubeconfig(account)}",
             "--shutdown-delay=0s",
@@ -140,9 +191,10 @@ class Installation:
 
     def kubeconfig(self, account: str) -> Path:
         """Credentials of a service account of the chart's namespace."""
-        path = self.folder / f"{account}.kubeconfig"
+        path = self.folder / f"{self.namespace}-{account}.kubeconfig"
         if not path.exists():
-            arguments = ("create", "token", account, f"--namespace={NAMESPACE}", "--duration=24h")
+            where = f"--namespace={self.namespace}"
+            arguments = ("create", "token", account, where, "--duration=24h")
             token = self.plane.kubectl(*arguments).stdout.strip()
             authority = self.plane.pki.authority.pair.certificate
             pki.write_kubeconfig(path, self.plane.url, authority, {"token": token})
@@ -160,13 +212,33 @@ class Installation:
         finally:
             replica.stop()
 
-    def publish(self, replicas: Sequence[Replica], ready: Sequence[bool] = ()) -> None:
-        """Makes the Service lead to these replicas, and to no others."""
-        wanted = dict(zip((r.name for r in replicas), ready or [True] * len(replicas), strict=True))
-        self.apply([_endpoint_slice(r, self.plane.address, wanted[r.name]) for r in replicas])
-        for item in self.plane.api.get(_SLICES)["items"]:
+    def publish(self, replicas: Sequence[Replica]) -> None:
+        """Makes the Service lead to these replicas, and to no others.
+
+        Returns when the API server calls one of them. It has seen by then that the others are gone,
+        which is written first.
+        """
+        wanted = {replica.name for replica in replicas}
+        for item in self.plane.api.get(self._slices)["items"]:
             if item["metadata"]["name"] not in wanted:
-                self.plane.api.request("DELETE", f"{_SLICES}/{item['metadata']['name']}")
+                self.plane.api.request("DELETE", f"{self._slices}/{item['metadata']['name']}")
+        self.apply([self._endpoint_slice(replica, True) for replica in replicas])
+        self._publish_to_old_servers()
+        if replicas:
+            wait_until(
+                lambda: not _NOT_CALLED.search(create(self, _SLICE_POD)[1]),
+                "the API server calls a replica",
+                seconds=60,
+            )
+
+    def _publish_to_old_servers(self) -> None:
+        if resolves_by_endpoints(KUBERNETES.version):
+            pieces = self.plane.api.get(self._slices)["items"]
+            self.apply([endpoints(self.namespace, SERVICE, pieces)])
+
+    @property
+    def _slices(self) -> str:
+        return f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices"
 
     @contextlib.contextmanager
     def following(self, replicas: Sequence[Replica]) -> Iterator[None]:
@@ -191,24 +263,53 @@ class Installation:
             thread.join()
 
     def _show(self, replica: Replica, ready: bool) -> None:
-        body = _endpoint_slice(replica, self.plane.address, ready)
-        path = f"{_SLICES}/{replica.name}?fieldManager=test&force=true"
+        body = self._endpoint_slice(replica, ready)
+        path = f"{self._slices}/{replica.name}?fieldManager=test&force=true"
         self.plane.api.request("PATCH", path, body, "application/apply-patch+yaml")
+        self._publish_to_old_servers()
+
+    def _endpoint_slice(self, replica: Replica, ready: bool) -> dict[str, Any]:
+        return {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": replica.name,
+                "namespace": self.namespace,
+                "labels": {"kubernetes.io/service-name": SERVICE},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [self.plane.address], "conditions": {"ready": ready}}],
+            "ports": [{"name": "https", "port": replica.port, "protocol": "TCP"}],
+        }
 
 
-def _endpoint_slice(replica: Replica, address: str, ready: bool) -> dict[str, Any]:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": replica.name,
-            "namespace": NAMESPACE,
-            "labels": {"kubernetes.io/service-name": SERVICE},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
-        "ports": [{"name": "https", "port": replica.port, "protocol": "TCP"}],
+def _probe(name: str) -> list[Manifest]:
+    """A policy and its binding that refuse the ConfigMap of the same name."""
+    version = "admissionregistration.k8s.io/v1"
+    rule = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE"],
+        "resources": ["configmaps"],
+        "resourceNames": [name],
     }
+    return [
+        {
+            "apiVersion": version,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": [rule]},
+                "validations": [{"expression": "false", "message": f"{name} is seen"}],
+            },
+        },
+        {
+            "apiVersion": version,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    ]
 
 
 def called(

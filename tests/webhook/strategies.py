@@ -53,6 +53,7 @@ RESOURCES = (
     "nvidia.com/gpu",
     "nvidia.com/mig-1g.10gb",
     "nvidia.com/gpu.shared",
+    "mpslice.io/gb",
     "cpu",
 )
 _COUNTS = st.sampled_from([1, "1", "1", 0, 2, "500m", "1e0", "1000m", "-1", "1.0", "x", "2k", None])

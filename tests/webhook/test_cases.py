@@ -1,4 +1,4 @@
-"""Every case of the table gets the answer of the contract, and says it in the words on file."""
+"""Every case of the table gets the answer of docs/design/admission.md, in the words on file."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.webhook.cases import PODS, TEMPLATES, Case
+from tests.webhook.judging import advise
 from webhook.offline import admit
-from webhook.policy import advise
-from webhook.settings import Compute, DevShm, Enforcement, Settings
+from webhook.settings import Compute, DevShm, Enforcement, PrivilegeEscalation, Settings
 from webhook.verdicts import LONGEST_WARNING, Reason, Verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "answers.txt"
@@ -17,7 +17,12 @@ GOLDEN = Path(__file__).parent / "golden" / "answers.txt"
 
 def settings_of(case: Case) -> Settings:
     """The settings of a case, whose words are those of the flags."""
-    kinds = {"dev_shm": DevShm, "compute": Compute, "enforcement": Enforcement}
+    kinds = {
+        "dev_shm": DevShm,
+        "compute": Compute,
+        "enforcement": Enforcement,
+        "privilege_escalation": PrivilegeEscalation,
+    }
     values: dict[str, Any] = {
         key: kinds[key](value) if key in kinds else value for key, value in case.settings.items()
     }
@@ -38,13 +43,20 @@ def test_each_case_is_answered_as_the_contract_says(case: Case) -> None:
     assert (verdict.allowed, warns) == (case.reason is None, case.warns), verdict
     if case.reason is not None:
         assert verdict.reason is case.reason
-        assert verdict.message.startswith(f"{case.reason}: container ")
+        lines = verdict.message.splitlines()
+        assert [line.partition(": container ")[0] for line in lines] == list(case.reasons)
 
 
 def test_every_reason_that_needs_no_facts_is_in_the_table() -> None:
     refused = {case.reason for case in PODS}
     # Those two need another webhook and a known GPU, and have their own tests.
     assert refused - {None} == set(Reason) - {Reason.HOST_IPC_REQUIRED, Reason.SLICE_TOO_LARGE}
+
+
+def test_every_warning_of_the_table_is_in_the_user_guide() -> None:
+    topics = {topic for case in (*PODS, *TEMPLATES) for topic in case.warns}
+    guide = (GOLDEN.parents[3] / "docs" / "user-guide.md").read_text()
+    assert {topic for topic in topics if f"| `{topic}` |" not in guide} == set()
 
 
 def test_case_names_are_unique() -> None:

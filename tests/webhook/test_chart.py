@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hack.cluster.parts import Parts
+from mpslice.slices import LOOKALIKE
 from tests import chart
 from tests.webhook.cases import Manifest
 from webhook.main import flags
@@ -42,6 +43,14 @@ def one(documents: list[Manifest], kind: str, name: str) -> Manifest:
     return found
 
 
+def excluded(selector: Manifest) -> set[str]:
+    """The namespaces that are left out by name; those with the label are, too."""
+    by_name, by_label = selector["matchExpressions"]
+    assert by_label == {"key": "mpslice.io/admission", "operator": "NotIn", "values": ["ignore"]}
+    assert (by_name["key"], by_name["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
+    return set(by_name["values"])
+
+
 def test_webhooks_have_the_names_and_guards_of_the_contract(render: Render) -> None:
     found = hooks(render())
     assert set(found) == {
@@ -51,15 +60,11 @@ def test_webhooks_have_the_names_and_guards_of_the_contract(render: Render) -> N
     }
     for hook in found.values():
         assert hook["timeoutSeconds"] == 5
+        assert excluded(hook["namespaceSelector"]) == {"kube-system"}
         assert hook["sideEffects"] == "None"
         assert hook["matchPolicy"] == "Equivalent"
         assert hook["admissionReviewVersions"] == ["v1"]
         assert "mentions-a-slice" in {c["name"] for c in hook["matchConditions"]}
-        (namespaces,) = hook["namespaceSelector"]["matchExpressions"]
-        assert (namespaces["operator"], set(namespaces["values"])) == (
-            "NotIn",
-            {"kube-system", "mpslice-system"},
-        )
     assert found["mutate.pods.mpslice.io"]["reinvocationPolicy"] == "IfNeeded"
     assert found["validate.workloads.mpslice.io"]["failurePolicy"] == "Ignore"
 
@@ -92,9 +97,56 @@ def test_same_condition_guards_webhooks_and_policy(render: Render) -> None:
     assert len(set(guards)) == 1
 
 
+def test_scope_is_the_same_for_webhooks_and_policies_and_never_that_of_the_release(
+    render: Render,
+) -> None:
+    documents = render("admission.excludedNamespaces={legacy,kube-system}")
+    selectors = [hook["namespaceSelector"] for hook in hooks(documents).values()]
+    selectors += [
+        one(documents, "ValidatingAdmissionPolicy", name)["spec"]["matchConstraints"][
+            "namespaceSelector"
+        ]
+        for name in ("mpslice-pods", "mpslice-workloads")
+    ]
+    assert len(selectors) == 5
+    assert [excluded(selector) for selector in selectors] == [{"kube-system", "legacy"}] * 5
+
+
+def test_further_conditions_hold_for_the_webhooks_of_pods_and_their_policy(render: Render) -> None:
+    name, expression = "is-not-legacy", "!has(object.metadata.labels.legacy)"
+    given = "admission.matchConditions[0]"
+    documents = render(f"{given}.name={name}", f"{given}.expression={expression}")
+    found = hooks(documents)
+    policy = one(documents, "ValidatingAdmissionPolicy", "mpslice-pods")["spec"]
+    for owner in (found["mutate.pods.mpslice.io"], found["validate.pods.mpslice.io"], policy):
+        assert {"name": name, "expression": expression} in owner["matchConditions"]
+    workloads = found["validate.workloads.mpslice.io"]
+    assert name not in {each["name"] for each in workloads["matchConditions"]}
+
+
+def test_timeout_is_a_value(render: Render) -> None:
+    found = hooks(render("webhook.timeoutSeconds=15"))
+    assert {hook["timeoutSeconds"] for hook in found.values()} == {15}
+
+
+def test_condition_has_the_kernels_own_expression_of_a_slices_name(render: Render) -> None:
+    for hook in hooks(render()).values():
+        (guard,) = (
+            condition["expression"]
+            for condition in hook["matchConditions"]
+            if condition["name"] == "mentions-a-slice"
+        )
+        assert f'name.lowerAscii().matches("{LOOKALIKE}")' in guard
+
+
 def test_policy_and_workload_warnings_can_be_left_out(render: Render) -> None:
     documents = render("admission.policy.enabled=false", "admission.workloads=false")
-    assert not [d for d in documents if d["kind"].startswith("ValidatingAdmissionPolicy")]
+    policies = {
+        d["metadata"]["name"]
+        for d in documents
+        if d["kind"].startswith("ValidatingAdmissionPolicy")
+    }
+    assert policies & {"mpslice-pods", "mpslice-workloads"} == set()
     assert set(hooks(documents)) == {"mutate.pods.mpslice.io", "validate.pods.mpslice.io"}
 
 
@@ -104,6 +156,7 @@ def test_policy_follows_the_values_it_repeats(render: Render) -> None:
     )
     text = str(policy["spec"])
     assert "HostIPCRequired" not in text
+    assert "PrivilegeEscalation: " not in text
     assert "UserNamespaceConflict" in text
     assert "MPS serves user 33 only" in text
     binding = one(

@@ -1,16 +1,26 @@
 """What a slice pod is completed with, and that nothing else is touched."""
 
-import json
-
 import pytest
 
-from tests.webhook.cases import NOS, SCRATCH, SLICE, Manifest, container, mount, pod, user
+from tests.webhook.cases import (
+    NOS,
+    SCRATCH,
+    SLICE,
+    Manifest,
+    adds,
+    container,
+    mount,
+    pod,
+    sysctl,
+    user,
+)
+from tests.webhook.judging import mutate, validate
 from webhook.offline import apply
-from webhook.policy import mutate
 from webhook.settings import DevShm, Enforcement, Settings
-from webhook.verdicts import Reason, json_patch
+from webhook.verdicts import Reason
 
 DEFAULT = Settings()
+INJECTED = {"runAsUser": 1000, "allowPrivilegeEscalation": False}
 STRIP = Settings(dev_shm=DevShm.STRIP)
 
 
@@ -18,10 +28,10 @@ def completed(manifest: Manifest, settings: Settings = DEFAULT) -> Manifest:
     return dict(apply(manifest, mutate(manifest, settings)))
 
 
-def test_bare_slice_pod_gets_host_ipc_the_user_and_the_gate() -> None:
+def test_bare_slice_pod_gets_host_ipc_the_user_no_escalation_and_the_gate() -> None:
     spec = completed(pod(container({SLICE: 1}, requests={SLICE: 1})))["spec"]
     assert spec["hostIPC"] is True
-    assert spec["containers"][0]["securityContext"] == {"runAsUser": 1000}
+    assert spec["containers"][0]["securityContext"] == INJECTED
     assert spec["schedulingGates"] == [{"name": "mpslice.io/carve"}]
 
 
@@ -32,7 +42,8 @@ def test_what_was_injected_is_in_the_audit_annotation() -> None:
 
 
 def test_complete_pod_without_the_gate_gets_an_empty_patch() -> None:
-    manifest = pod(container({SLICE: 1}, requests={SLICE: 1}), **NOS)
+    closed = {"allowPrivilegeEscalation": False}
+    manifest = pod(container({SLICE: 1}, requests={SLICE: 1}, securityContext=closed), **NOS)
     verdict = mutate(manifest, Settings(gate=False))
     assert (verdict.patch, verdict.audit) == ((), {})
 
@@ -77,12 +88,48 @@ def test_user_is_set_only_on_slice_containers_that_have_none() -> None:
 
 def test_user_of_the_pod_is_good_enough() -> None:
     spec = completed(pod(securityContext=user(5)))["spec"]
-    assert "securityContext" not in spec["containers"][0]
+    assert spec["containers"][0]["securityContext"] == {"allowPrivilegeEscalation": False}
+
+
+@pytest.mark.parametrize(
+    ("security", "stored"),
+    [
+        ({}, False),
+        ({"allowPrivilegeEscalation": None}, False),
+        ({"allowPrivilegeEscalation": False}, False),
+        ({"allowPrivilegeEscalation": True}, True),
+        ({"privileged": True}, None),
+        (adds("CAP_SYS_ADMIN"), None),
+        (adds("SYS_ADMIN"), False),
+        (adds("NET_ADMIN"), False),
+    ],
+    ids=str,
+)
+def test_escalation_is_switched_off_where_unset_and_where_the_api_server_lets_it_be(
+    security: Manifest, stored: bool | None
+) -> None:
+    manifest = pod(container(name="a", securityContext=security), container({}, name="b"))
+    one, other = completed(manifest)["spec"]["containers"]
+    assert one["securityContext"].get("allowPrivilegeEscalation") is stored
+    assert "securityContext" not in other
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"), [(None, "nvidia"), ("gvisor", "gvisor")], ids=["none", "its own"]
+)
+def test_runtime_class_of_the_settings_is_set_where_the_pod_has_none(
+    given: str | None, stored: str
+) -> None:
+    settings = Settings(pod_runtime_class_name="nvidia")
+    manifest = pod() if given is None else pod(runtimeClassName=given)
+    assert completed(manifest, settings)["spec"]["runtimeClassName"] == stored
+    assert "runtimeClassName" not in completed(pod())["spec"]
+    assert "runtimeClassName" not in completed(pod(container({})), settings)["spec"]
 
 
 def test_init_containers_are_completed_too() -> None:
     spec = completed(pod(container({}), init=(container(name="setup"),)))["spec"]
-    assert spec["initContainers"][0]["securityContext"] == {"runAsUser": 1000}
+    assert spec["initContainers"][0]["securityContext"] == INJECTED
 
 
 @pytest.mark.parametrize(
@@ -117,7 +164,7 @@ def test_bound_pod_and_a_webhook_without_gates_get_no_gate() -> None:
 
 def test_only_add_operations_are_used() -> None:
     everything = pod(container(requests={SLICE: 1}), init=(container(name="i"),))
-    patch = json.loads(json_patch(mutate(everything, DEFAULT).patch))
+    patch = list(mutate(everything, DEFAULT).patch)
     assert {operation["op"] for operation in patch} == {"add"}
 
 
@@ -146,8 +193,11 @@ def test_mount_over_shm_stays_where_it_is_to_be_denied() -> None:
         (pod(hostUsers=False), Reason.USER_NAMESPACE_CONFLICT),
         (pod(container({SLICE: "500m"})), Reason.INVALID_SLICE),
         (pod(container(requests={"nvidia.com/gpu-10GB": 1})), Reason.INVALID_SLICE),
+        (pod(os={"name": "windows"}), Reason.UNSUPPORTED_POD),
+        (pod(securityContext=sysctl("kernel.sem")), Reason.UNSUPPORTED_POD),
+        (pod(container({SLICE: 2}, securityContext=user(0))), Reason.MULTIPLE_SLICES),
     ],
-    ids=["user namespace", "fraction", "lookalike without a limit"],
+    ids=["user namespace", "fraction", "without a limit", "windows", "sysctl", "two violations"],
 )
 def test_what_the_api_server_would_answer_less_clearly_is_refused_here(
     manifest: Manifest, reason: Reason
@@ -157,7 +207,7 @@ def test_what_the_api_server_would_answer_less_clearly_is_refused_here(
     assert verdict.audit == {"reason": reason}
 
 
-def test_other_violations_are_left_to_validation() -> None:
+def test_a_single_other_violation_is_left_to_validation() -> None:
     assert mutate(pod(container({SLICE: 2})), DEFAULT).allowed
     assert mutate(pod(container({"nvidia.com/gpu-10GB": 1})), DEFAULT).allowed
 
@@ -168,6 +218,26 @@ def test_with_enforcement_warn_a_refusal_becomes_a_warning_and_the_pod_is_comple
     assert verdict.patch
     assert verdict.warnings[0].startswith("UserNamespaceConflict: ")
     assert verdict.audit["reason"] == "UserNamespaceConflict"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "missing"),
+    [
+        (pod(os={"name": "windows"}), ("hostIPC", "schedulingGates")),
+        (pod(securityContext=sysctl("kernel.sem")), ("hostIPC",)),
+        (pod(hostUsers=False), ("hostIPC",)),
+    ],
+    ids=["windows", "sysctl", "user namespace"],
+)
+def test_with_enforcement_warn_nothing_is_added_that_the_api_server_would_refuse(
+    manifest: Manifest, missing: tuple[str, ...]
+) -> None:
+    warn = Settings(enforcement=Enforcement.WARN)
+    spec = completed(manifest, warn)["spec"]
+    assert [field for field in ("hostIPC", "schedulingGates") if field not in spec] == [*missing]
+    warnings = validate({"spec": spec}, warn).warnings
+    reasons = {warning.partition(":")[0] for warning in warnings}
+    assert len(reasons & {"UnsupportedPod", "UserNamespaceConflict"}) == len(reasons) == 1
 
 
 def test_what_yaml_aliases_share_is_patched_where_it_was_meant() -> None:

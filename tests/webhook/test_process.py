@@ -1,11 +1,15 @@
 """The program as people start and stop it: bad starts in one line, an orderly end, late imports."""
 
 import asyncio
+import ctypes
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -14,6 +18,8 @@ from tests.webhook import tls
 from tests.webhook.cases import SLICE, container, pod
 from tests.webhook.process import ended, free_port, standalone
 from tests.webhook.test_review import review
+
+PIDFD_GETFD: Final = 438  # the system call's number, on every architecture
 
 
 @pytest.fixture
@@ -128,7 +134,10 @@ async def test_standalone_serves_with_the_certificate_of_the_files(pair: tls.Tls
         status, answer = await webhook.post("/validate", review(pod(container({SLICE: 2}))))
         assert answer["response"]["status"]["message"].startswith("MultipleSlices: ")
         _, metrics = await webhook.ops("metrics")
-        assert 'requests_total{reason="MultipleSlices",verdict="refused"} 1.0' in metrics
+        assert (
+            'requests_total{endpoint="validate",reason="MultipleSlices",verdict="refused"} 1.0'
+            in metrics
+        )
         assert "mpslice_admission_seconds_bucket" in metrics
         name = "mpslice_certificate_expiry_timestamp_seconds "
         (line,) = [line for line in metrics.splitlines() if line.startswith(name)]
@@ -177,6 +186,31 @@ async def test_second_signal_cuts_the_end_short(pair: tls.Tls) -> None:
         webhook.process.terminate()
         async with asyncio.timeout(20):
             assert await webhook.process.wait() == 0
+
+
+async def test_it_ends_with_one_line_when_its_port_listens_no_more(pair: tls.Tls) -> None:
+    async with standalone(pair, ("--shutdown-delay=0s",)) as webhook:
+        with listening(webhook.process.pid, webhook.port) as port:
+            port.shutdown(socket.SHUT_RDWR)
+        async with asyncio.timeout(30):
+            _, stderr = await webhook.process.communicate()
+    last = stderr.decode().splitlines()[-1]
+    assert webhook.process.returncode == 1
+    assert last.startswith("mpslice-webhook: the port is served no more (Invalid argument)")
+
+
+def listening(pid: int, port: int) -> socket.socket:
+    """Another process's socket that listens on the port; the same socket, not a copy."""
+    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    rows = [row.split() for row in table]
+    inode = next(row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}"))
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    number = next(int(link.name) for link in links if os.readlink(link) == f"socket:[{inode}]")
+    process = os.pidfd_open(pid)
+    try:
+        return socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, process, number, 0))
+    finally:
+        os.close(process)
 
 
 async def test_renewed_files_are_served_without_a_restart(pair: tls.Tls, tmp_path: Path) -> None:

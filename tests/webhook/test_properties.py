@@ -5,19 +5,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.webhook.cases import Manifest, container, env, pod
+from tests.webhook.judging import advise, mutate, read, validate
 from tests.webhook.strategies import json_values, pods, reviews
 from tests.webhook.test_review import review
 from webhook.errors import BadReview
+from webhook.mutation import operations
 from webhook.offline import apply
-from webhook.pods import read_pod
-from webhook.policy import advise, mutate, validate
+from webhook.pods import Pod, read_pod
 from webhook.review import answer, judge_mutation, judge_validation, read_review
-from webhook.settings import Compute, DevShm, Enforcement, Settings, TooLarge
-from webhook.verdicts import LONGEST_WARNING, Reason, json_patch
+from webhook.rules import early_violations, is_advice, violations
+from webhook.rules.facts import Facts
+from webhook.settings import Compute, DevShm, Enforcement, PrivilegeEscalation, Settings, TooLarge
+from webhook.verdicts import LONGEST_WARNING, Place, Reason, Verdict
 from webhook.workloads import TEMPLATES
 
 
@@ -36,7 +39,10 @@ some_settings = st.builds(
     dev_shm=st.sampled_from(DevShm),
     too_large=st.sampled_from(TooLarge),
     compute=st.sampled_from(Compute),
+    privilege_escalation=st.sampled_from(PrivilegeEscalation),
+    pod_runtime_class_name=st.sampled_from(["", "nvidia"]),
     allowed_sizes=st.sampled_from([frozenset(), frozenset({10})]),
+    quota=st.booleans(),
 )
 
 
@@ -46,7 +52,7 @@ def test_mutation_is_idempotent(pod: Manifest, given_settings: Settings) -> None
     """Contract: "idempotent; only `add` operations, but for `devShm: strip`"."""
     first = mutate(pod, given_settings)
     allowed = {"add", "remove"} if given_settings.dev_shm is DevShm.STRIP else {"add"}
-    assert {edit["op"] for edit in json.loads(json_patch(first.patch))} <= allowed
+    assert {edit["op"] for edit in first.patch} <= allowed
     assert mutate(apply(pod, first), given_settings).patch == ()
 
 
@@ -54,14 +60,16 @@ def test_mutation_is_idempotent(pod: Manifest, given_settings: Settings) -> None
 @given(pods, some_settings)
 def test_mutation_never_makes_a_pod_bad(pod: Manifest, given_settings: Settings) -> None:
     """A mutated pod that is refused would be refused unmutated too, for what its user set."""
-    after = validate(apply(pod, mutate(pod, given_settings)), given_settings)
+    after = validate(apply(pod, mutate(pod, _warning(given_settings))), given_settings)
     if after.reason is None:
         return
     assert validate(pod, given_settings).reason is not None
     if after.reason is Reason.HOST_IPC_REQUIRED:
-        assert read_pod(pod).spec["hostUsers"] is False
+        assert read_pod(read(pod)).spec["hostUsers"] is False
     if after.reason is Reason.RUN_AS_USER_MISMATCH:
         assert "runAsUser is not set" not in after.message
+        assert "was not asked about it" not in after.message
+    assert "allowPrivilegeEscalation is not set" not in after.message
 
 
 @examples(1000)
@@ -74,6 +82,34 @@ def test_what_mutation_refuses_validation_refuses_for_the_same_reason(
         completed = apply(pod, mutate(pod, _warning(given_settings)))
         late = validate(completed, given_settings)
         assert (late.reason, late.allowed) == (early.reason, False)
+
+
+@examples(1000)
+@given(pods, some_settings)
+def test_pod_is_judged_ahead_as_it_will_be_stored(pod: Manifest, given_settings: Settings) -> None:
+    view = read_pod(read(pod))
+    assume(not view.windows)  # refused, and not completed
+    stored = apply(pod, Verdict(patch=operations(view, given_settings)))
+
+    def broken(pod: Pod, *, completing: bool) -> list[tuple[Reason, Place]]:
+        facts = Facts(given_settings, completing=completing)
+        return [(found.reason, found.place) for found in violations(pod, facts)]
+
+    assert broken(view, completing=True) == broken(read_pod(read(stored)), completing=False)
+
+
+@examples(1000)
+@given(pods, some_settings)
+def test_pod_that_is_refused_early_breaks_a_rule_when_it_is_complete(
+    pod: Manifest, given_settings: Settings
+) -> None:
+    """Why /mutate asks the early rules only about a pod that breaks any."""
+    facts, view = Facts(given_settings, completing=True), read_pod(read(pod))
+    found = list(violations(view, facts))
+    early = {violation.reason for violation in early_violations(view, facts)}
+    assert early <= {
+        violation.reason for violation in found if not is_advice(violation, given_settings)
+    }
 
 
 def _warning(given_settings: Settings) -> Settings:
@@ -157,8 +193,8 @@ def test_nesting_of_any_depth_in_any_place_is_answered_or_told_to_be_no_review(
             except BadReview:
                 continue  # a 400
             answered += 1
-    # Python's decoder follows some hundred levels; deeper is no JSON to it, and a 400.
-    assert answered > 0 or depth > 500
+    # The decoder follows 1024 levels; what is deeper is no JSON to it, and a 400.
+    assert answered > 0 or depth > 1024
 
 
 def _with_everywhere(put: str, value: Any) -> Iterator[Any]:

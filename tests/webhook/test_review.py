@@ -114,7 +114,34 @@ def test_object_of_any_shape_is_let_through(obj: object) -> None:
     assert mutated(review(obj)) == validated(review(obj)) == {"uid": UID, "allowed": True}
 
 
+@pytest.mark.parametrize("odd", [None, True, 7, "text", [], [None], {"": None}])
+@pytest.mark.parametrize("field", ["securityContext", "env", "volumeMounts", "name"])
+def test_a_field_of_another_type_counts_as_absent_and_the_rest_is_judged(
+    field: str, odd: object
+) -> None:
+    without = container({SLICE: 2})
+    without.pop(field, None)
+    first, second = review(pod({**without, field: odd})), review(pod(without))
+    if isinstance(odd, str) and field == "name":
+        assert validated(first)["status"]["message"].startswith("MultipleSlices: ")
+    else:
+        assert validated(first) == validated(second)
+
+
+def test_what_nobody_reads_may_be_anything_that_is_json() -> None:
+    usual = pod(container({SLICE: 1}))
+    more = {**usual, "status": [None], "spec": {**usual["spec"], "affinity": 10**400}}
+    assert mutated(review(more, userInfo=[], options=1.5)) == mutated(review(usual))
+    with pytest.raises(BadReview):
+        read_review(review(more).replace(str(10**400).encode(), b"NaN"))
+
+
 _GOOD = json.loads(review(pod()))
+_WITH_NAME = json.dumps(_GOOD).replace(UID, "%s").encode()
+
+
+def test_body_whose_bytes_are_spoiled_below_would_be_a_review() -> None:
+    assert read_review(_WITH_NAME % b"u").uid == "u"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +158,16 @@ _GOOD = json.loads(review(pod()))
         b'{"a":' * 100_000,
         b'{"n": NaN}',
         b'{"n": Infinity}',
+        b'{"n": -Infinity}',
+        b'{"n": 1e999}',
         b'{"n": ' + b"9" * 10_000 + b"}",
+        _WITH_NAME % b"\xff",
+        _WITH_NAME % "\ud800".encode(errors="surrogatepass"),
+        _WITH_NAME % rb"\ud800",
+        _WITH_NAME % b"\x00",
+        b"\xef\xbb\xbf" + json.dumps(_GOOD).encode(),
+        json.dumps(_GOOD).encode() + b"{}",
+        json.dumps(_GOOD).encode("utf-16"),
         json.dumps({**_GOOD, "apiVersion": "admission.k8s.io/v1beta1"}).encode(),
         json.dumps({**_GOOD, "kind": "Pod"}).encode(),
         json.dumps({**_GOOD, "request": None}).encode(),
@@ -145,11 +181,25 @@ def test_what_is_no_review_is_told_so(body: bytes) -> None:
         read_review(body)
 
 
-def test_lone_surrogates_do_no_harm() -> None:
-    body = review(pod(container({SLICE: 2}, name="\ud800"))).replace(UID.encode(), b"\\ud800")
-    read = read_review(body)
-    reply = json.loads(answer(read, judge_validation(read, DEFAULT, None)))
-    assert reply["response"]["uid"] == "\ud800"
+def test_of_a_key_that_comes_twice_the_last_counts() -> None:
+    """As in the API server's own decoder."""
+    both = b'"spec": {"hostIPC": true, "hostIPC": false, '
+    twice = review(pod()).replace(b'"spec": {', both)
+    patch = json.loads(base64.b64decode(mutated(twice)["patch"]))
+    assert {"op": "add", "path": "/spec/hostIPC", "value": True} in patch
+
+
+@pytest.mark.parametrize("count", [2**63, 2**64, 10**40, -(2**63) - 1])
+def test_count_of_any_length_is_answered(count: int) -> None:
+    settings = Settings(enforcement=Enforcement.WARN)
+    response = mutated(review(pod(container({}, requests={SLICE: count}))), settings)
+    assert response["allowed"] is True
+
+
+def test_text_of_any_language_comes_back_as_it_was() -> None:
+    name = "\N{GRINNING FACE} gpü \x7f\u2028"
+    message = validated(review(pod(container({SLICE: 2}, name=name))))["status"]["message"]
+    assert f'"{name}"' in message
 
 
 def test_log_names_the_pod_or_what_its_name_will_begin_with() -> None:

@@ -7,6 +7,20 @@ app.kubernetes.io/component: {{ index . 1 }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and annotations of an object; call with (list $ "component" $own), where $own may be left out
+and has labels and annotations of the object alone, which go before the release's. */}}
+{{- define "mpslice.metadata" -}}
+{{- $root := index . 0 }}{{ $own := rest (rest .) | first | default dict }}
+{{- $labels := fromYaml (include "mpslice.labels" (list $root (index . 1))) -}}
+labels: {{- toYaml (mustMergeOverwrite $labels ($own.labels | default dict)) | nindent 2 }}
+{{- with mustMergeOverwrite (dict) $root.Values.commonAnnotations ($own.annotations | default dict) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* What pods of a component are chosen by; it can never change. Call with (list $ "component"). */}}
@@ -23,43 +37,83 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The head of a pod template; call with (list $ "component" $values). */}}
 {{- define "mpslice.podMetadata" -}}
-{{- $root := index . 0 }}{{ $values := index . 2 -}}
-labels:
-  {{- /* No version: an upgrade that changes nothing of a pod must not replace it. */}}
-  app.kubernetes.io/name: mpslice
-  {{- include "mpslice.selector" (list $root (index . 1)) | nindent 2 }}
-  mpslice.io/scraped-by: {{ has (index . 1) (list "webhook" "planner") | ternary "service" "pod" }}
-  {{- with $values.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+{{- $root := index . 0 }}{{ $component := index . 1 }}{{ $values := index . 2 }}
+{{- /* No version: an upgrade that changes nothing of a pod must not replace it. */}}
+{{- $ours := fromYaml (include "mpslice.selector" (list $root $component)) }}
+{{- $_ := set $ours "app.kubernetes.io/name" "mpslice" }}
+{{- if has $component (list "webhook" "planner" "nodeagent" "mps") }}
+{{- $_ := set $ours "mpslice.io/scraped-by" (has $component (list "webhook" "planner") | ternary "service" "pod") }}
+{{- end -}}
+labels: {{- toYaml (mustMergeOverwrite (dict) $root.Values.commonLabels $values.podLabels $ours) | nindent 2 }}
 annotations:
-  kubectl.kubernetes.io/default-container: {{ index . 1 }}
-  {{- with $values.podAnnotations }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- toYaml (mustMergeOverwrite (dict "kubectl.kubernetes.io/default-container" $component) $values.podAnnotations) | nindent 2 }}
 {{- end }}
 
-{{/* Whose it is, where it goes and what it ranks; call with (list $ $values $account $priorityClass). */}}
+{{/* The account that a component's pods have; call with (list $ "component"). */}}
+{{- define "mpslice.serviceAccountName" -}}
+{{- $key := eq (index . 1) "nodeagent" | ternary "nodeAgent" (index . 1) -}}
+{{- $values := index (index . 0).Values $key | default dict -}}
+{{- dig "serviceAccount" "name" "" $values | default (printf "mpslice-%s" (index . 1)) -}}
+{{- end }}
+
+{{/* Its name as the API server knows it. */}}
+{{- define "mpslice.userName" -}}
+system:serviceaccount:{{ (index . 0).Release.Namespace }}:{{ include "mpslice.serviceAccountName" . }}
+{{- end }}
+
+{{/* Account, rank and place of a pod; call with (list $ "component" $values $priorityClass $nodeSelector),
+the node labels that the chart asks for itself, which may be left out. */}}
 {{- define "mpslice.scheduling" -}}
-{{- $root := index . 0 }}{{ $values := index . 1 -}}
-serviceAccountName: {{ index . 2 }}
+{{- $root := index . 0 }}{{ $component := index . 1 }}{{ $values := index . 2 }}
+{{- $nodes := mustMergeOverwrite (dict "kubernetes.io/os" "linux") $values.nodeSelector }}
+{{- range rest (rest (rest (rest .))) }}{{ $nodes = mustMergeOverwrite $nodes . }}{{ end -}}
+serviceAccountName: {{ include "mpslice.serviceAccountName" (list $root $component) }}
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if or $values.priorityClassName $root.Values.priorityClasses.create }}
-priorityClassName: {{ $values.priorityClassName | default (index . 3) }}
+{{- with $values.priorityClassName | default ($root.Values.priorityClasses.create | ternary (index . 3) "") }}
+priorityClassName: {{ . }}
 {{- end }}
+nodeSelector: {{- toYaml $nodes | nindent 2 }}
 {{- with $values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- if has $component (list "webhook" "planner") }}
+affinity: {{- include "mpslice.affinity" (list $root $component $values) | nindent 2 }}
+{{- else }}
+{{- with $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- /* Without a selector a constraint counts no pod at all. */}}
+  {{- $own := dict "labelSelector" (dict "matchLabels" (fromYaml (include "mpslice.selector" (list $root $component)))) }}
+  - {{- toYaml (mustMergeOverwrite $own .) | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- with $values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with $values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
-{{/* Replicas keep apart where they can; call with (list $ "component" $values). */}}
+{{/* Where they can, replicas keep apart and off nodes with slices, which are drained and fail for reasons of
+their own; call with (list $ "component" $values). */}}
 {{- define "mpslice.affinity" -}}
 {{- $values := index . 2 -}}
 {{- if $values.affinity }}
 {{- toYaml $values.affinity }}
 {{- else -}}
+nodeAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      preference:
+        matchExpressions:
+          - {key: mpslice.io/managed, operator: DoesNotExist}
 podAntiAffinity:
   preferredDuringSchedulingIgnoredDuringExecution:
     {{- range $weight, $key := dict "100" "kubernetes.io/hostname" "50" "topology.kubernetes.io/zone" }}

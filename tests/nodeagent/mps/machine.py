@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,11 +16,13 @@ from typing import TypeVar
 
 from mpslice.gpus import GpuUuid
 from nodeagent.hardware import ComputeModes
+from nodeagent.mps.daemons import Daemons, ReaperLine
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.keeper import Tools
 from nodeagent.mps.modes import open_compute_modes
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM, MpsRoot
-from nodeagent.mps.processes import daemon_of, servers_left
+from nodeagent.mps.pipes import take_away
+from nodeagent.mps.processes import daemons_at, is_within, servers_left
 from nodeagent.mps.records import (
     MpsState,
     Status,
@@ -40,6 +43,9 @@ USER = 1000
 POLICY = Policy(USER)
 CALL_SECONDS = 1.0  # for a daemon that is made to hang; others answer in milliseconds
 STRANGER = 1001
+NURSERY = "tests.nodeagent.mps.nursery"
+OTHER_DRIVER = "615"
+"""A control program that is not NVIDIA's, see control_615.py."""
 CLIENT = "client"  # stands in for a CUDA program
 
 DEFAULT, EXCLUSIVE = 0, 3  # nvmlComputeMode_t
@@ -71,7 +77,16 @@ class MpsMachine:
         for number, uuid in enumerate((ONE, TWO)):
             driver.gpu(uuid, memory=81920, minor=number)
         self._clients: list[subprocess.Popen[str]] = []
+        self.call_seconds = CALL_SECONDS
         self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._daemons: ReaperLine | None = None
+        self._line: socket.socket | None = None
+
+    def use_other_driver(self) -> None:
+        text = (_HERE / "control_615.py").read_text().partition("\n")[2]
+        (self.bin / PROGRAM).write_text(f"#!{sys.executable}\n{text}")
+        self.call_seconds = 10.0  # an interpreter has to start for each call
+        compile_c(_HERE / "server_615.c", self.bin / SERVER_PROGRAM)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -97,7 +112,32 @@ class MpsMachine:
 
     def tools(self, policy: Policy, modes: ComputeModes) -> Tools:
         program = str(self.bin / PROGRAM)
-        return Tools(self.root, policy, modes, program, self.environment, call_seconds=CALL_SECONDS)
+        return Tools(
+            self.root,
+            policy,
+            modes,
+            self.daemons(),
+            program,
+            self.environment,
+            call_seconds=self.call_seconds,
+        )
+
+    def daemons(self) -> Daemons:
+        """For supervisors in this process: what keeps their daemons, in a process of its own."""
+        if self._daemons is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs, self.log_file.open("ab") as log:
+                nursery = subprocess.Popen(
+                    [sys.executable, "-m", NURSERY, str(theirs.fileno()), str(self.root.root)],
+                    pass_fds=[theirs.fileno()],
+                    env=self.environment,
+                    cwd=_CHECKOUT,
+                    stderr=log,
+                )
+            self._supervisors.append(nursery)
+            self._line = ours
+            self._daemons = ReaperLine(ours)
+        return self._daemons
 
     def start(self, *flags: str, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
         """`mpslice-nodeagent mps` as a container runs it; its lines are in `log_file`."""
@@ -152,7 +192,7 @@ class MpsMachine:
 
         return await self.until(answered, f"the check {check!r} of {gpu}")
 
-    async def until(self, probe: Callable[[], T | None], what: str, seconds: float = 15) -> T:
+    async def until(self, probe: Callable[[], T | None], what: str, seconds: float = 30) -> T:
         deadline = time.monotonic() + seconds
         while True:
             if found := probe():
@@ -160,6 +200,9 @@ class MpsMachine:
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited in vain for {what}; {self.status()}; {self._tail()}")
             await asyncio.sleep(0.01)
+
+    def has_logged(self, text: str) -> bool:
+        return self.log_file.exists() and text in self.log_file.read_text()
 
     def _tail(self) -> str:
         return self.log_file.read_text()[-2000:] if self.log_file.exists() else ""
@@ -170,7 +213,9 @@ class MpsMachine:
         return self.driver.compute_mode(gpu)
 
     def daemon(self, gpu: GpuUuid = ONE) -> int | None:
-        return daemon_of(self.root.pipe(gpu), gpu)
+        found = daemons_at(self.root.pipe(gpu))
+        first = [pid for pid in found if not any(is_within(pid, p) for p in found if p != pid)]
+        return first[0] if first else None
 
     def servers(self, gpu: GpuUuid = ONE) -> tuple[int, ...]:
         return servers_left(self.root.pipe(gpu))
@@ -220,11 +265,13 @@ class MpsMachine:
         for client in self._clients:
             client.kill()
             client.communicate(timeout=10)
+        if self._line is not None:
+            self._line.close()
         for gpu in (ONE, TWO):
-            daemon = self.daemon(gpu)
-            for pid in (*((daemon,) if daemon else ()), *self.servers(gpu)):
+            for pid in (*daemons_at(self.root.pipe(gpu)), *self.servers(gpu)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            take_away(self.root.pipe(gpu))
 
 
 def children_of(pid: int) -> Sequence[int]:
@@ -237,5 +284,5 @@ def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -11,7 +11,7 @@ import pytest
 from hack.cluster import mps
 from hack.cluster.errors import Unavailable
 from tests.cluster.plugin import do_without
-from tests.nodeagent.mps.machine import MpsMachine, build_stand_ins
+from tests.nodeagent.mps.machine import OTHER_DRIVER, MpsMachine, build_stand_ins
 from tests.nodeagent.nvml.driver import FakeDriver
 
 
@@ -29,7 +29,7 @@ def mps_stand_ins() -> Iterator[Path]:
 
 @pytest.fixture
 def mps_suite() -> str:
-    """The Debian release whose control program is used; a test may choose another."""
+    """The Debian release whose control program is used, or OTHER_DRIVER; a test may choose."""
     return "trixie"
 
 
@@ -37,12 +37,14 @@ def mps_suite() -> str:
 def mps_machine(mps_stand_ins: Path, mps_suite: str, driver: FakeDriver) -> Iterator[MpsMachine]:
     """Two GPUs, NVIDIA's control program, and nothing running yet."""
     try:
-        control = mps.control_program(mps_suite)
+        control = mps.control_program("trixie" if mps_suite == OTHER_DRIVER else mps_suite)
     except Unavailable as error:
         do_without("mps", str(error))
     folder = Path(tempfile.mkdtemp(prefix="m-"))
     folder.chmod(0o755)
     machine = MpsMachine(folder, control, mps_stand_ins, driver)
+    if mps_suite == OTHER_DRIVER:
+        machine.use_other_driver()
     try:
         yield machine
     finally:

@@ -38,16 +38,10 @@ static int is_told(const char *word)
     return access(path, F_OK) == 0;
 }
 
-/* The control program leaves its logs open for its servers. */
+/* A control daemon in the foreground leaves its output open for its servers. */
 static void complain(const char *text)
 {
-    char link[64], path[4096];
-    for (int file = 3; file < 64; file++) {
-        snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-        ssize_t length = readlink(link, path, sizeof path - 1);
-        if (length > 11 && memcmp(path + length - 11, "/server.log", 11) == 0)
-            dprintf(file, "[2026-01-01 00:00:00.000 Other %d] %s\n", getpid(), text);
-    }
+    fprintf(stderr, "[2026-01-01 00:00:00.000 Other %d] %s\n", getpid(), text);
 }
 
 static void drop(int n)

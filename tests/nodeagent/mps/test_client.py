@@ -160,6 +160,15 @@ async def test_what_cannot_be_written_is_said(mps_machine: MpsMachine) -> None:
         assert read_wanted(mps_machine.root.wanted)[0] == {ONE: Wanted(9533)}
 
 
+async def test_what_has_gone_is_written_again(mps_machine: MpsMachine) -> None:
+    """A supervisor would take its absence for a hand-back."""
+    async with agent(mps_machine) as mps:
+        await mps.hold({ONE: Backstop(9533)})
+        (mps_machine.root.wanted / ONE).unlink()
+        await mps.hold({ONE: Backstop(9533)})
+        assert read_wanted(mps_machine.root.wanted)[0] == {ONE: Wanted(9533)}
+
+
 async def test_write_that_was_given_up_never_undoes_a_later_one(
     mps_machine: MpsMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,3 +228,8 @@ def test_news_are_of_daemons_that_were_there_before() -> None:
     assert list(news({ONE: fault}, {ONE: fault})) == []
     (entry,) = news({ONE: MpsHealth(restarts=1)}, {ONE: MpsHealth(restarts=2)})
     assert entry.reason == "MpsRestarted"
+    hung = MpsHealth(ready=False, reason=MPS_DOWN, detail="it does not answer")
+    (entry,) = news({ONE: MpsHealth()}, {ONE: hung})
+    assert entry.reason == MPS_DOWN
+    assert "it does not answer" in entry.message
+    assert list(news({ONE: hung}, {ONE: hung})) == []

@@ -7,6 +7,7 @@ import pytest
 from nodeagent.mps.decision import (
     Daemon,
     EndServers,
+    EndStrays,
     KillDaemon,
     Mark,
     Observed,
@@ -71,6 +72,19 @@ def test_running_server_gets_the_new_limit_too() -> None:
     assert decide(larger, READY, POLICY) == SetDefaultLimit(19066)
     raised = replace(READY, default_limit=19066)
     assert decide(larger, raised, POLICY) == SetServerLimit(7, 19066)
+
+
+def test_daemon_of_another_container_keeps_a_gpu_from_its_release() -> None:
+    stray = replace(READY, daemon=Daemon.ABSENT, strays=(7,), left=(8,), servers=())
+    assert decide(None, stray, POLICY) == EndStrays((7,))
+    assert decide(WANTED, stray, POLICY) == EndStrays((7,))
+
+
+def test_daemon_of_another_container_is_left_while_slices_are_in_use() -> None:
+    stray = replace(READY, daemon=Daemon.ABSENT, strays=(7,), left=(8,), servers=())
+    step = decide(replace(WANTED, used=True), stray, POLICY)
+    assert isinstance(step, Rest)
+    assert step.state is MpsState.DOWN
 
 
 def test_servers_without_a_daemon_go_before_another_starts() -> None:

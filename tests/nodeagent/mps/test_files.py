@@ -1,5 +1,6 @@
 """The files between agent and supervisor, the logs, the control program's answers, the sweep."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from nodeagent.mps import logs
-from nodeagent.mps.control import parse_limit, parse_pids, parse_status, printed_limit
+from nodeagent.mps.answers import parse_limit, parse_pids, parse_status, printed_limit
 from nodeagent.mps.decision import ServerStatus
-from nodeagent.mps.errors import UnreadableRecord
+from nodeagent.mps.errors import SelinuxRefuses, UnreadableRecord
 from nodeagent.mps.records import (
     MpsState,
     Status,
@@ -141,6 +142,15 @@ def test_sweep_keeps_what_is_mapped(tmp_path: Path) -> None:
     mapped.close()
     sweeper.sweep()
     assert sweeper.sweep() == 1
+
+
+def test_selinux_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    with pytest.raises(SelinuxRefuses, match="SELinux lets nobody label"):
+        label_for_containers(tmp_path, tmp_path)
 
 
 def test_selinux_gets_its_label_where_there_is_selinux(tmp_path: Path) -> None:

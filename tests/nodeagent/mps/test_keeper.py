@@ -5,14 +5,16 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from mpslice.gpus import GpuUuid
 from nodeagent.mps import keeper
-from nodeagent.mps.control import ControlProgram
+from nodeagent.mps.daemons import Roll
 from nodeagent.mps.decision import Daemon, Observed, Policy, SetDefaultLimit, StartDaemon, Step
+from nodeagent.mps.errors import ControlHung, DaemonDidNotStart
 from nodeagent.mps.keeper import Keeper, Tools
 from nodeagent.mps.observer import Observer
 from nodeagent.mps.paths import MpsRoot
@@ -27,9 +29,13 @@ async def nothing(*_: object, **__: bool) -> Observed:
 
 
 @asynccontextmanager
-async def keeping(root: MpsRoot, said: Status | None = None) -> AsyncIterator[None]:
+async def keeping(
+    root: MpsRoot, daemons: "NoDaemons", said: Status | None = None
+) -> AsyncIterator[None]:
     """A keeper whose control program cannot be found."""
-    tools = Tools(root, Policy(1000, exclusive=False), NoModes(), "no-program", dict(os.environ))
+    tools = Tools(
+        root, Policy(1000, exclusive=False), NoModes(), daemons, "no-program", dict(os.environ)
+    )
     task = asyncio.create_task(Keeper(GPU, Wanted(9533), tools, said).run())
     try:
         yield
@@ -45,6 +51,23 @@ class NoModes:
 
     async def set_exclusive(self, gpu: GpuUuid, *, exclusive: bool) -> None:
         raise AssertionError
+
+
+class NoDaemons:
+    """None can be started."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def roll(self) -> Roll:
+        return Roll()
+
+    def start(self, gpu: GpuUuid) -> Roll:
+        self.tries += 1
+        raise DaemonDidNotStart("no-program is not to be found")
+
+    def kill(self, gpu: GpuUuid, number: int) -> Roll:
+        return Roll()
 
 
 class DyingDaemon:
@@ -66,23 +89,43 @@ async def test_daemon_that_cannot_be_started_was_not_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Observer, "look", nothing)
-    root, tries = MpsRoot(tmp_path), 0
-    start = ControlProgram.start_daemon
-
-    async def counting(program: ControlProgram, gpu: str) -> None:
-        nonlocal tries
-        tries += 1
-        await start(program, gpu)
-
-    monkeypatch.setattr(ControlProgram, "start_daemon", counting)
+    root, daemons = MpsRoot(tmp_path), NoDaemons()
 
     async def told_after_two_tries() -> Status | None:
-        return read_statuses(root.status)[0].get(GPU) if tries > 1 else None
+        return read_statuses(root.status)[0].get(GPU) if daemons.tries > 1 else None
 
-    async with keeping(root, Status(MpsState.READY, limit_mib=9533)):
+    async with keeping(root, daemons, Status(MpsState.READY, limit_mib=9533)):
         status = await eventually(told_after_two_tries, "a status", seconds=5)
     assert status is not None
     assert (status.state, status.restarts) == (MpsState.DOWN, 0)
+
+
+async def test_daemon_that_is_slow_to_answer_was_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found alive at the next look, and not started once more."""
+    looks = iter((Observed(), Observed(daemon=Daemon.ALIVE)))
+
+    async def look(*_: object, **__: bool) -> Observed:
+        return next(looks, Observed(daemon=Daemon.HUNG))
+
+    async def hang(_: Keeper) -> None:
+        raise ControlHung("no answer")
+
+    monkeypatch.setattr(Observer, "look", look)
+    monkeypatch.setattr(Keeper, "_until_it_answers", hang)
+    monkeypatch.setattr(keeper, "_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(NoDaemons, "start", lambda *_: None)
+    root = MpsRoot(tmp_path)
+
+    async def told() -> Status | None:
+        status = read_statuses(root.status)[0].get(GPU)
+        return status if status is not None and status.restarts else None
+
+    async with keeping(root, NoDaemons(), Status(MpsState.READY, limit_mib=9533)):
+        status = await eventually(told, "the restart", seconds=5)
+    assert status is not None
+    assert status.restarts == 1
 
 
 async def test_full_disk_does_not_stop_the_keeper(
@@ -101,8 +144,37 @@ async def test_full_disk_does_not_stop_the_keeper(
     async def told() -> bool:
         return GPU in read_statuses(root.status)[0]
 
-    async with keeping(root):
+    async with keeping(root, NoDaemons()):
         await eventually(told, "a status, once there is room", seconds=5)
+
+
+async def test_processes_that_pass_themselves_off_as_servers_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container can start them faster than they are ended, each with another PID."""
+    pids = count(1 << 22)  # of no process
+    ended: list[Step] = []
+
+    async def look(*_: object, **__: bool) -> Observed:
+        return Observed(left=(next(pids),))
+
+    async def act(_: Keeper, step: Step) -> None:
+        ended.append(step)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Observer, "look", look)
+    monkeypatch.setattr(Keeper, "_act", act)
+    root = MpsRoot(tmp_path)
+
+    async def told() -> Status | None:
+        return read_statuses(root.status)[0].get(GPU)
+
+    async with keeping(root, NoDaemons()):
+        status = await eventually(told, "a status", seconds=5)
+    assert status is not None
+    assert status.state is MpsState.DOWN
+    assert "have not ended yet" in status.message
+    assert 50 <= len(ended) <= 200
 
 
 async def test_daemon_that_dies_of_each_order_is_told_of_and_started_ever_more_slowly(
@@ -112,7 +184,10 @@ async def test_daemon_that_dies_of_each_order_is_told_of_and_started_ever_more_s
     monkeypatch.setattr(Observer, "look", daemon.look)
     monkeypatch.setattr(Keeper, "_act", daemon.act)
     root = MpsRoot(tmp_path)
-    tools = Tools(root, Policy(1000, exclusive=False), NoModes(), "no-program", dict(os.environ))
+    daemons = NoDaemons()
+    tools = Tools(
+        root, Policy(1000, exclusive=False), NoModes(), daemons, "no-program", dict(os.environ)
+    )
     keeping = asyncio.create_task(Keeper(GPU, Wanted(9533), tools, None).run())
 
     async def told() -> Status | None:

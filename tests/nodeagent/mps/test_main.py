@@ -1,15 +1,16 @@
 """The command: what it cannot work with gets one line."""
 
+import asyncio
 import os
 import subprocess
 import sys
-from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM
 from tests.nodeagent.mps.machine import MpsMachine
+from tests.nodeagent.nvml.driver import DRIVER_NOT_LOADED
 
 COMMAND = (sys.executable, "-m", "nodeagent.main", "mps")
 
@@ -82,18 +83,36 @@ def test_root_that_leaves_no_room_for_a_socket_is_named(programs: str) -> None:
 
 @needs_root
 @pytest.mark.parametrize("missing", [PROGRAM, SERVER_PROGRAM])
-def test_missing_program_of_the_driver_is_named(programs: str, missing: str) -> None:
-    Path(programs, missing).unlink()
-    line = line_of(run(PATH=programs), 1)
-    assert f"{missing} is not to be found" in line
-    assert "runtimeClassName or driverRoot" in line
+def test_missing_program_of_the_driver_is_waited_for(mps_machine: MpsMachine, missing: str) -> None:
+    program = mps_machine.bin / missing
+    program.rename(mps_machine.folder / missing)
+    mps_machine.start()
+    mps_machine.want()
+
+    async def comes_late() -> None:
+        await mps_machine.until(lambda: mps_machine.has_logged("waiting for the driver"), "it told")
+        assert mps_machine.has_logged(f"{missing} is not to be found")
+        assert mps_machine.has_logged("runtimeClassName or driverRoot")
+        (mps_machine.folder / missing).rename(program)
+        await mps_machine.ready()
+
+    asyncio.run(comes_late())
 
 
 @needs_root
-@pytest.mark.skipif(find_library("nvidia-ml") is not None, reason="this machine has NVML")
-def test_missing_nvml_is_named(programs: str) -> None:
-    done = run("--mps-root=/nowhere", PATH=programs)
-    assert "libnvidia-ml.so.1 cannot be loaded" in line_of(done, 1)
+def test_driver_that_comes_late_is_waited_for(mps_machine: MpsMachine) -> None:
+    mps_machine.driver.fail("nvmlInitWithFlags", DRIVER_NOT_LOADED)
+    reaper = mps_machine.start()
+    mps_machine.want()
+
+    async def comes_late() -> None:
+        await mps_machine.until(lambda: mps_machine.has_logged("waiting for the driver"), "it told")
+        assert mps_machine.has_logged("the kernel module nvidia is not loaded")
+        mps_machine.driver.recover()
+        await mps_machine.ready()
+
+    asyncio.run(comes_late())
+    assert reaper.poll() is None
 
 
 @needs_root

@@ -13,7 +13,6 @@ from tests.nodeagent.mps.machine import (
     ONE,
     MpsMachine,
     children_of,
-    is_running,
 )
 
 
@@ -31,17 +30,17 @@ async def supervisor_of(
 
 NO_PROCESS_LEFT = """
 import errno, os
-from nodeagent.mps import reaper
+from nodeagent.mps import children, reaper
 fork, refused = os.fork, iter((True, True))
 def forking():
     if next(refused, False):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
     return fork()
 os.fork = forking
-def work():
+def work(line):
     print("supervised", flush=True)
     return reaper.REFUSED
-print(reaper.Reaper(work, lambda: 0).run())
+print(reaper.Reaper(work, lambda line: 0, children.Children(None)).run())
 """
 
 
@@ -100,19 +99,6 @@ async def test_daemon_killed_with_its_supervisor_is_started_again(
     mps_machine.hand_back()
     await mps_machine.until(lambda: mps_machine.status() is None, "the hand-back")
     assert mps_machine.mode() == DEFAULT
-
-
-async def test_supervisor_does_not_outlive_its_container(mps_machine: MpsMachine) -> None:
-    reaper = mps_machine.start()
-    mps_machine.want()
-    await mps_machine.ready()
-    supervisor, daemon = await supervisor_of(mps_machine, reaper), mps_machine.daemon()
-    reaper.kill()
-    await mps_machine.until(lambda: not is_running(supervisor), "the supervisor's end")
-    assert mps_machine.daemon() == daemon
-    mps_machine.start()
-    await mps_machine.checked()
-    assert mps_machine.daemon() == daemon
 
 
 async def test_daemons_are_reaped(mps_machine: MpsMachine) -> None:

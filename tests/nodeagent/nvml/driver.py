@@ -10,8 +10,11 @@ SONAME = "libnvidia-ml.so.1"
 SOURCE = Path(__file__).with_name("libnvidia-ml.c")
 
 NO_PERMISSION = 4
+NOT_SUPPORTED = 3
+DRIVER_NOT_LOADED = 9
 GPU_IS_LOST = 15
 RESET_REQUIRED = 16
+VERSION_MISMATCH = 18
 UNKNOWN = 999
 
 

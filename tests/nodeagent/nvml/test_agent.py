@@ -1,11 +1,11 @@
 """The agent on the driver's GPUs: what the node, the kubelet and the Events say of their health."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from nodeagent import main
-from nodeagent.errors import DriverNotLoaded
 from nodeagent.gpus import health
 from nodeagent.gpus import real as gpus_module
 from nodeagent.gpus.real import NvmlGpus
@@ -100,8 +100,14 @@ async def test_driver_that_is_not_loaded_is_said_in_the_nodelayout(
     monkeypatch.setattr(main, "_connect", connect)
     on_nvml.lay_out({"10gb": 1})
     driver.add("driver absent")
-    with pytest.raises(DriverNotLoaded):
-        await main.run(replace(on_nvml.settings, simulated_gpus=None))
-    ready = on_nvml.condition("Ready")
-    assert (ready["status"], ready["reason"]) == ("False", "DriverNotLoaded")
-    assert "the kernel module nvidia is not loaded" in ready["message"]
+    settings = replace(on_nvml.settings, simulated_gpus=None)
+    waiting = asyncio.create_task(main.run(settings))
+    try:
+        await on_nvml.until(lambda: on_nvml.condition("Ready"), "the condition")
+        ready = on_nvml.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "DriverNotLoaded")
+        assert "the kernel module nvidia is not loaded" in ready["message"]
+        assert not waiting.done()
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)

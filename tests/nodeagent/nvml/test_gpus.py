@@ -265,7 +265,7 @@ async def test_processes_are_read_with_their_pods(driver: FakeDriver) -> None:
 async def test_start_fails_with_what_is_wrong(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NoGpus, match="shows no GPU that answers"):
+    with pytest.raises(NoGpus, match="shows no GPU; see nvidia-smi"):
         await NvmlGpus.start()
     driver.gpu(ONE)
     driver.add("driver absent")

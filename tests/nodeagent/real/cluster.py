@@ -182,6 +182,24 @@ class Cluster:
 
         return await eventually(probe, f"{name} runs or is refused", seconds=seconds)
 
+    async def unschedulable(self, name: str) -> None:
+        """Waits until the scheduler has found no place for the pod."""
+
+        async def probe() -> bool:
+            conditions = (await self.pod(name))["status"].get("conditions") or []
+            return any(c.get("reason") == "Unschedulable" for c in conditions)
+
+        await eventually(probe, f"the scheduler finds no slice for {name}")
+
+    async def failures(self) -> list[str]:
+        """The pods that failed, each with its reason and message."""
+        return [
+            f"{pod['metadata']['name']}, created {pod['metadata']['creationTimestamp']}: "
+            f"{pod['status'].get('reason')}: {pod['status'].get('message')}"
+            for pod in await self.pods()
+            if pod["status"]["phase"] == "Failed"
+        ]
+
     async def admitted(self, names: Iterable[str]) -> None:
         """Waits until the kubelet has decided about each of the pods."""
 
@@ -235,19 +253,23 @@ def pod_manifest(
     bind: str = "",
     stuck: bool = False,
     others: Sequence[Json] = (),
+    env_from: str = "",
     **spec: Any,
 ) -> Json:
     """A pod with one slice.
 
     `kind` says where its container stands; `bind` binds it past the scheduler; `stuck` has it
     admitted and never started, for want of a volume, which costs the machine next to nothing;
-    `others` are containers beside it.
+    `others` are containers beside it; `env_from` is a ConfigMap that is its environment.
     """
     container = {
         "name": "slice",
         "image": BUSYBOX_IMAGE,
         "command": ["sh", "-c", command],
         "resources": {"limits": {resource(size): "1"}},
+        **({"envFrom": [{"configMapRef": {"name": env_from}}]} if env_from else {}),
+        # A volume that no container mounts is not waited for.
+        **({"volumeMounts": [{"name": "missing", "mountPath": "/missing"}]} if stuck else {}),
     }
     missing = {"name": "missing", "hostPath": {"path": "/nowhere/at/all", "type": "Directory"}}
     body: Json = {

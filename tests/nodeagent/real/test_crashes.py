@@ -96,7 +96,7 @@ async def test_every_crash_point_ends_in_the_planned_layout(
         ended += not site
     cluster.agent.start()  # which the fixture ends in good order
     assert len(sites) >= 15, sites
-    for part in ("Withdrawal.withdraw", "Executor._confirm", "Publisher.write_layout"):
+    for part in ("Withdrawal.withdraw", "DevicePlugin.offer", "Publisher.write_layout"):
         assert any(part in site for site in sites), part
     assert "Failed" not in [pod["status"]["phase"] for pod in await cluster.pods()]
 

@@ -88,8 +88,7 @@ async def test_all_views_agree_after_every_change(cluster: Cluster) -> None:
         behind = behind + 1 if lag else 0
         assert behind < MOST_BEHIND, f"checkpoint out of date for {behind} changes: {lag}"
     assert cluster.node.kubelet_pid == kubelet
-    phases = [pod["status"]["phase"] for pod in await cluster.pods()]
-    assert "Failed" not in phases
+    assert await cluster.failures() == []
 
 
 async def _move(cluster: Cluster, going: list[str], coming: list[tuple[str, int, bool]]) -> None:

@@ -13,7 +13,7 @@ from tests.nodeagent.real.agent_process import pids_in_slice, wait_for_line
 from tests.nodeagent.real.cluster import Cluster, container_of
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("machine_without_node")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("machine_without_node")]
 
 
 async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
@@ -102,12 +102,7 @@ async def test_upgrade_leaves_nothing_to_be_bound_meanwhile_and_every_process_al
     assert (await cluster.allocatable()).get(resource(10), 0) <= 1
     assert (await cluster.condition("Ready"))["reason"] == "Stopping"
     await cluster.create("waits", 10)
-
-    async def unschedulable() -> bool:
-        conditions = (await cluster.pod("waits"))["status"].get("conditions") or []
-        return any(c.get("reason") == "Unschedulable" for c in conditions)
-
-    await eventually(unschedulable, "the scheduler finds no slice")
+    await cluster.unschedulable("waits")
     cluster.agent.start()
     await cluster.ready("waits")
     assert pids_in_slice(uid) == processes

@@ -4,8 +4,11 @@ They lose pods, crash the kubelet, or give two pods one slice when a plugin does
 """
 
 import asyncio
+import os
 import random
+import signal
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
@@ -17,11 +20,13 @@ from tests.nodeagent.real.agent_process import pids_in_slice
 from tests.nodeagent.real.cluster import DEAF, Cluster, container_of, plain_container
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("machine_without_node")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("machine_without_node")]
 
 TURNS = 20
 RACERS = 10  # pods in each turn
 SPREAD = 0.3  # seconds over which a turn begins
+LATE_TURNS = 12
+LATE = 0.05  # seconds that a scheduler is late, at most
 LOST = 10  # the turn in which the pods come too late, however slow the machine is
 
 
@@ -52,7 +57,7 @@ async def test_withdrawals_racing_allocates_lose_no_pod_and_no_kubelet(cluster: 
         status = await cluster.acknowledged(generation)
         held = await _holders_agree(cluster, names)
         if not bind:
-            assert "Failed" not in [pod["status"]["phase"] for pod in await cluster.pods()]
+            assert await cluster.failures() == []
         standing = [entry["id"] for found in status["gpus"] for entry in found["slices"]]
         kept += len([id_ for id_ in standing if "::5::" in id_])
         withdrawn += RACERS - len(held)
@@ -305,16 +310,42 @@ async def test_pod_that_the_kubelet_refuses_is_told_and_its_slice_is_free(
     await eventually(free, "failed pods hold nothing")
 
 
+async def test_no_pod_is_lost_to_a_scheduler_that_is_late_to_see_a_withdrawal(
+    cluster: Cluster,
+) -> None:
+    """It tries pods again that it said Unschedulable of as soon as it sees a slice, and binds them
+    to one that the node's status shows no more."""
+    dice = random.Random(1)
+    scheduler = next(p for p in cluster.plane.programs if p.name == "kube-scheduler").pid
+    for turn in range(LATE_TURNS):
+        await cluster.apply({}, {})
+        await cluster.create(f"waits-{turn}", 40, stuck=True)
+        await cluster.unschedulable(f"waits-{turn}")
+        os.kill(scheduler, signal.SIGSTOP)
+        try:
+            await cluster.apply({"40gb": 1}, {})
+            generation = await cluster.lay_out({"20gb": 4}, {})
+            await eventually(closed(cluster), "the node's status shows no 40gb", every=0.001)
+            await asyncio.sleep(dice.uniform(0.0, LATE))
+        finally:
+            os.kill(scheduler, signal.SIGCONT)
+        await cluster.acknowledged(generation)
+        assert await cluster.failures() == []
+        await cluster.delete(f"waits-{turn}", grace=0)
+
+
+def closed(cluster: Cluster) -> Callable[[], Awaitable[bool]]:
+    async def probe() -> bool:
+        return resource(40) not in await cluster.allocatable()
+
+    return probe
+
+
 async def test_pod_is_bound_as_soon_as_its_slice_is_carved(cluster: Cluster) -> None:
     """The scheduler tries again when allocatable grows, long before its backoff is over."""
     await cluster.apply({}, {})
     await cluster.create("first", 11, stuck=True)
-
-    async def unschedulable() -> bool:
-        conditions = (await cluster.pod("first"))["status"].get("conditions") or []
-        return any(c.get("reason") == "Unschedulable" for c in conditions)
-
-    await eventually(unschedulable, "no slice yet")
+    await cluster.unschedulable("first")
     await cluster.apply({"11gb": 1}, {})
 
     async def bound() -> bool:

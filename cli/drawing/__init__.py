@@ -1,0 +1,1 @@
+"""How the command line draws for people; plain lines, which cost less than a plan."""

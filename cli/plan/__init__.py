@@ -1,0 +1,1 @@
+"""`kubectl mpslice plan`: the webhook's and the planner's own decisions on manifests."""

@@ -1,0 +1,1 @@
+"""`kubectl mpslice top`: the GPU memory that is used beside what was asked for."""

@@ -1,0 +1,1 @@
+"""Functions of the kernel that the standard library does not offer, through the C library."""

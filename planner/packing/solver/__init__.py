@@ -1,0 +1,1 @@
+"""Guidance by a mathematical program, with the extra `solver`; nothing else imports it."""

@@ -1,0 +1,96 @@
+"""What a restart must not forget of a pod's progress, as one small annotation on the pod.
+
+It is written when a pod backs off, when its waiting began later than its creation, when its
+reservation begins, and with a nomination of ours. A pod that just comes and is bound has none.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from planner.model import Pod
+from planner.progress.machine import NEW, Phase, Progress
+
+PROGRESS: Final = "mpslice.io/progress"
+"""The annotation's key."""
+
+_LONGEST: Final = 300  # characters of somebody else's words
+_FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The annotation as read: `nominated` is the node that we nominated the pod to, or ""."""
+
+    progress: Progress = NEW
+    nominated: str = ""
+
+
+def time_text(moment: datetime) -> str:
+    """As Kubernetes writes times: RFC 3339 in UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime(_FORM)
+
+
+def note_text(progress: Progress, nominated: str = "") -> str:
+    """The annotation, "" where there is nothing to remember.
+
+    Example: `{"backoff":{"attempts":1,"until":"2026-01-01T12:00:10Z","words":"…"}}`.
+    """
+    said: dict[str, Any] = {}
+    if progress.since is not None:
+        said["since"] = time_text(progress.since)
+    if progress.reserving is not None:
+        said["reserving"] = time_text(progress.reserving)
+    if nominated:
+        said["nominated"] = nominated
+    if progress.backs_off and progress.until is not None:
+        said["backoff"] = {
+            "attempts": progress.attempts,
+            "until": time_text(progress.until),
+            **({"avoided": list(progress.avoided)} if progress.avoided else {}),
+            "words": progress.words[:_LONGEST],
+        }
+    return json.dumps(said, separators=(",", ":"), ensure_ascii=False) if said else ""
+
+
+def read_note(text: str) -> Note:
+    """What an earlier planner wrote; text that is not ours says nothing."""
+    if not text:
+        return Note()
+    try:
+        said = json.loads(text)
+        backoff = said.get("backoff") or {}
+        progress = Progress(since=_time(said, "since"), reserving=_time(said, "reserving"))
+        if backoff:
+            progress = replace(
+                progress,
+                phase=Phase.BACKOFF,
+                until=_time(backoff, "until"),
+                attempts=max(1, int(backoff["attempts"])),
+                avoided=tuple(str(node) for node in backoff.get("avoided") or ()),
+                words=str(backoff.get("words") or ""),
+            )
+        return Note(progress, str(said.get("nominated") or ""))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return Note()
+
+
+def _time(said: Mapping[str, Any], key: str) -> datetime | None:
+    text = said.get(key)
+    moment = datetime.fromisoformat(text) if text else None
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def wanted_note(pod: Pod, progress: Progress, nominated: str) -> str:
+    """The text that the pod's annotation should have.
+
+    A backoff that is over stays written: its number goes on counting, and to delete it would be a
+    write although nothing happened.
+    """
+    before = read_note(pod.progress)
+    if not progress.backs_off and before.progress.backs_off:
+        kept = before.progress
+        progress = replace(kept, since=progress.since, reserving=progress.reserving)
+    return note_text(progress, nominated)

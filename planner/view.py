@@ -1,0 +1,86 @@
+"""What a decision is made from, and what it says: frozen records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mpslice.gpus import MAX_SLICES_PER_GPU
+from mpslice.nodelayout import NodeLayout
+from mpslice.slices import SliceSize
+from planner.model import Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.progress.machine import Progress, Refused
+from planner.state.absence import Absence
+from planner.writes.actions import Action
+
+Leaving = Mapping[tuple[str, SliceSize], datetime | None]
+"""Nodes and sizes of which kube-scheduler may still see a free slice that is withdrawn, and until
+when: None while the planner sees it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The cluster as the reflectors show it.
+
+    `waiting` pods belong to a burst that is not complete yet. `away` are nodes that take no layout
+    now, and why. `unreadable` are nodes whose NodeLayout says something that is none, and what:
+    nothing is done to them. Without `gate` nobody is to wait for one. `unnominable` are the uids of
+    pods whose nomination was refused: nobody waits for that. `planned` is where the last decision
+    put pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
+    `progress` is what the last decision said of each pod, by uid, {} after a restart; `freed` when
+    other people's gates went from pods, `refused` which gates the API server kept, `going` whose
+    gates go while this is decided. `leaving` is what the last decision said of slices that are
+    withdrawn. `solver` is plan's, the rest build_snapshot's.
+    """
+
+    nodes: tuple[Node, ...]
+    layouts: Mapping[str, NodeLayout]
+    pods: tuple[Pod, ...]
+    label: tuple[str, str]
+    waiting: frozenset[str] = frozenset()
+    away: Mapping[str, Absence] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    gate: bool = True
+    unnominable: frozenset[str] = frozenset()
+    max_slices_per_gpu: int = MAX_SLICES_PER_GPU
+    minimums: Mapping[str, int] = field(default_factory=dict)
+    now: datetime | None = None
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    planned: Mapping[str, Placement] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    freed: Mapping[str, datetime] = field(default_factory=dict)
+    refused: Mapping[str, Refused] = field(default_factory=dict)
+    going: frozenset[str] = frozenset()
+    leaving: Leaving = field(default_factory=dict)
+    solver: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and what there is to tell.
+
+    `carving` waits for its slices, or for those of its group. `standing` are the placements that
+    the scheduler can carry out, now or once the gate is gone. `refused` fit nowhere now, and
+    `patient` are those of them that wait with their gates for an agent to come back. `gated` are
+    slice pods that wait for other people's gates. `unreadable` and `away` are nodes that something
+    is to be told of, and what.
+    """
+
+    actions: tuple[Action, ...] = ()
+    carving: tuple[Placement, ...] = ()
+    standing: tuple[Placement, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    patient: tuple[Placement, ...] = ()
+    gated: tuple[Pod, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
+    overdue: Mapping[str, str] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    leaving: Leaving = field(default_factory=dict)
+    due: datetime | None = None
+    plan: Plan = field(default_factory=Plan)
+    snapshot: Snapshot = field(default_factory=Snapshot)
+
+    @property
+    def planned(self) -> dict[str, Placement]:
+        """Where pods were put, by uid, for the next decision's view."""
+        return {p.pod.uid: p for p in (*self.patient, *self.plan.placements)}

@@ -1,0 +1,1 @@
+"""mpslice beside the real programs of other projects; `make neighbours` runs these tests."""

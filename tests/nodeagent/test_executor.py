@@ -1,0 +1,183 @@
+"""Layouts at the two seams: what is asked of the enforcer, the hand-off and the API, and when."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpslice.gpus import GpuUuid
+from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Resource
+from mpslice.kube.errors import Unreachable
+from mpslice.nodelayout import NodeLayout, parse_node_layout
+from nodeagent.cluster.publisher import Publisher, Shown
+from nodeagent.cluster.view import project_layout, reported_status
+from nodeagent.hardware import Gpu
+from nodeagent.layout.executor import Executor
+from nodeagent.layout.withdrawal import Withdrawal
+from nodeagent.metrics import Metrics
+from nodeagent.seams import Enforcer, Handoff
+from nodeagent.settings import Settings
+from nodeagent.slices.table import SliceTable
+from tests.nodeagent.conftest import AMPERE, NODE, gpu
+from tests.nodeagent.fake_kube import FakeKube
+from tests.nodeagent.fake_seams import FakeEnforcer, FakeHandoff
+from tests.waiting import eventually
+
+
+class Parts:
+    """An executor on the fakes of both seams; `calls` is all that it asks of anybody."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls: list[str] = []
+        self.kube = FakeKube()
+        self.kube.put(NODES, {"metadata": {"name": NODE}, "status": {}})
+        self.kube.on_write = lambda plural, _: self.calls.append(f"write {plural}")
+        self.table = SliceTable([Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE)])
+        self.handoff = FakeHandoff(self.table, self.calls)
+        self.enforcer = FakeEnforcer(self.calls)
+        handoff: Handoff = self.handoff
+        enforcer: Enforcer = self.enforcer
+        settings = Settings(NODE, folder, folder / "p.sock", folder / "mps", None)
+        publisher = Publisher(
+            self.kube,
+            settings,
+            self.table,
+            lambda: reported_status(project_layout(self.kube.get(NODE_LAYOUTS, NODE))),
+            Shown,
+        )
+        withdrawal = Withdrawal(self.kube, NODE, self.table, handoff, publisher)
+        self.executor = Executor(
+            settings, self.table, handoff, enforcer, publisher, withdrawal, Metrics(NODE)
+        )
+
+    async def apply(self, slices: dict[str, int], *, release: bool = False) -> float | None:
+        """Brings one layout about; the calls of it alone are in `calls` after."""
+        spec = {"release": release, "gpus": [{"uuid": gpu(1), "slices": slices}]}
+        if ("nodelayouts", "", NODE) in self.kube._objects:
+            self.kube.change(NODE_LAYOUTS, NODE, {"spec": spec})
+        else:
+            self.kube.put(NODE_LAYOUTS, {"metadata": {"name": NODE}, "spec": spec})
+        self.calls.clear()
+        return await self.executor.converge(self._wanted)
+
+    def _wanted(self) -> NodeLayout:
+        return parse_node_layout(self.kube.get(NODE_LAYOUTS, NODE))
+
+    @property
+    def status(self) -> Json:
+        return dict(self.kube.get(NODE_LAYOUTS, NODE).get("status") or {})
+
+    def condition(self, type_: str) -> str:
+        conditions = {c["type"]: c for c in self.status["conditions"]}
+        return str(conditions[type_]["reason"])
+
+    def slow(self, resource: Resource, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Patches of the kind wait for the event."""
+        let, patch = asyncio.Event(), self.kube.patch
+
+        async def wait(kind: Resource, *arguments: Any, **more: Any) -> Json:
+            if kind is resource:
+                await let.wait()
+            return await patch(kind, *arguments, **more)
+
+        monkeypatch.setattr(self.kube, "patch", wait)
+        return let
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path)
+
+
+async def test_slice_is_granted_then_offered_then_told(parts: Parts) -> None:
+    await parts.apply({"10gb": 2})
+    assert parts.calls == [*("expect 10", "grant 2", "offer 2", "write nodes", "write nodelayouts")]
+    assert parts.enforcer.granted is not None
+    assert parts.enforcer.granted.slices == parts.table.slices
+
+
+async def test_slice_that_is_not_enforced_yet_is_not_offered(parts: Parts) -> None:
+    parts.enforcer.starting = frozenset({GpuUuid(gpu(1))})
+    await parts.apply({"10gb": 1})
+    assert parts.table.slices == ()
+    assert parts.condition("Applied") == "Applying"
+    parts.enforcer.starting = frozenset()
+    await parts.apply({"10gb": 1})
+    assert len(parts.table.slices) == 1
+
+
+async def test_withdrawal_asks_in_its_order(parts: Parts) -> None:
+    """The scheduler, the kubelet, the holders; only then is the slice gone."""
+    await parts.apply({"10gb": 1})
+    await parts.apply({"80gb": 1})
+    assert parts.calls == [
+        *("expect 80", "grant 1", "offer 0", "write nodes", "hide 1", "look", "forget 1"),
+        *("expect 80", "grant 1", "offer 1", "write nodes", "write nodelayouts"),
+    ]
+
+
+async def test_slice_that_is_given_while_it_is_being_hidden_stays(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    (slice_,) = parts.table.slices
+    parts.handoff.on_hide = lambda: parts.handoff.give(slice_, "ns/a")
+    await parts.apply({"80gb": 1})
+    assert parts.table.slices == (slice_,)
+    assert parts.table.is_open(slice_)
+    assert parts.condition("Applied") == "SliceInUse"
+
+
+async def test_layouts_status_does_not_wait_for_the_nodes(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let = parts.slow(NODES, monkeypatch)
+    applying = asyncio.create_task(parts.apply({"10gb": 1}))
+
+    async def told() -> bool:
+        return ("nodelayouts", "", NODE) in parts.kube._objects and bool(parts.status)
+
+    await eventually(told, "the layout's status", seconds=5, every=0.002)
+    assert parts.status["observedGeneration"] == 1
+    assert not applying.done()
+    let.set()
+    await applying
+    assert parts.kube.get(NODES, NODE)["status"]["allocatable"] == {"nvidia.com/gpu-10gb": "1"}
+
+
+async def test_write_that_fails_does_not_stop_the_other_and_is_made_up_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = parts.kube.patch
+
+    async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
+        if kind is NODES:
+            raise Unreachable("away")
+        return await patch(kind, *arguments, **more)
+
+    monkeypatch.setattr(parts.kube, "patch", refuse)
+    with pytest.raises(Unreachable):
+        await parts.apply({"10gb": 1})
+    assert parts.status["observedGeneration"] == 1
+    monkeypatch.setattr(parts.kube, "patch", patch)
+    await parts.apply({"10gb": 1})
+    assert parts.kube.get(NODES, NODE)["status"]["allocatable"] == {"nvidia.com/gpu-10gb": "1"}
+
+
+async def test_released_is_told_after_the_nodes_annotations_are_gone(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent may be ended as soon as it is."""
+    await parts.apply({"10gb": 1})
+    annotations = "nos.nebuly.com/status-gpu-0-10gb-free"
+    assert annotations in parts.kube.get(NODES, NODE)["metadata"]["annotations"]
+    left: list[bool] = []
+
+    def wrote(plural: str, body: Json) -> None:
+        conditions = body["status"].get("conditions", []) if plural == "nodelayouts" else []
+        if any(c["type"] == "Released" and c["status"] == "True" for c in conditions):
+            found = parts.kube.get(NODES, NODE)["metadata"]["annotations"]
+            left.append(annotations in found)
+
+    parts.kube.on_write = wrote
+    await parts.apply({}, release=True)
+    assert left == [False]

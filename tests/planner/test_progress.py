@@ -1,0 +1,186 @@
+"""A pod's way to its slice: the table of steps, their deadlines, and what a restart knows."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from planner.model import GATE, Pod
+from planner.progress.machine import (
+    CARVE,
+    FIRST_BACKOFF,
+    GATE_REFUSALS,
+    LEGAL,
+    LONGEST_BACKOFF,
+    NEW,
+    PATIENCE,
+    SILENCE,
+    TRIES,
+    IllegalStep,
+    Phase,
+    Progress,
+    Refused,
+    back_off,
+    carve,
+    elapse,
+    offer,
+    refuses_everywhere,
+    wait,
+)
+from planner.progress.note import note_text, read_note, wanted_note
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+POD = Pod("default", "p", uid="p")
+GATED = replace(POD, gates=(GATE,))
+CPU = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu-10gb."
+NO_CLAIM = '0/3 nodes are available: persistentvolumeclaim "data" not found.'
+
+
+def after(
+    progress: Progress, pod: Pod = POD, refused: Refused | None = None, **ago: float
+) -> Progress:
+    return elapse(progress, pod, refused, NOW + timedelta(**ago))[0]
+
+
+def saying(verdict: str) -> Pod:
+    return replace(POD, unschedulable=verdict)
+
+
+def test_every_phase_is_reached_and_left_again() -> None:
+    assert set(LEGAL) == set(Phase)
+    assert {phase for phases in LEGAL.values() for phase in phases} == set(Phase)
+    assert all(phases - {phase} for phase, phases in LEGAL.items())
+
+
+def test_a_step_that_the_table_does_not_have_is_refused() -> None:
+    carving = carve(NEW, "n1", NOW, missing=True)
+    with pytest.raises(IllegalStep, match="from Carving to Backoff"):
+        back_off(carving, NOW, "no reason")
+    with pytest.raises(IllegalStep, match="from Backoff to Offered"):
+        offer(back_off(NEW, NOW, "no"), POD, "n1", NOW)
+
+
+def test_carve_that_takes_too_long_gives_the_place_up_and_names_the_node() -> None:
+    carving = carve(NEW, "n1", NOW, missing=True)
+    assert elapse(carving, GATED, None, NOW + CARVE - timedelta(seconds=1)) == (carving, "")
+    progress, node = elapse(carving, GATED, None, NOW + CARVE)
+    assert (progress.phase, node) == (Phase.PENDING, "n1")
+
+
+def test_deadline_of_a_carve_counts_from_its_begin_on_that_node() -> None:
+    carving = carve(NEW, "n1", NOW, missing=True)
+    assert carve(carving, "n1", NOW + timedelta(seconds=9), missing=True) is carving
+    moved = carve(carving, "n2", NOW + timedelta(seconds=9), missing=True)
+    assert moved.until == NOW + timedelta(seconds=9) + CARVE
+
+
+def test_pod_that_waits_for_its_group_alone_has_no_deadline() -> None:
+    assert carve(NEW, "n1", NOW, missing=False).until is None
+
+
+def test_time_for_binding_counts_once_the_gate_is_gone() -> None:
+    offered = offer(NEW, GATED, "n1", NOW)
+    assert offered.until is None
+    later = NOW + timedelta(seconds=5)
+    assert offer(offered, POD, "n1", later).until == later + SILENCE
+
+
+def test_refusal_on_a_node_leads_to_another_and_the_third_to_a_pause() -> None:
+    progress = NEW
+    for number, node in enumerate(("n1", "n2", "n3"), start=1):
+        offered = offer(progress, POD, node, NOW)
+        heard = after(offered, saying(CPU))
+        assert heard.until == NOW + PATIENCE
+        progress = after(heard, saying(CPU), seconds=10)
+        assert progress.phase is (Phase.PENDING if number < TRIES else Phase.BACKOFF)
+    assert progress.avoided == ("n1", "n2", "n3")
+    assert progress.words == CPU
+
+
+def test_pod_without_an_answer_is_tried_elsewhere() -> None:
+    progress = after(offer(NEW, POD, "n1", NOW), seconds=30)
+    assert progress.phase is Phase.PENDING
+    assert progress.avoided == ("n1",)
+
+
+def test_refusal_that_is_not_of_nodes_leads_to_a_pause_at_once() -> None:
+    offered = offer(NEW, saying(NO_CLAIM), "n1", NOW)
+    progress = after(offered, saying(NO_CLAIM), seconds=10)
+    assert progress.phase is Phase.BACKOFF
+    assert progress.avoided == ()
+    assert progress.words == NO_CLAIM
+
+
+def test_pause_doubles_up_to_five_minutes() -> None:
+    progress, pauses = NEW, []
+    for _ in range(8):
+        progress = back_off(progress, NOW, "no")
+        assert progress.until is not None
+        pauses.append(progress.until - NOW)
+        progress = after(progress, seconds=300)
+    assert pauses[:3] == [FIRST_BACKOFF, 2 * FIRST_BACKOFF, 4 * FIRST_BACKOFF]
+    assert pauses[-1] == LONGEST_BACKOFF
+
+
+def test_pause_ends_early_when_the_missing_claim_is_there() -> None:
+    resting = back_off(NEW, NOW, NO_CLAIM)
+    assert after(resting, saying(NO_CLAIM), seconds=1) is resting
+    assert after(resting, saying(CPU), seconds=1).phase is Phase.PENDING
+
+
+def test_pause_goes_on_while_the_scheduler_refuses_the_pod_everywhere() -> None:
+    resting = back_off(NEW, NOW, NO_CLAIM)
+    again = after(resting, saying(NO_CLAIM), seconds=10)
+    assert (again.phase, again.attempts) == (Phase.BACKOFF, 2)
+
+
+def test_gate_that_cannot_be_taken_away_leads_to_a_pause_and_then_one_refusal_does() -> None:
+    offered = offer(NEW, GATED, "n1", NOW)
+    few, many = Refused(GATE_REFUSALS - 1, "denied"), Refused(GATE_REFUSALS, "denied by quota")
+    assert after(offered, GATED, few) is offered
+    resting = after(offered, GATED, many)
+    assert resting.phase is Phase.BACKOFF
+    assert resting.words == "its scheduling gate cannot be taken away: denied by quota"
+    offered = offer(after(resting, GATED, many, seconds=10), GATED, "n1", NOW)
+    assert after(offered, GATED, many) is offered, "it is asked again first"
+    assert after(offered, GATED, Refused(11, "denied")).phase is Phase.BACKOFF
+
+
+def test_lost_place_ends_every_phase_but_a_pause() -> None:
+    assert wait(carve(NEW, "n1", NOW, missing=True)) == NEW
+    assert wait(offer(NEW, POD, "n1", NOW)) == NEW
+
+
+@pytest.mark.parametrize(
+    ("verdict", "everywhere"),
+    [(NO_CLAIM, True), (CPU, False), ("", False), ("no nodes available to schedule pods", False)],
+)
+def test_refusal_of_all_nodes_at_once_is_told_by_its_words(verdict: str, everywhere: bool) -> None:
+    assert refuses_everywhere(verdict) is everywhere
+
+
+def test_restarted_planner_reads_what_the_last_one_knew() -> None:
+    tried = replace(NEW, avoided=("n1", "n2"), since=NOW, reserving=NOW + timedelta(minutes=5))
+    resting = back_off(tried, NOW, CPU)
+    note = read_note(note_text(resting, "n3"))
+    assert note.nominated == "n3"
+    assert note.progress == resting
+    assert note_text(note.progress, "n3") == note_text(resting, "n3")
+
+
+def test_pod_that_just_comes_and_goes_is_never_written_to() -> None:
+    assert note_text(NEW) == note_text(carve(NEW, "n1", NOW, missing=True)) == ""
+    assert note_text(offer(NEW, POD, "n1", NOW)) == ""
+
+
+def test_annotation_of_a_pause_that_is_over_is_left_as_it_is() -> None:
+    resting = back_off(NEW, NOW, NO_CLAIM)
+    pod = replace(POD, progress=note_text(resting))
+    assert wanted_note(pod, after(resting, pod, seconds=10), "") == pod.progress
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "[]", "5", '{"backoff":{}}', '{"backoff":{"until":"x"}}']
+)
+def test_annotation_that_is_not_ours_says_nothing(text: str) -> None:
+    assert read_note(text).progress == NEW
