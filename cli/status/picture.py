@@ -170,12 +170,14 @@ def _nodes(observed: Observed, decision: Decision | None) -> Iterator[NodeRow]:
 
 
 def _gpu(gpu: GpuStatus) -> Gpu:
-    slices = tuple(
+    """Used slices first, then by size and holder; which of equal slices a pod got is by chance."""
+    slices = [
         Slice(s.id.size, s.state is SliceState.USED, s.pod or "", s.container or "")
-        for s in sorted(gpu.slices, key=lambda s: (s.state is SliceState.FREE, s.id.size))
-    )
+        for s in gpu.slices
+    ]
+    slices.sort(key=lambda each: (not each.used, each.size, natural(each.pod), each.container))
     reason = "" if gpu.healthy else gpu.reason or "Unhealthy"
-    return Gpu(gpu.index, gpu.product, gpu.capacity_gb, reason, slices)
+    return Gpu(gpu.index, gpu.product, gpu.capacity_gb, reason, tuple(slices))
 
 
 def _pool(node: Node | None, gpus: Iterable[GpuStatus]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from cli.terminal import natural
+
 Json = Mapping[str, Any]
 
 
@@ -76,7 +78,7 @@ def _row(name: str, samples: list[Sample], by: By) -> Usage:
     known = [sample for sample in samples if sample.used is not None]
     pods = {(sample.namespace, sample.pod) for sample in samples}
     unknown = pods - {(sample.namespace, sample.pod) for sample in known}
-    places = dict.fromkeys(f"{s.node} GPU {s.gpu}" if s.gpu else s.node for s in samples)
+    places = {f"{s.node} GPU {s.gpu}" if s.gpu else s.node for s in samples}
     counted = known or samples
     peaks = [sample.peak for sample in known if sample.peak is not None]
     return Usage(
@@ -85,7 +87,7 @@ def _row(name: str, samples: list[Sample], by: By) -> Usage:
         sum(sample.asked for sample in counted),
         sum(sample.used or 0 for sample in known) if known else None,
         sum(peaks) if peaks and len(peaks) == len(known) else None,
-        ", ".join(places) if by is By.POD else "",
+        ", ".join(sorted(places, key=natural)) if by is By.POD else "",
         len(unknown),
     )
 

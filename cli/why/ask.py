@@ -138,7 +138,12 @@ async def _events(kube: Kube, raw: Json, namespace: str) -> list[Told]:
         except Forbidden:
             return []
         found += map(_told, events)
-    return sorted(found, key=lambda told: told.at)[-_MOST_EVENTS:]
+    return sorted(found, key=_in_order)[-_MOST_EVENTS:]
+
+
+def _in_order(told: Told) -> tuple[str, str, str]:
+    """Sort key: the older first, and what was told within one second always the same way."""
+    return told.at, told.source, told.message
 
 
 def _told(event: Json) -> Told:
@@ -159,7 +164,7 @@ async def _workload(kube: Kube, kind: str, raw: Json, namespace: str) -> Workloa
     uids = {parent["metadata"].get("uid") for parent in parents}
     pods = [pod for pod in owned if _owner(pod) in uids]
     told = [event for each in parents for event in await _events(kube, each, namespace)]
-    told.sort(key=lambda each: each.at)
+    told.sort(key=_in_order)
     return Workload(kind, raw, children, pods, told[-_MOST_EVENTS:])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from cli.terminal import natural
 from cli.why import advice
 from cli.why.answer import Answer, Remedy, State, Told
 from cli.why.pods import Insight
@@ -168,10 +169,10 @@ def _layout_facts(layout: NodeLayout | None) -> Iterator[str]:
     if layout is not None and any(gpu.healthy for gpu in gpus) and _sick(layout):
         yield f"not served: {_sick(layout)}"
     held = [
-        f"GPU {gpu.index}: {entry.id.size}gb is held by {entry.pod or 'a pod not known yet'}"
+        f"GPU {gpu.index}: {each.id.size}gb is held by {each.pod or 'a pod not known yet'}"
         for gpu in gpus
-        for entry in gpu.slices
-        if entry.state is SliceState.USED
+        for each in sorted(gpu.slices, key=lambda s: (s.id.size, natural(s.pod or "")))
+        if each.state is SliceState.USED
     ]
     yield from held[:_MOST_HOLDERS]
     if len(held) > _MOST_HOLDERS:

@@ -268,7 +268,9 @@ def _as_told(about: str, pod: Pod, now: datetime) -> Answer:
 
 
 def _conditions(raw: Json) -> Iterator[Told]:
-    for condition in (raw.get("status") or {}).get("conditions") or ():
+    """Yields what planner and scheduler say; who wrote first is by chance."""
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    for condition in sorted(conditions, key=lambda each: each.get("type") != AVAILABLE):
         ours = condition.get("type") == AVAILABLE
         unscheduled = (
             condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable"

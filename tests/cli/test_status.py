@@ -98,6 +98,14 @@ async def test_every_part_says_what_stands_in_the_cluster() -> None:
     ]
 
 
+async def test_slices_of_a_gpu_are_shown_by_size_and_holder_whichever_each_pod_got() -> None:
+    taken = gpu("n1", 0, 80, (10, ""), (20, "a/p10"), (10, "a/z"), (20, "a/p2"))
+    found = await seen(FakeApi(cluster(nodes=[node("n1")], layouts=[layout("n1", taken)])))
+    assert found.nodes is not None
+    (row,) = found.nodes[0].gpus
+    assert [each.pod for each in row.slices] == ["a/z", "a/p2", "a/p10", ""]
+
+
 async def test_namespace_shows_its_pods_alone_and_all_gpus() -> None:
     text = await shown(FakeApi(OBJECTS), "team-b")
     assert part(text, "Pods with slices") == ["  team-b/y  20gb  n1 GPU 0"]

@@ -241,3 +241,9 @@ def test_address_that_is_no_url_is_refused(text: str) -> None:
 def test_window_goes_into_a_query_only_as_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is no duration"):
         window(text)
+
+
+def test_gpus_of_a_pod_are_named_in_their_order() -> None:
+    samples = [Sample("a", "p", "n1", index, 10, 1) for index in ("10", "2", "1")]
+    (row,) = usages(samples, By.POD, {})
+    assert row.where == "n1 GPU 1, n1 GPU 2, n1 GPU 10"

@@ -181,6 +181,12 @@ async def test_node_that_is_used_says_by_which_pods() -> None:
     assert "GPU 0: 20gb is held by team-a/x" in lines
 
 
+async def test_holders_of_equal_slices_are_told_by_name_whichever_slice_each_got() -> None:
+    used = layout("n1", gpu("n1", 0, 80, (20, "a/p10"), (10, "a/z"), (20, "a/p2"), (20, "a/p1")))
+    answer, _ = await about(node("n1"), used)
+    assert [fact.rpartition(" ")[2] for fact in answer.facts] == ["a/z", "a/p1", "a/p2", "a/p10"]
+
+
 async def test_node_alone_is_judged_by_what_may_be_read() -> None:
     objects = cluster(nodes=[node("n1")], layouts=[SERVED])
     answer = await why(FakeApi(objects, [Grant("nodes")]))

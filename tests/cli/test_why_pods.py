@@ -115,6 +115,22 @@ async def test_pod_that_is_being_deleted_waits_for_nothing() -> None:
     assert (answer.state, answer.reason) == (State.FINE, "Terminating")
 
 
+@pytest.mark.parametrize("scheduler_first", [False, True])
+async def test_what_was_told_has_one_order_whoever_wrote_first(scheduler_first: bool) -> None:
+    ours = available("GPUMemory", "said by the planner")
+    theirs = {**ours, "type": "PodScheduled", "reason": "Unschedulable", "message": "0/5 nodes"}
+    made = pod("p", 10, conditions=[theirs, ours] if scheduler_first else [ours, theirs])
+    events = [event(made, reason, reason.lower()) for reason in ("Early", "Late")]
+    listed = [(EVENTS, each) for each in (reversed(events) if scheduler_first else events)]
+    answer = await why(FakeApi([*cluster(pods=[made]), *listed]))
+    assert [each.message for each in answer.told] == [
+        "GPUMemory: said by the planner",
+        "Unschedulable: 0/5 nodes",
+        "Early: early",
+        "Late: late",
+    ]
+
+
 async def test_pod_on_its_way_says_where_and_quotes_the_scheduler() -> None:
     stands = layout("n1", gpu("n1", 0, 80, (10, "")))
     unbound = {

@@ -7,6 +7,7 @@ its slice, all through the real API server.
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 from mpslice.errors import InvalidNodeLayout
@@ -72,10 +73,17 @@ async def add_node(
 
 
 class SimulatedAgents:
-    """The agents of all nodes; `gpus` gives the capacities (gb) of a node's GPUs."""
+    """The agents of all nodes; `gpus` gives the capacities (gb) of a node's GPUs.
 
-    def __init__(self, kube: Kube, gpus: dict[str, list[int]]) -> None:
+    Which of a GPU's equal slices a pod gets is by `dice`, as the kubelet's choice is by chance;
+    without dice it is by the pods' names.
+    """
+
+    def __init__(
+        self, kube: Kube, gpus: dict[str, list[int]], *, dice: Random | None = None
+    ) -> None:
         self.gpus = gpus
+        self._dice = dice
         self.writes: Counter[str] = Counter()  # layouts applied, by node
         self.slow: set[str] = set()  # nodes on which nothing is applied for now
         self._kube = kube
@@ -148,7 +156,7 @@ class SimulatedAgents:
         for index, capacity in enumerate(self.gpus[layout.name]):
             uuid = gpu_of(layout.name, index)
             before = next((gpu.slices for gpu in old.gpus if gpu.uuid == uuid), ())
-            slices = _carved(uuid, before, Counter(dict(wanted.get(uuid, {}))), holders)
+            slices = _carved(uuid, before, Counter(dict(wanted.get(uuid, {}))), holders, self._dice)
             gpus.append(GpuStatus(uuid, index, "Test", capacity * 1000, capacity, slices=slices))
         return LayoutStatus(layout.generation, tuple(gpus), _conditions(layout, gpus))
 
@@ -182,6 +190,7 @@ def _carved(
     before: Iterable[SliceStatus],
     wanted: Counter[SliceSize],
     holders: dict[SliceSize, list[tuple[str, str]]],
+    dice: Random | None,
 ) -> tuple[SliceStatus, ...]:
     """The slices of one GPU: who held one keeps it, free ones go or come as wanted."""
     slices: list[SliceStatus] = []
@@ -193,11 +202,13 @@ def _carved(
     used = Counter(entry.id.size for entry in slices)
     taken = {entry.id.ordinal for entry in slices}
     for size, count in sorted((wanted - used).items()):
-        for _ in range(count):
+        waiting = holders.get(size) or []
+        given = [waiting.pop(0) if waiting else (None, None) for _ in range(count)]
+        if dice is not None:
+            dice.shuffle(given)
+        for pod, container in given:
             ordinal = next(k for k in range(1000) if k not in taken)
             taken.add(ordinal)
-            waiting = holders.get(size) or []
-            pod, container = waiting.pop(0) if waiting else (None, None)
             state = SliceState.USED if pod else SliceState.FREE
             slices.append(SliceStatus(DeviceId(uuid, size, ordinal), size, state, pod, container))
     return tuple(sorted(slices, key=lambda entry: entry.id.ordinal))

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from random import Random
 
 from hack.cluster import controlplane, lifecycle, parts
 from hack.cluster.controlplane import ControlPlane
@@ -17,7 +18,7 @@ def say(text: str) -> None:
 
 
 async def play(plane: ControlPlane) -> str:
-    async with World.of(plane) as world:
+    async with World.of(plane, Random(0)) as world:
 
         async def settled(typed: Typed) -> str:
             answers = [await world.answer(typed)]

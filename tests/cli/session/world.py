@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from random import Random
 from typing import Any, Final
+from unittest.mock import patch
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -31,6 +33,7 @@ from planner.controller import Controller
 from planner.metrics import Metrics
 from planner.model import Cause
 from planner.progress.note import PROGRESS, time_text
+from planner.state.parse import parse_node
 from tests.chart import render
 from tests.cli.session.page import Typed, normal
 from tests.planner.agents import SimulatedAgents, gpu_of, node_manifest
@@ -44,6 +47,7 @@ GB: Final = 85  # an A100 of 80 GB
 GPUS: Final = {f"n{number}": [GB] * 8 for number in range(1, 6)}
 ZONES: Final = {"n1": "a", "n2": "a", "n3": "b", "n4": "b", "n5": "c"}
 SLOTS: Final = 4  # the planner's --max-slices-per-gpu here
+_FOREVER: Final = 3600.0  # seconds
 
 HELD: Final[Mapping[str, list[list[int]]]] = {
     "n1": [*([80] for _ in range(7)), [60]],
@@ -73,7 +77,11 @@ def on(node: str) -> Json:
 
 
 def waiting() -> dict[Cause, Json]:
-    """A pod for each cause, in the order of their names, which is that of the queue."""
+    """A pod for each cause, in the order of the queue: the one that waits longest, then by name.
+
+    In which they are to be made, too: the planner writes a place in the queue that is no longer
+    right anew after a minute only.
+    """
     soon = time_text(datetime.now(UTC) + timedelta(minutes=5))
     backoff = {"attempts": 5, "until": soon, "words": "refused on n3: the scheduler found no port"}
     long_ago = time_text(datetime.now(UTC) - timedelta(minutes=10))
@@ -127,7 +135,12 @@ def waiting() -> dict[Cause, Json]:
         ),
         Cause.VOLUME: pod("volume", 10, volumes=[data]),
     }
-    return dict(sorted(found.items(), key=lambda item: str(item[1]["metadata"]["name"])))
+
+    def turn(item: tuple[Cause, Json]) -> tuple[bool, str]:
+        cause, made = item
+        return cause is not Cause.GPU_MEMORY, str(made["metadata"]["name"])
+
+    return dict(sorted(found.items(), key=turn))
 
 
 def pod(
@@ -164,14 +177,18 @@ def pod(
 
 
 def holding() -> list[Json]:
-    """The pods that run when the waiting ones come, and three beside them that hold no slice."""
+    """The pods that run when the waiting ones come, and three beside them that hold no slice.
+
+    The last by name come first: of two pods whose end would help the younger is named first, and
+    those of one second by name.
+    """
     found = [
         pod(f"{NAMES[node]}-{number}", size, nodeName=node)
         for node, gpus in HELD.items()
         for number, size in enumerate(size for sizes in gpus for size in sizes)
     ]
     return [
-        *found,
+        *sorted(found, key=lambda made: str(made["metadata"]["name"]), reverse=True),
         pod("exporter", 0, port=9000, nodeName="n1"),
         *(pod(f"web-{number}", 0, labels=WEB, nodeName="n3") for number in range(2)),
     ]
@@ -195,16 +212,19 @@ class Agents(SimulatedAgents):
 class World:
     """The cluster as the session goes on. `do` takes a step of the page, `answer` a command."""
 
-    def __init__(self, plane: ControlPlane, kube: Session, work: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, plane: ControlPlane, kube: Session, work: contextlib.AsyncExitStack, dice: Random
+    ) -> None:
         self._plane = plane
         self._kube = kube
         self._work = work
+        self._dice = dice
         self._running = contextlib.AsyncExitStack()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def of(cls, plane: ControlPlane) -> AsyncIterator["World"]:
-        """Of a control plane on which nothing is yet."""
+    async def of(cls, plane: ControlPlane, dice: Random) -> AsyncIterator["World"]:
+        """Of a control plane on which nothing is yet; `dice` decide for the kubelets."""
         only = (f"--show-only=templates/{name}.yaml" for name in ("crd", "view-role"))
         for document in render(plane.parts.helm, *only):
             plane.kubectl("apply", "--filename=-", input=json.dumps(document))
@@ -217,7 +237,7 @@ class World:
             await Session.connect("test", str(plane.kubeconfig)) as kube,
             contextlib.AsyncExitStack() as work,
         ):
-            world = cls(plane, kube, work)
+            world = cls(plane, kube, work, dice)
             for name in GPUS:
                 await world._add(name)
             await world._start({"n5": GPUS["n5"]})
@@ -267,7 +287,8 @@ class World:
             ]
             patch = {"spec": {"gpus": slices}}
             await self._kube.patch(NODE_LAYOUTS, node, patch, type=PatchType.MERGE)
-        await asyncio.gather(*(self._make(each) for each in holding()))
+        for each in holding():
+            await self._make(each)
         taint = {"key": "dedicated", "value": "vision", "effect": "NoSchedule"}
         await self._patch("n2", {"spec": {"taints": [taint]}})
         await self._report("n5", ready=True, pods="3")
@@ -275,6 +296,7 @@ class World:
         for node, gpus in HELD.items():
             held = partial(self._holds, node, sum(map(len, gpus)))
             await eventually(held, f"the pods on {node} hold their slices", seconds=60)
+        await self._planner_is_up_to_date()
         pods = waiting()
         for each in pods.values():
             await self._make(each)
@@ -290,7 +312,8 @@ class World:
 
     async def _start(self, gpus: dict[str, list[int]]) -> None:
         self._running = contextlib.AsyncExitStack()
-        await self._running.enter_async_context(_at_work(self._kube, Agents(self._kube, gpus)))
+        agents = Agents(self._kube, gpus, dice=self._dice)
+        self._planner = await self._running.enter_async_context(_at_work(self._kube, agents))
 
     async def _add(self, node: str) -> None:
         labels = {
@@ -334,8 +357,22 @@ class World:
         await self._kube.create(PODS, made, namespace=TEAM)
 
     async def _waits(self, name: str, cause: Cause) -> None:
+        await self._planner_is_up_to_date()
         await self._make(pod(name, 20))
         await self._told(name, cause)
+
+    async def _planner_is_up_to_date(self) -> None:
+        """What it tells first of a pod stays for a minute, and is to be right at once."""
+
+        async def seen() -> bool:
+            layouts = {each.name: each for each in await self._layouts()}
+            page = await self._kube.list_page(NODES, query={})
+            nodes = {node.name: node for node in map(parse_node, page["items"])}
+            cluster = self._planner.cluster
+            known = {node.name: node for node in cluster.nodes}
+            return (known, cluster.layouts) == (nodes, layouts)
+
+        await eventually(seen, "the planner sees nodes and layouts as they are", seconds=60)
 
     async def _told(self, name: str, cause: Cause) -> None:
         """Planner and scheduler have said why the pod waits."""
@@ -369,15 +406,15 @@ class World:
         return len(await self._holders(node)) == slices
 
     async def _holders(self, node: str) -> list[tuple[int, str, int]]:
-        """The used slices: the GPU's index, the pod and the size in gb."""
-        return [
+        """The used slices by GPU and pod: the GPU's index, the pod and the size in gb."""
+        return sorted(
             (gpu.index, each.pod, each.id.size)
             for layout in await self._layouts()
             if layout.name == node and layout.status is not None
             for gpu in layout.status.gpus
             for each in gpu.slices
             if each.state is SliceState.USED and each.pod
-        ]
+        )
 
     async def _measure(self, node: str) -> None:
         """A server with the agent's own metrics, and a pod that the API server finds it by."""
@@ -441,23 +478,24 @@ def _planner(plane: ControlPlane) -> Json:
 
 
 @contextlib.asynccontextmanager
-async def _at_work(kube: Session, agents: Agents) -> AsyncIterator[None]:
-    """Agents and a leading planner."""
+async def _at_work(kube: Session, agents: Agents) -> AsyncIterator[Controller]:
+    """Agents and a leading planner, which it yields."""
     recorder = EventRecorder(kube, "mpslice-planner")
     settings = replace(SETTINGS, max_slices_per_gpu=SLOTS)
     controller = Controller(kube, settings, recorder, Metrics())
     async with asyncio.TaskGroup() as tasks:
         work = (agents.run(), controller.follow(), controller.lead(), recorder.run())
         running = [tasks.create_task(each) for each in work]
-        yield
+        yield controller
         for task in running:
             task.cancel()
 
 
 def _printed(arguments: Iterable[str]) -> str:
-    """What the program prints into a pipe, errors included."""
+    """What the program prints into a pipe, errors included; not that it takes long."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     with (
+        patch("cli.progress.PATIENCE", _FOREVER),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(out),
         contextlib.suppress(SystemExit),
