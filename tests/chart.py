@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from tests.waiting import DEADLINE
+
 CHART = Path(__file__).parent.parent / "helm" / "mpslice"
 
 
@@ -14,6 +16,6 @@ def render(helm: Path, *arguments: str, namespace: str = "mpslice-system") -> li
     command = [str(helm), "template", "mpslice", str(CHART), f"--namespace={namespace}"]
     command.append("--no-hooks")
     done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=60, check=True
+        [*command, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=True
     )
     return [document for document in yaml.safe_load_all(done.stdout) if document]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster.plugin import do_without
+from tests.waiting import DEADLINE
 
 _FLAGS = ("-Wall", "-Wextra", "-Werror", "-O1")
 
@@ -17,4 +18,4 @@ def compile_c(source: Path, output: Path, flags: Sequence[str] = ()) -> None:
     if compiler is None:
         do_without("cc", "no C compiler (cc) to make its stand-in with; install gcc and libc6-dev")
     command = [compiler, *_FLAGS, "-o", os.fspath(output), os.fspath(source), *flags]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=DEADLINE)

@@ -7,9 +7,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+DEADLINE = 120.0
+"""Seconds until a test gives up waiting; not how long anything may take. A machine that has much
+else to do may be slow for a while, and where all is well nobody waits so long."""
+
 
 async def eventually(
-    probe: Callable[[], Awaitable[T]], what: str, *, seconds: float = 20.0, every: float = 0.02
+    probe: Callable[[], Awaitable[T]], what: str, *, seconds: float = DEADLINE, every: float = 0.02
 ) -> T:
     """The first truthy answer of `probe`; fails the test, naming `what`, after the deadline."""
     deadline = time.monotonic() + seconds

@@ -118,14 +118,14 @@ async def settled(kube: MemoryKube, *replicas: Replica) -> None:
             load_bundle(bundle) == wanted for bundle in bundles(kube)
         )
 
-    await eventually(all_agree, "Secret, caBundles and served certificates agree", seconds=60)
+    await eventually(all_agree, "Secret, caBundles and served certificates agree")
 
 
 async def settled_on_another(kube: MemoryKube, old: object, *replicas: Replica) -> None:
     async def changed() -> bool:
         return all(replica.swap.pair != old for replica in replicas)
 
-    await eventually(changed, "another certificate is served", seconds=60)
+    await eventually(changed, "another certificate is served")
     await settled(kube, *replicas)
 
 

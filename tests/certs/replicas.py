@@ -28,7 +28,7 @@ from mpslice.kube.api import (
     Resource,
 )
 from mpslice.kube.errors import NotFound
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 NAMESPACES = Resource("v1", "namespaces")
 SERVICE = "mpslice-webhook"
@@ -142,7 +142,7 @@ class Replica:
             self.task.result()
         return not self.manager.not_ready()
 
-    async def ready(self, seconds: float = 10.0) -> None:
+    async def ready(self, seconds: float = DEADLINE) -> None:
         """Waits until the manager says that the API server would trust it."""
         await eventually(self.is_ready, "the replica is ready", seconds=seconds)
 
@@ -160,7 +160,7 @@ async def replica(place: Place, kube: Kube | None = None, **changes: Any) -> Asy
         yield Replica(manager, hot_swap, address, task)
     finally:
         task.cancel()
-        await asyncio.wait({task}, timeout=5)
+        await asyncio.wait({task}, timeout=DEADLINE)
         server.close()
 
 
@@ -222,7 +222,7 @@ async def handshake(address: Address, name: str, pem: bytes) -> x509.Certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=pem.decode("ascii"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         _, writer = await asyncio.open_connection(
             address.host, address.port, ssl=context, server_hostname=name
         )

@@ -78,7 +78,7 @@ async def test_a_replica_with_a_fast_clock_costs_the_others_no_trust_and_gives_w
         async def at_rest() -> bool:
             return is_good(kube, right, clock) and wrong.swap.pair == right.swap.pair
 
-        await eventually(at_rest, "both serve what is valid now", seconds=60)
+        await eventually(at_rest, "both serve what is valid now")
         writes = len(kube.writes)
         for replica in (wrong, right) * 3:
             replica.manager._wake()

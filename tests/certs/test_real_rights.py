@@ -12,12 +12,12 @@ from hack.cluster.controlplane import ControlPlane
 from mpslice.kube.api import MUTATING_WEBHOOKS, SECRETS
 from mpslice.kube.session import Session
 from tests.certs.replicas import SECRET, Place, Replica, replica
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 async def _ending(one: Replica) -> str:
     """With which words the replica's `run` ends."""
-    done, _ = await asyncio.wait({one.task}, timeout=10)
+    done, _ = await asyncio.wait({one.task}, timeout=DEADLINE)
     assert done, "run goes on"
     with pytest.raises(CannotManage) as caught:
         one.task.result()

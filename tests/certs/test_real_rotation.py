@@ -17,13 +17,13 @@ from tests.certs.replicas import (
     short_lives,
     verifying,
 )
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 CONFIGURATIONS = (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
 
 
 async def test_first_start_makes_a_certificate_that_every_ca_bundle_verifies(here: Place) -> None:
-    async with replica(here) as one, asyncio.timeout(20):
+    async with replica(here) as one, asyncio.timeout(DEADLINE):
         await one.ready()
         bundles = await here.bundles()
         assert len(bundles) == 3
@@ -70,7 +70,7 @@ async def test_no_handshake_fails_while_the_ca_is_rotated(here: Place) -> None:
             return all(first not in trusted for trusted in found)
 
         async with verifying(here, (one, two)) as tally:
-            await eventually(old_ca_is_gone, "the first CA has left every caBundle", seconds=60)
+            await eventually(old_ca_is_gone, "the first CA has left every caBundle")
     logging.getLogger(__name__).info("%s", tally)
     assert not tally.failures, (len(tally.failures), tally.handshakes, tally.failures[:5])
     assert len(tally.issuers) >= 2
@@ -127,7 +127,7 @@ async def test_stalled_replica_cannot_write_an_old_ca_bundle_over_a_newer_one(
         first = (await _leaf(here, slow)).issuer
         stalling.armed = True
         await here.empty_bundle(VALIDATING_WEBHOOKS)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await stalling.stalled.wait()  # with a patch in hand that knows one CA
         async with replica(here, **lives) as quick:
             await quick.ready()
@@ -135,10 +135,10 @@ async def test_stalled_replica_cannot_write_an_old_ca_bundle_over_a_newer_one(
             async def promoted() -> bool:
                 return (await _leaf(here, quick)).issuer != first
 
-            await eventually(promoted, "the next CA signs", seconds=20)
+            await eventually(promoted, "the next CA signs")
             async with verifying(here, (quick,)) as tally:
                 stalling.go.set()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(DEADLINE):
                     assert await stalling.outcome == "refused"
     assert not tally.failures
 
@@ -169,7 +169,7 @@ async def test_replica_keeps_its_certificate_until_the_ca_of_a_new_secret_is_tru
             async with replica(here, of_new) as new:  # knows nothing of the Secret that was
                 await of_new.stalled.wait()
                 frozen.frozen = False  # now the old one reads a leaf whose CA nobody trusts yet
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(DEADLINE):
                     await of_old.stalled.wait()
                 before = tally.handshakes
 
@@ -183,7 +183,7 @@ async def test_replica_keeps_its_certificate_until_the_ca_of_a_new_secret_is_tru
                 async def agree() -> bool:
                     return await _leaf(here, old) == await _leaf(here, new)
 
-                await eventually(agree, "the old replica serves the new certificate", seconds=20)
+                await eventually(agree, "the old replica serves the new certificate")
                 await new.ready()
                 await old.ready()
     assert not tally.failures, (tally.handshakes, tally.failures[:5])

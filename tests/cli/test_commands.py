@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cli.main import parser
+from tests.waiting import DEADLINE
 
 
 def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +22,7 @@ def run(*arguments: str, home: Path, **environment: str) -> subprocess.Completed
         env={**kept, "HOME": str(home), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
 
 

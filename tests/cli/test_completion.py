@@ -15,6 +15,7 @@ from cli.main import parser
 from cli.why.ask import _KINDS
 from hack.cluster.controlplane import ControlPlane
 from mpslice.commandline import Command, describe
+from tests.waiting import DEADLINE
 
 CHECKOUT = Path(__file__).parents[2]
 FREE_VALUES = {
@@ -177,7 +178,7 @@ def test_a_real_kubectl_completes_the_plugins_words(
     def tab(*words: str) -> list[str]:
         done = subprocess.run(
             ["kubectl", "__complete", "mpslice", *words],
-            env=environment, capture_output=True, text=True, timeout=60, check=True,
+            env=environment, capture_output=True, text=True, timeout=DEADLINE, check=True,
         )  # fmt: skip
         return [line.partition("\t")[0] for line in done.stdout.splitlines()]
 

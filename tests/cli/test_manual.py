@@ -19,6 +19,7 @@ from nodeagent.main import parser as agent
 from nodeagent.mps.main import parser as mps
 from nodeagent.verify.__main__ import parser as verify
 from planner.main import flags as planner
+from tests.waiting import DEADLINE
 from webhook.main import flags as webhook
 
 # The longest name first: the agent's own is a part of its commands'.
@@ -104,7 +105,7 @@ def test_page_has_every_command_flag_and_example(program: Command, section: int)
     if groff := shutil.which("groff"):
         done = subprocess.run(
             [groff, "-man", "-Tutf8", "-ww", "-z"],
-            input=text, capture_output=True, text=True, timeout=60,
+            input=text, capture_output=True, text=True, timeout=DEADLINE,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -112,7 +113,7 @@ def test_page_has_every_command_flag_and_example(program: Command, section: int)
 def test_pages_are_written_where_man_looks(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli.manual", tmp_path],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=DEADLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}

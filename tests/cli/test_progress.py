@@ -4,6 +4,7 @@ import io
 import threading
 
 from cli.progress import Progress
+from tests.waiting import DEADLINE
 
 
 class Terminal(io.StringIO):
@@ -34,7 +35,7 @@ def test_long_step_is_told_while_it_lasts() -> None:
     stream = Watched()
     with Progress(stream, patience=0.0) as progress:
         progress.begin("planning 5 pods")
-        assert stream.written.wait(20.0)
+        assert stream.written.wait(DEADLINE)
     assert "planning 5 pods …\n" in stream.getvalue()
 
 

@@ -32,7 +32,7 @@ from tests.docs.blocks import commands
 from tests.planner.agents import add_node
 from tests.planner.conftest import planning
 from tests.planner.pods import slice_pod
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 # One cluster, planner and event loop for all of them: they only look.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,7 +117,7 @@ async def busy(kube: Session) -> AsyncIterator[Session]:
     work = asyncio.create_task(plan())
     for name, size in HOLDERS.items():
         await make(kube, name, size)
-        await eventually(partial(is_bound, kube, name), f"{name} is bound", seconds=60)
+        await eventually(partial(is_bound, kube, name), f"{name} is bound")
     await make(kube, "llm", 40)
     await make(kube, "eval", 90, "team-b")
     await eventually(partial(is_told, kube, "llm"), "the planner tells why it waits")
@@ -139,7 +139,7 @@ async def run(kubeconfig: Path, *arguments: str, status: int | None = 0) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, error = await asyncio.wait_for(process.communicate(), 60)
+    out, error = await asyncio.wait_for(process.communicate(), DEADLINE)
     assert process.returncode in ((0, 1) if status is None else (status,)), (
         out.decode(),
         error.decode(),
@@ -180,7 +180,7 @@ async def test_administrator_is_told_node_by_node_and_each_remedy_works(
     assert text.count("largest hole 10gb on n1 GPU 0), 1 Taint") == 2  # summary, condition
 
     await make(busy, "ten", 10)
-    await eventually(partial(is_bound, busy, "ten"), "a slice of 10gb has a place", seconds=60)
+    await eventually(partial(is_bound, busy, "ten"), "a slice of 10gb has a place")
     await busy.delete(PODS, "ten", namespace=TEAM, grace_seconds=0)
     (written,) = [row.strip() for row in helps if "tolerations:" in row]
     key, value = "dedicated", "b"
@@ -189,7 +189,7 @@ async def test_administrator_is_told_node_by_node_and_each_remedy_works(
     )
     tolerant = {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
     await make(busy, "tolerant", 40, tolerations=[tolerant])
-    await eventually(partial(is_bound, busy, "tolerant"), "the toleration lets it in", seconds=60)
+    await eventually(partial(is_bound, busy, "tolerant"), "the toleration lets it in")
     well = await run(plane.kubeconfig, "why", "tolerant", f"--namespace={TEAM}")
     assert "it has its slice: 40gb on n2 GPU 0" in well
     await busy.delete(PODS, "tolerant", namespace=TEAM, grace_seconds=0)
@@ -274,7 +274,7 @@ async def test_watch_in_a_pipe_prints_each_change(busy: Session, plane: ControlP
     stream = process.stdout
 
     async def until(waiting: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while len(json.loads(await stream.readline())["waiting"]) != waiting:
                 pass
 
@@ -406,7 +406,7 @@ async def test_pods_that_the_policy_refuses_are_explained_on_their_deployment(
             )
             return "MultipleSlices" in said.stderr
 
-        await eventually(refuses, "the policy is in force", seconds=60, every=0.3)
+        await eventually(refuses, "the policy is in force", every=0.3)
         plane.kubectl("apply", "--filename=-", input=json.dumps(deployment))
 
         async def told() -> bool:
@@ -415,7 +415,7 @@ async def test_pods_that_the_policy_refuses_are_explained_on_their_deployment(
         async def answer() -> str:
             return await run(viewer, "why", "deployment/two", status=1)
 
-        await eventually(told, "the refusal is seen", seconds=30)
+        await eventually(told, "the refusal is seen")
         text = await answer()
         assert text.startswith(f"Deployment {TEAM}/two: MultipleSlices: its pods are refused: ")
         assert "ask for nvidia.com/gpu-20gb: 1 instead" in text

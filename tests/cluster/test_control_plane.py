@@ -23,6 +23,7 @@ from hack.cluster.versions import (
     minor_of,
 )
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 
 EVERY = (*COMPONENTS, *NEIGHBOURS, *map(kubernetes, KUBERNETES_VERSIONS))
 
@@ -93,7 +94,7 @@ def test_pod_is_scheduled_to_a_node_made_through_the_api(control_plane: ControlP
                 "nodeName"
             ),
             "the pod is bound",
-            seconds=20,
+            seconds=DEADLINE,
         )
         assert bound == "paper"
     finally:

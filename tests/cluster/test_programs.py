@@ -12,6 +12,7 @@ from hack.cluster.controlplane import ControlPlane
 from hack.cluster.programs import MpslicePrograms
 from hack.cluster.versions import KUBERNETES_VERSIONS, resolves_by_endpoints
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 
 
 def _service() -> dict[str, Any]:
@@ -87,4 +88,4 @@ def test_killed_program_comes_back_at_its_address(
     assert not webhook.running
     webhook.start()
     assert webhook.pid != before
-    wait_until(lambda: programs.gates(control_plane), "webhook gates again", seconds=30)
+    wait_until(lambda: programs.gates(control_plane), "webhook gates again", seconds=DEADLINE)

@@ -18,6 +18,7 @@ from tests.chart import CHART
 from tests.docs.blocks import PAGES, Command, commands
 from tests.prometheus.charted import DASHBOARDS, alerts, recordings
 from tests.prometheus.exported import registries
+from tests.waiting import DEADLINE
 from webhook.verdicts import Reason
 
 Json = dict[str, Any]
@@ -42,7 +43,7 @@ def test_site_builds_and_no_link_is_dead(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
-        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, env=environment
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, env=environment
     )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "values.html").read_text()
@@ -80,7 +81,7 @@ def test_plan_prints_what_its_page_shows(command: Command) -> None:
         cwd=CHECKOUT,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=DEADLINE,
         env=environment,
     )
     assert command.missing(done.stdout) == [], done.stdout + done.stderr

@@ -13,6 +13,7 @@ import yaml
 
 from tests.docs.blocks import PAGES
 from tests.docs.test_pages import CHECKOUT, page
+from tests.waiting import DEADLINE
 from webhook.offline import admit
 from webhook.settings import Settings
 
@@ -54,7 +55,7 @@ def test_every_pod_of_the_page_has_a_place_on_the_nodes_of_the_examples(tmp_path
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
     told = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +83,7 @@ def test_share_that_vllm_is_given_is_of_the_total_that_cuda_tells(
         [*container["command"], *container["args"]],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         env={
             "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(tmp_path),

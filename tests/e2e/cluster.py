@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hack.cluster.controlplane import ControlPlane
+from tests.waiting import DEADLINE
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -13,7 +14,7 @@ Json = dict[str, Any]
 SHOW_AND_STAY = 'id -u; env; trap "exit 0" TERM; sleep 3600 & wait'
 
 
-def until(probe: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+def until(probe: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
     """The first truthy answer; an AssertionError that names `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while True:
@@ -61,7 +62,7 @@ class Cluster:
     def pod(self, name: str) -> Json:
         return self.get("pod", name)
 
-    def wait_phase(self, name: str, phase: str, seconds: float = 60.0) -> Json:
+    def wait_phase(self, name: str, phase: str, seconds: float = DEADLINE) -> Json:
         def reached() -> Json | None:
             pod = self.pod(name)
             return pod if pod["status"].get("phase") == phase else None

@@ -28,7 +28,7 @@ def restart(cluster: Cluster, mpslice: MpslicePrograms) -> None:
     for program in (mpslice.nodeagent, mpslice.webhook):
         program.stop()
         program.start()
-    until(lambda: programs.gates(cluster.plane), "the webhook serves again", 60)
+    until(lambda: programs.gates(cluster.plane), "the webhook serves again")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def counting(
     mpslice_programs.nodeagent.start()
     mpslice_programs.webhook.stop()
     mpslice_programs.webhook.start()
-    until(lambda: programs.gates(cluster.plane), "the webhook serves again", 60)
+    until(lambda: programs.gates(cluster.plane), "the webhook serves again")
 
 
 def test_node_offers_its_gb_and_a_quota_holds_over_sizes(

@@ -18,6 +18,7 @@ import yaml
 from hack.image.install import NotInstalled, copy_project
 from hack.plugin import CHECKOUT, MANIFEST, _pack, build, manifest
 from tests.cluster.plugin import do_without
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 URL = "https://files.example.com/kubectl-mpslice.tar.gz"
@@ -91,7 +92,7 @@ def run(folder: Path, *command: str, home: Path) -> subprocess.CompletedProcess[
     """A command of a new user: nothing of this environment but the system's programs."""
     environment = {"PATH": f"{folder}:{home}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     return subprocess.run(
-        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=100
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=DEADLINE
     )
 
 
@@ -164,7 +165,9 @@ def test_archive_runs_for_a_new_user(unpacked: Path, tmp_path: Path) -> None:
 def test_archive_says_which_python_it_needs(unpacked: Path, tmp_path: Path) -> None:
     launcher = (unpacked / "kubectl-mpslice").read_text()
     old = launcher.replace("import sys\n", "import sys\nsys.version_info = (3, 9)\n", 1)
-    done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", old], capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("kubectl mpslice needs Python 3.11 or later; python3 is 3.")
 
@@ -174,7 +177,7 @@ def test_fresh_environment_of_the_plugin_has_nothing_of_the_programs(tmp_path: P
     python = tmp_path / "venv" / "bin" / "python"
     command = [UV, "pip", "install", "--quiet", f"--python={python}"]
     lock = ["--require-hashes", f"--requirements={CHECKOUT / 'requirements.lock'}"]
-    done = subprocess.run([*command, *lock], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, *lock], capture_output=True, text=True, timeout=DEADLINE)
     if done.returncode:
         do_without("image", done.stderr.strip())
     copy_project(tmp_path / "source")
@@ -186,9 +189,9 @@ def test_fresh_environment_of_the_plugin_has_nothing_of_the_programs(tmp_path: P
         f"--out-dir={tmp_path}",
         str(tmp_path / "source"),
     ]
-    subprocess.run(building, check=True, timeout=100)
+    subprocess.run(building, check=True, timeout=DEADLINE)
     (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*command, "--no-deps", str(wheel)], check=True, timeout=100)
+    subprocess.run([*command, "--no-deps", str(wheel)], check=True, timeout=DEADLINE)
     assert_plans_and_completes(python.parent, ("kubectl_complete-mpslice",), tmp_path)
     absent = "import importlib.util as u; print(*map(u.find_spec, ('grpc', 'cryptography')))"
     assert run(python.parent, str(python), "-c", absent, home=tmp_path).stdout == "None None\n"

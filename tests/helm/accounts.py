@@ -14,6 +14,7 @@ from hack.cluster import pki
 from hack.cluster.controlplane import ControlPlane
 from tests.chart import render
 from tests.e2e.cluster import until
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 NAMESPACE = "mpslice-system"
@@ -110,7 +111,7 @@ class Account:
         )
         context = _trusting(self._plane.pki.authority.pair.certificate)
         try:
-            with urllib.request.urlopen(request, timeout=20, context=context):
+            with urllib.request.urlopen(request, timeout=DEADLINE, context=context):
                 return ""
         except urllib.error.HTTPError as error:
             message: str = json.load(error)["message"]

@@ -22,6 +22,7 @@ from tests.compiling import compile_c
 from tests.nodeagent.mps.machine import CLIENT, build_stand_ins
 from tests.nodeagent.nvml.driver import SONAME, FakeDriver
 from tests.nodeagent.verify.test_verify import LIBCUDA
+from tests.waiting import DEADLINE
 
 LIBRARIES = Path("usr", "lib64")
 
@@ -126,4 +127,4 @@ def _unmount(at: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=20)
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=DEADLINE)

@@ -10,6 +10,7 @@ from hack.cluster import images, system
 from hack.cluster.images import Image, Layer
 from hack.cluster.versions import BUSYBOX
 from tests.compiling import compile_c
+from tests.waiting import DEADLINE
 
 NAME = "localhost/hostile:1"
 AS_ROOT = "/as-root"
@@ -37,7 +38,9 @@ def build(folder: Path, control: Path) -> Path:
 
 def _libraries(program: Path) -> list[Path]:
     """The shared libraries and the loader that a program of this machine needs."""
-    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(
+        ["ldd", program], capture_output=True, text=True, check=True, timeout=DEADLINE
+    )
     return [Path(found) for found in re.findall(r"(/\S+) \(0x", done.stdout)]
 
 

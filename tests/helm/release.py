@@ -21,11 +21,12 @@ from hack.cluster.programs import NODE_LABEL, SIMULATED_GPUS
 from hack.image.build import Built
 from tests.chart import CHART
 from tests.e2e.cluster import SHOW_AND_STAY, Cluster, slice_pod, until
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 NAMESPACE = "mpslice-system"
 RELEASE = "mpslice"
-_HELM_SECONDS = 110
+_HELM_SECONDS = 320
 _README = CHART.parent.parent / "README.md"
 
 
@@ -92,7 +93,7 @@ class Release:
 
     def _timed(self, *arguments: str) -> float:
         started = time.monotonic()
-        self.helm(*arguments, f"--values={self.values}", "--wait", "--timeout=100s")
+        self.helm(*arguments, f"--values={self.values}", "--wait", "--timeout=300s")
         return time.monotonic() - started
 
     def trouble(self) -> str:
@@ -112,7 +113,7 @@ class Release:
     def hand_over(self) -> None:
         """Labels the node; returns when its GPUs are there."""
         self.label(**NODE_LABEL)
-        until(lambda: self.summary().get("gpus") == len(SIMULATED_GPUS), "the node's GPUs", 60)
+        until(lambda: self.summary().get("gpus") == len(SIMULATED_GPUS), "the node's GPUs")
 
     def label(self, **labels: str | None) -> None:
         body = {"metadata": {"labels": labels}}
@@ -169,7 +170,7 @@ class Release:
             pods = self.plane.api.get(f"{path}?{selector}")["items"]
             return not any(pod["metadata"].get("deletionTimestamp") for pod in pods)
 
-        until(all_stay, f"the old pods of {component} have gone", 60)
+        until(all_stay, f"the old pods of {component} have gone")
 
     def process(self, pod: str, namespace: str = "default") -> int:
         """The pid on this machine of a pod's first container."""
@@ -185,7 +186,7 @@ class Release:
             ],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=DEADLINE,
             check=True,
         )
         lines = (line.split() for line in listed.stdout.splitlines()[1:])
@@ -224,7 +225,7 @@ class Release:
             until(lambda: self.plane.api.find(account), "the namespace's account")
             yield Cluster(self.plane, name)
         finally:
-            self.plane.kubectl("delete", "namespace", name, "--timeout=60s")
+            self.plane.kubectl("delete", "namespace", name, "--timeout=300s")
 
     @contextmanager
     def requests(self) -> Iterator["Requests"]:

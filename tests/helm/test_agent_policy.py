@@ -197,7 +197,7 @@ async def test_events_are_accepted_as_the_agent_itself_records_them(
             found = await asyncio.to_thread(plane.api.get, EVENTS)
             return [e["count"] for e in found["items"] if e["reason"] == "GPUUnhealthy"] == [2]
 
-        await eventually(counted, "the Event is there, and counted twice", seconds=10)
+        await eventually(counted, "the Event is there, and counted twice")
         writing.cancel()
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from hack.cluster.controlplane import ControlPlane
 from tests.chart import CHART
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.versions
 
@@ -153,7 +154,10 @@ def test_every_combination_of_the_modes_is_accepted(plane: ControlPlane) -> None
         command = [str(plane.parts.helm), "template", "mpslice", str(CHART)]
         options = [f"--namespace={NAMESPACE}", "--api-versions=monitoring.coreos.com/v1"]
         done = subprocess.run(
-            [*command, *options, *arguments(values)], capture_output=True, text=True, timeout=60
+            [*command, *options, *arguments(values)],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
         )
         assert done.returncode == 0, f"{values}: {done.stderr}"
         return done.stdout
@@ -171,7 +175,7 @@ def test_whatever_a_user_adds_is_accepted(plane: ControlPlane, tmp_path: Path) -
     values.write_text(yaml.safe_dump(ADDED))
     command = [str(plane.parts.helm), "template", "mpslice", str(CHART), f"--values={values}"]
     done = subprocess.run(
-        [*command, f"--namespace={NAMESPACE}"], capture_output=True, text=True, timeout=60
+        [*command, f"--namespace={NAMESPACE}"], capture_output=True, text=True, timeout=DEADLINE
     )
     assert done.returncode == 0, done.stderr
     documents = [each for each in yaml.safe_load_all(done.stdout) if each]

@@ -12,9 +12,10 @@ from hack.cluster.parts import Parts
 from hack.cluster.progress import to_stderr
 from hack.cluster.waiting import wait_until
 from tests.chart import render
+from tests.waiting import DEADLINE
 from tests.webhook.cluster import NAMESPACE, Installation, Replica
 
-pytestmark = [pytest.mark.versions, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.versions]
 
 Json = dict[str, Any]
 _CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
@@ -85,7 +86,7 @@ def test_chart_applied_again_changes_nothing(
     replica.start()
     try:
         # What the chart leaves to the webhook is there, and must not count as a difference.
-        wait_until(lambda: injected(applied), "the webhook writes its CA", seconds=60)
+        wait_until(lambda: injected(applied), "the webhook writes its CA", seconds=DEADLINE)
         flags = ("apply", "--server-side", "--dry-run=server", "--force-conflicts")
         for _ in range(2):
             live = ask(applied, "get", objects=objects)

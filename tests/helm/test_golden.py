@@ -11,6 +11,7 @@ import pytest
 
 from hack.cluster.parts import Parts
 from tests.chart import CHART
+from tests.waiting import DEADLINE
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,7 +43,11 @@ CASES: dict[str, tuple[str, ...]] = {
 def rendered(helm: Path, *arguments: str) -> str:
     command = [str(helm), "template", "mpslice", str(CHART), "--namespace=mpslice-system"]
     done = subprocess.run(
-        [*command, *COMMON, *arguments], capture_output=True, text=True, timeout=60, check=True
+        [*command, *COMMON, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
     )
     return done.stdout
 

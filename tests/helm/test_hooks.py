@@ -12,6 +12,7 @@ from hack.cluster.controlplane import ControlPlane
 from tests.chart import CHART
 from tests.e2e.cluster import slice_pod, until
 from tests.helm.accounts import NAMESPACE, Account, apply, install_accounts
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 
@@ -24,7 +25,7 @@ def hooks(plane: ControlPlane, *values: str) -> list[Json]:
         [*command, *given, *(f"--set={value}" for value in values)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=True,
     )
     documents = [document for document in yaml.safe_load_all(done.stdout) if document]

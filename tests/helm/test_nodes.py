@@ -16,9 +16,10 @@ from hack.cluster.programs import NODE_LABEL
 from tests.e2e.cluster import SHOW_AND_STAY, slice_pod, until
 from tests.helm.release import RELEASE, Release
 from tests.nodeagent.real.foreign_plugin import foreign_plugin
+from tests.waiting import DEADLINE
 
 # Before the tests that share the session's node: a machine can have one.
-pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("machine_without_node")]
 
 KEY, VALUE = next(iter(NODE_LABEL.items()))
 
@@ -31,16 +32,16 @@ def release(place: Release) -> Iterator[Release]:
         place.install()
     yield place
     place.plane.kubectl("uncordon", place.node.name)
-    place.plane.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+    place.plane.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=300s")
     place.label(**{KEY: None})
-    until(lambda: place.layout() is None, "the node is handed back", 60)
+    until(lambda: place.layout() is None, "the node is handed back")
 
 
 def test_drained_node_gets_no_slice_pod_until_it_is_uncordoned(release: Release) -> None:
     release.hand_over()
     release.pods.apply(slice_pod("train", 10))
     release.pods.running("train")
-    drain = ("drain", release.node.name, "--ignore-daemonsets", "--force", "--timeout=60s")
+    drain = ("drain", release.node.name, "--ignore-daemonsets", "--force", "--timeout=300s")
     # The planner and the webhook would go to another node; here there is one.
     release.plane.kubectl(*drain, "--pod-selector=!app.kubernetes.io/name")
     assert release.pods.kubectl("get", "pods", "--output=name") == ""
@@ -56,9 +57,9 @@ def test_drained_node_gets_no_slice_pod_until_it_is_uncordoned(release: Release)
 def test_node_that_is_deleted_and_comes_back_gets_slices_anew(release: Release) -> None:
     release.hand_over()
     release.plane.kubectl("delete", "node", release.node.name, "--wait=true")
-    until(lambda: release.layout() is None, "the NodeLayout goes with its node", 60)
+    until(lambda: release.layout() is None, "the NodeLayout goes with its node")
     release.node.restart_kubelet()
-    until(release.node_is_ready, "the node is back", 60)
+    until(release.node_is_ready, "the node is back")
     release.hand_over()
     release.pods.apply(slice_pod("again", 30))
     release.pods.running("again")
@@ -76,7 +77,7 @@ def test_mps_user_changes_while_no_node_is_handed_over(release: Release) -> None
     assert "RunAsUserMismatch" in release.pods.refused(old)
     release.pods.delete("train")
     release.label(**{KEY: None})
-    until(lambda: release.layout() is None, "the node is handed back", 60)
+    until(lambda: release.layout() is None, "the node is handed back")
     release.upgrade()
     release.until_replaced("webhook")
 
@@ -95,7 +96,7 @@ def test_node_moves_from_nos_once_its_last_pod_has_ended(release: Release) -> No
         process = release.process("theirs")
         # Somebody hands the node over without draining it.
         release.label(**{own: "yes"})
-        until(lambda: "1 slice pod of nos" in release.ready_message(), "nos's pod is counted", 60)
+        until(lambda: "1 slice pod of nos" in release.ready_message(), "nos's pod is counted")
         assert release.holders() == set()
     release.pods.delete("nos-plugin")
     assert release.process("theirs") == process
@@ -106,7 +107,7 @@ def test_node_moves_from_nos_once_its_last_pod_has_ended(release: Release) -> No
     assert "CUDA_MPS_PIPE_DIRECTORY" in release.pods.environment("ours")
     release.pods.delete("ours")
     release.label(**{own: None})
-    until(lambda: release.layout() is None, "the node is handed back", 60)
+    until(lambda: release.layout() is None, "the node is handed back")
     release.upgrade()
 
 
@@ -140,12 +141,12 @@ def nos(release: Release) -> Iterator[None]:
         ["GPU-nos::10::0", "GPU-nos::10::1"],
         {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=10G"},
     )
-    asyncio.run_coroutine_threadsafe(plugin.__aenter__(), loop).result(20)
+    asyncio.run_coroutine_threadsafe(plugin.__aenter__(), loop).result(DEADLINE)
     try:
         yield
     finally:
         end = plugin.__aexit__(None, None, None)
-        asyncio.run_coroutine_threadsafe(end, loop).result(20)
+        asyncio.run_coroutine_threadsafe(end, loop).result(DEADLINE)
         loop.call_soon_threadsafe(loop.stop)
         serving.join()
         loop.close()

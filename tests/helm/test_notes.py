@@ -6,6 +6,7 @@ import pytest
 
 from hack.cluster.controlplane import ControlPlane
 from tests.chart import CHART
+from tests.waiting import DEADLINE
 
 PRIVILEGED = "pod-security.kubernetes.io/enforce=privileged"
 OURS = "mpslice.io/pod-security=baseline-except-host-ipc"
@@ -21,7 +22,7 @@ def notes(plane: ControlPlane, *values: str) -> str:
         [*command, str(CHART), *options, *(f"--set={value}" for value in values)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=True,
     )
     return done.stdout.partition("\nNOTES:\n")[2]

@@ -13,6 +13,7 @@ import yaml
 from hack import chart_readme
 from hack.cluster.parts import Parts
 from tests.chart import CHART, render
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 COMPONENTS = {"webhook": "webhook", "planner": "planner", "nodeagent": "nodeAgent", "mps": "mps"}
@@ -23,7 +24,11 @@ def everything(helm: Path, *arguments: str) -> list[Json]:
     """The documents of `helm template`, the hooks' included."""
     command = [str(helm), "template", "mpslice", str(CHART), "--namespace=mpslice-system"]
     done = subprocess.run(
-        [*command, ALL_JOBS, *arguments], capture_output=True, text=True, timeout=60, check=True
+        [*command, ALL_JOBS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
     )
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 

@@ -212,7 +212,6 @@ async def test_the_planner_leads_and_records_events(kube: Session, plane: Contro
                     await eventually(
                         lambda n=before + more: asyncio.to_thread(lambda: _counted(plane) == n),  # type: ignore[misc]
                         "the Event is counted",
-                        seconds=10,
                     )
                 writing.cancel()
 

@@ -19,9 +19,10 @@ from hack.cluster.progress import Say
 from tests.chart import CHART
 from tests.e2e.cluster import slice_pod, until
 from tests.helm.release import NAMESPACE, RELEASE, Release, readme_pod
+from tests.waiting import DEADLINE
 
 # Before the tests that share the session's node: a machine can have one.
-pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("machine_without_node")]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def release(place: Release, cluster_say: Say) -> Iterator[Release]:
         cluster_say(f"  helm install --wait: {place.install():.1f} s")
     place.hand_over()
     yield place
-    place.plane.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+    place.plane.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=300s")
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_replicas_are_as_many_as_the_chart_says_and_not_roots(release: Release) 
 def test_helm_test_shows_what_a_slice_pod_gets_and_how_a_wrong_one_is_refused(
     release: Release,
 ) -> None:
-    done = release.helm("test", RELEASE, "--timeout=60s")
+    done = release.helm("test", RELEASE, "--timeout=300s")
     said = done.stdout + done.stderr
     assert "  spec.containers[0].securityContext.runAsUser: 1000" in said
     assert "  spec.schedulingGates[0].name: mpslice.io/carve" in said
@@ -94,13 +95,13 @@ def test_the_page_is_reached_by_port_forward_alone(release: Release) -> None:
     token = printed["create token"].stdout.strip()
     somebody = ("--as=somebody", "--as-group=gpu-users", "--as-group=system:authenticated")
     with release.forwarded("deployment/mpslice-planner", 8082, *somebody) as url:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
             assert b"<title>mpslice</title>" in answer.read()
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{url}/events", timeout=10)
+            urllib.request.urlopen(f"{url}/events", timeout=DEADLINE)
         asked = urllib.request.Request(f"{url}/events")
         asked.add_header("Authorization", f"Bearer {token}")
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=DEADLINE) as answer:
             data = next(line for line in answer if line.startswith(b"data: "))
         assert release.node.name in json.loads(data[6:])["nodes"]
     for pod in release.pods_of("planner"):
@@ -162,7 +163,7 @@ def test_upgrade_and_rollback_refuse_nobody(running: Release, cluster_say: Say) 
     assert not asked.ungated
     (number,) = re.findall(r'"revision":"(\d+)"', revision)
     with running.requests() as asked:
-        running.helm("rollback", RELEASE, number, "--wait", "--timeout=100s")
+        running.helm("rollback", RELEASE, number, "--wait", "--timeout=300s")
         running.pods.apply(slice_pod("after-rollback", 20))
         running.pods.running("after-rollback")
     cluster_say(f"  helm rollback --wait: {asked}")
@@ -173,7 +174,7 @@ def test_upgrade_and_rollback_refuse_nobody(running: Release, cluster_say: Say) 
 
 def test_uninstall_is_refused_while_a_slice_is_used(running: Release) -> None:
     running.pods.apply(slice_pod("waits", 10, schedulingGates=[{"name": "example.com/other"}]))
-    refused = running.helm("uninstall", RELEASE, "--timeout=60s", check=False)
+    refused = running.helm("uninstall", RELEASE, "--timeout=300s", check=False)
     assert refused.returncode != 0
     said = refused.stdout + refused.stderr
     assert "10gb is held by default/train main" in said
@@ -182,7 +183,7 @@ def test_uninstall_is_refused_while_a_slice_is_used(running: Release) -> None:
     # Helm now believes that the release is half gone and takes no upgrade; a rollback mends that.
     last = running.helm("list", "--all", "--output=json").stdout
     (number,) = re.findall(r'"revision":"(\d+)"', last)
-    running.helm("rollback", RELEASE, number, "--wait", "--timeout=100s")
+    running.helm("rollback", RELEASE, number, "--wait", "--timeout=300s")
     running.upgrade()
 
 
@@ -190,8 +191,8 @@ def test_forced_uninstall_leaves_pods_running_and_reinstall_finds_them(
     running: Release, cluster_say: Say
 ) -> None:
     with running.requests() as asked:
-        running.helm("uninstall", RELEASE, "--no-hooks", "--wait", "--timeout=60s")
-        until(lambda: not running.pods_of("nodeagent"), "the agent is gone", 60)
+        running.helm("uninstall", RELEASE, "--no-hooks", "--wait", "--timeout=300s")
+        until(lambda: not running.pods_of("nodeagent"), "the agent is gone")
         # Nobody gates or completes it now, and nobody refuses it either.
         assert "default/train" in running.holders()
         seconds = running.install()
@@ -227,7 +228,7 @@ def test_gate_goes_from_pods_that_an_uninstall_leaves_behind(release: Release) -
     release.pods.apply(slice_pod("waits", 10, schedulingGates=[{"name": "example.com/other"}]))
     gates = [gate["name"] for gate in release.pods.pod("waits")["spec"]["schedulingGates"]]
     assert gates == ["example.com/other", "mpslice.io/carve"]
-    done = release.helm("uninstall", RELEASE, "--wait", "--timeout=60s")
+    done = release.helm("uninstall", RELEASE, "--wait", "--timeout=300s")
     assert "default/waits: the gate is taken away" in done.stdout + done.stderr
     gates = [gate["name"] for gate in release.pods.pod("waits")["spec"]["schedulingGates"]]
     assert gates == ["example.com/other"]
@@ -238,9 +239,9 @@ def test_gate_goes_from_pods_that_an_uninstall_leaves_behind(release: Release) -
 def test_unused_release_goes_and_leaves_what_its_data_is(release: Release) -> None:
     key = next(iter(NODE_LABEL))
     release.label(**{key: None})
-    until(lambda: release.layout() is None, "the node is handed back", 60)
-    until(lambda: not release.pods_of("nodeagent"), "the agent has gone from the node", 60)
-    release.helm("uninstall", RELEASE, "--wait", "--timeout=60s")
+    until(lambda: release.layout() is None, "the node is handed back")
+    until(lambda: not release.pods_of("nodeagent"), "the agent has gone from the node")
+    release.helm("uninstall", RELEASE, "--wait", "--timeout=300s")
     for kind in ("deployments", "daemonsets", "services", "configmaps"):
         left = release.plane.kubectl("get", kind, f"-n={NAMESPACE}", "-o=name").stdout.split()
         assert [name for name in left if "kube-root-ca" not in name] == []

@@ -20,7 +20,7 @@ from tests.helm.siblings import BASELINE_LABEL, VIOLATIONS, refusals
 from tests.nodeagent.mps.machine import USER
 
 # Before the tests that share the session's node: a machine can have one.
-pytestmark = [pytest.mark.usefixtures("machine_without_node"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("machine_without_node")]
 
 VALUES = CHART / "values-shared-cluster.yaml"
 
@@ -37,9 +37,9 @@ def release(
     release.hand_over()
     yield release
     release.label(**dict.fromkeys(NODE_LABEL))
-    until(lambda: release.layout() is None, "the node is handed back", 60)
-    until(lambda: not release.pods_of("mps"), "the supervisor has gone from the node", 60)
-    release.helm("uninstall", RELEASE, "--no-hooks", "--wait", "--timeout=60s", check=False)
+    until(lambda: release.layout() is None, "the node is handed back")
+    until(lambda: not release.pods_of("mps"), "the supervisor has gone from the node")
+    release.helm("uninstall", RELEASE, "--no-hooks", "--wait", "--timeout=300s", check=False)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from mpslice.gpus import GpuUuid
 from nodeagent.mps.paths import LONGEST_SOCKET, UUID_LENGTH, MpsRoot
 from nodeagent.settings import SOCKET_PATH_BYTES
 from tests.chart import CHART, render
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
 
@@ -97,7 +98,7 @@ def schema_leaves(schema: Json, definitions: Json, path: str = "") -> Iterator[s
 
 def test_lint_has_nothing_to_say(cluster_parts: Parts) -> None:
     command = [str(cluster_parts.helm), "lint", "--strict", str(CHART)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout
 
 

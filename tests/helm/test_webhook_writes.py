@@ -111,7 +111,7 @@ async def test_the_webhooks_own_code_issues_injects_repairs_and_rotates(
                 now = await asyncio.to_thread(bundles)
                 return all(now) and await asyncio.to_thread(leaf) != first
 
-            await eventually(repaired_and_renewed, "a new leaf, and the caBundle", seconds=30)
+            await eventually(repaired_and_renewed, "a new leaf, and the caBundle")
 
 
 def _webhooks(path: str, operation: str = "replace", **value: object) -> Write:

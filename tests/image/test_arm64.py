@@ -13,6 +13,7 @@ from hack.cluster.progress import Say
 from hack.image import build, install
 from hack.image.build import Built
 from tests.cluster.plugin import do_without
+from tests.waiting import DEADLINE
 
 # Emulated, Debian alone takes minutes, once.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -95,5 +96,5 @@ def test_each_program_of_the_project_starts_on_arm64(root: Path) -> None:
     scripts = settings["options.entry_points"]["console_scripts"].split("\n")
     for name in (line.partition("=")[0].strip() for line in scripts if line):
         command = ["chroot", str(root), f"/{install.LAUNCHERS}/{name}", "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from hack.image import build, install
 from hack.image.build import Built
+from tests.waiting import DEADLINE
 
 DOCKERFILE = install.CHECKOUT / "Dockerfile"
 MOST_MEGABYTES = 150
@@ -77,7 +78,7 @@ def test_each_program_of_the_project_starts_in_the_image(root: Path) -> None:
     for name in names:
         word = "version" if name == "kubectl-mpslice" else "--version"
         command = ["chroot", str(root), f"/{install.LAUNCHERS}/{name}", word]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stderr
         assert "unknown" not in done.stdout
 
@@ -147,7 +148,7 @@ def test_sbom_lists_every_pin_of_the_lock_file(tmp_path: Path) -> None:
     sbom = tmp_path / "sbom.json"
     program = Path(sys.executable).parent / "cyclonedx-py"
     command = [str(program), "requirements", "--output-reproducible", "-o", str(sbom)]
-    subprocess.run([*command, str(install.LOCK)], check=True, timeout=60)
+    subprocess.run([*command, str(install.LOCK)], check=True, timeout=DEADLINE)
     document = json.loads(sbom.read_text())
     assert document["bomFormat"] == "CycloneDX"
     listed = {(part["name"], part["version"]) for part in document["components"]}

@@ -13,11 +13,12 @@ import pytest
 from hack.cluster.layout import CHECKOUT
 from mpslice.kube.client import ApiClient, Configuration
 from mpslice.kube.session import _look_up_no_proxies
+from tests.waiting import DEADLINE
 
 
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True
     )
     return done.stdout.strip()
 

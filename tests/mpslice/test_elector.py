@@ -9,7 +9,7 @@ import pytest
 from mpslice.kube.api import Json, Kube
 from mpslice.kube.elector import Elector, Timing
 from mpslice.kube.errors import Conflict, NotFound, Unreachable
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 FAST = Timing(lease=0.7, renew_within=0.5, retry=0.1)
 
@@ -115,7 +115,7 @@ def test_a_dead_leader_is_replaced_within_ten_seconds_and_a_slow_renewal_is_wait
 async def test_lone_candidate_works_and_releases_at_its_end() -> None:
     server = LeaseServer()
     only = Candidate(server, "a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await only.started.wait()
     await only.stop()
     assert server.lease is not None
@@ -125,7 +125,7 @@ async def test_lone_candidate_works_and_releases_at_its_end() -> None:
 async def test_leader_renews_without_reading_the_lease() -> None:
     server = LeaseServer()
     only = Candidate(server, "a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await only.started.wait()
     reads, version = server.reads, server.version
 
@@ -141,7 +141,7 @@ async def test_leader_renews_without_reading_the_lease() -> None:
 async def test_leader_goes_on_after_its_lease_was_written_or_deleted(deleted: bool) -> None:
     server = LeaseServer()
     only = Candidate(server, "a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await only.started.wait()
     assert server.lease is not None
     if deleted:
@@ -180,7 +180,7 @@ async def test_a_replica_that_stands_by_knows_which_one_leads() -> None:
     async def knows() -> bool:
         return second.elector.holder == first.elector.holder == "a"
 
-    await eventually(knows, "both know the leader", seconds=5)
+    await eventually(knows, "both know the leader")
     await second.stop()
     await first.stop()
 
@@ -196,7 +196,7 @@ async def test_leader_cut_off_stops_before_another_starts(fault: Callable[[], An
     leader, other = (first, second) if first.working else (second, first)
     overlaps: list[bool] = []
     leader.link.cut = fault
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not other.working:
             overlaps.append(first.working and second.working)
             await asyncio.sleep(0.005)

@@ -73,7 +73,7 @@ async def until(server: EventServer, counts: list[tuple[str, int]]) -> None:
     async def reached() -> bool:
         return server.counts() == counts
 
-    await eventually(reached, f"the Events are {counts}", seconds=5.0, every=0.005)
+    await eventually(reached, f"the Events are {counts}", every=0.005)
 
 
 async def test_event_says_what_it_is_about_and_who_says_so() -> None:

@@ -19,6 +19,7 @@ from mpslice.flags import (
     mebibytes,
     user_id,
 )
+from tests.waiting import DEADLINE
 
 
 def a_parser() -> FlagParser:
@@ -101,7 +102,7 @@ def test_unusable_text_is_refused(parse: object, text: str) -> None:
 def test_every_program_answers_help_and_version(program: str) -> None:
     executable = Path(sys.executable).parent / program
     for flag in ("--help", "--version"):
-        done = subprocess.run([executable, flag], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([executable, flag], capture_output=True, text=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stderr
         assert done.stdout
 

@@ -15,13 +15,14 @@ from prometheus_client.registry import Collector
 from mpslice.flags import Address
 from mpslice.ops import Program, serve_ops
 from mpslice.ports import CannotListen, open_port
+from tests.waiting import DEADLINE
 
 LOCAL = Address("127.0.0.1", 0)
 
 
 def get(address: Address, path: str, method: str = "GET") -> tuple[int, str]:
     """Asks without the event loop, so that it can be asked while that stands still."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=DEADLINE)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -143,7 +144,7 @@ async def test_program_is_told_when_its_ops_port_listens_no_more(
 
     monkeypatch.setattr("mpslice.ops.open_port", noted)
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 -- what is inside is cancelled
-        async with asyncio.timeout(20), serving() as address:
+        async with asyncio.timeout(DEADLINE), serving() as address:
             assert get(address, "/healthz") == (200, "ok\n")
             ports[0].shutdown(socket.SHUT_RDWR)
             await asyncio.Event().wait()

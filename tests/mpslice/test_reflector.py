@@ -19,7 +19,7 @@ from tests.mpslice.api_server import (
     status,
     stream,
 )
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 THINGS = Resource("v1", "things")
 
@@ -62,7 +62,7 @@ async def following(*faults: Fault, objects: int = 2, page: int = 500) -> AsyncI
         state.changes = changes
         task = asyncio.create_task(reflector.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 await reflector.synced.wait()
             yield state
         finally:

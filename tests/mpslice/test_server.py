@@ -15,7 +15,7 @@ from aiohttp import web
 from mpslice.flags import Address
 from mpslice.ports import CannotListen, open_port
 from mpslice.server import Limits, serving
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 from tests.webhook import tls
 
 FEW = Limits(connections=3)
@@ -82,13 +82,13 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 async def answered(reader: asyncio.StreamReader) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         assert (await reader.readline()).split()[1] == b"200"
         await reader.readuntil(b"answer")
 
 
 async def ended(reader: asyncio.StreamReader) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         try:
             assert await reader.read() == b""
         except (ConnectionError, ssl.SSLError):
@@ -176,7 +176,7 @@ async def test_failed_handshakes_count_no_more(server: Server) -> None:
     for _ in range(12):
         reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
         writer.write(b"this is not TLS\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             await reader.read()
         writer.transport.abort()
     await answered(await server.sent(REQUEST))
@@ -188,7 +188,7 @@ async def test_program_is_told_when_its_port_listens_no_more(tmp_path: Path) -> 
     pair = tls.make(tmp_path)
     server = Server(Address("127.0.0.1", port.getsockname()[1]), pair)
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 -- what is inside is cancelled
-        async with asyncio.timeout(20), serving(port, server.handle, FEW, pair.server):
+        async with asyncio.timeout(DEADLINE), serving(port, server.handle, FEW, pair.server):
             await answered(await server.sent(REQUEST))
             port.shutdown(socket.SHUT_RDWR)
             await asyncio.Event().wait()

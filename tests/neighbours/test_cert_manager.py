@@ -20,10 +20,9 @@ from hack.cluster.processes import ProcessSpec, Program
 from hack.cluster.versions import CERT_MANAGER
 from hack.cluster.waiting import wait_until
 from tests.neighbours.conftest import install_kinds
+from tests.waiting import DEADLINE
 from tests.webhook.cluster import NAMESPACE, Installation, Replica
 from tests.webhook.load import Record, loaded, tell, two
-
-pytestmark = pytest.mark.timeout(400)
 
 _CERTIFICATES = f"/apis/cert-manager.io/v1/namespaces/{NAMESPACE}/certificates"
 _SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
@@ -47,7 +46,7 @@ class Mounted:
         return (f"--tls-cert-file={self.certificate}", f"--tls-private-key-file={self.key}")
 
     def __enter__(self) -> "Mounted":
-        wait_until(self._write, "the Secret holds a certificate", seconds=60)
+        wait_until(self._write, "the Secret holds a certificate", seconds=DEADLINE)
         self._thread.start()
         return self
 
@@ -87,7 +86,7 @@ def issued(beside: Installation) -> Iterator[Installation]:
         wait_until(
             lambda: plane.api.find(f"{_SECRETS}/mpslice-webhook-tls"),
             "cert-manager issues",
-            seconds=60,
+            seconds=DEADLINE,
             details=manager.last_lines,
         )
         yield beside
@@ -102,7 +101,7 @@ def serving(installation: Installation, folder: Path) -> Iterator[list[Replica]]
         Mounted(installation, folder) as mounted,
         two(installation, *mounted.flags, values=(_VALUES,)) as replicas,
     ):
-        wait_until(lambda: _trusted(installation), "the CA injector has written", seconds=60)
+        wait_until(lambda: _trusted(installation), "the CA injector has written", seconds=DEADLINE)
         yield replicas
 
 
@@ -142,7 +141,9 @@ def renew(installation: Installation, name: str) -> None:
 
 def _wait_for_new(installation: Installation, secret: str, before: bytes) -> bytes:
     wait_until(
-        lambda: _certificate(installation, secret) != before, f"{secret} is renewed", seconds=90
+        lambda: _certificate(installation, secret) != before,
+        f"{secret} is renewed",
+        seconds=DEADLINE,
     )
     return _certificate(installation, secret)
 
@@ -180,7 +181,7 @@ def test_renewal_of_the_certificate_fails_nothing(
             before = _certificate(issued, "mpslice-webhook-tls")
             renew(issued, _LEAF)
             after = _wait_for_new(issued, "mpslice-webhook-tls", before)
-            wait_until(partial(_served, replicas, after), "all serve it", seconds=60)
+            wait_until(partial(_served, replicas, after), "all serve it", seconds=DEADLINE)
     tell(record_property, "three renewals by cert-manager", load)
     assert load.failed == 0, load
 
@@ -201,14 +202,14 @@ def test_rotation_of_the_ca_fails_nothing(
             _wait_for_new(issued, "mpslice-webhook-tls", before)
             return _certificate(issued, "mpslice-webhook-tls", "ca.crt") == authority
 
-        wait_until(signed_by_the_new, "the new CA signs", seconds=90, every=1)
+        wait_until(signed_by_the_new, "the new CA signs", seconds=DEADLINE, every=1)
         after = _certificate(issued, "mpslice-webhook-tls")
-        wait_until(lambda: _served(replicas, after), "all serve it", seconds=60)
+        wait_until(lambda: _served(replicas, after), "all serve it", seconds=DEADLINE)
         # The injector keeps the old CA beside the new one.
         wait_until(
             lambda: all(authority in base64.b64decode(each) for each in _bundles(issued)),
             "every caBundle has the new CA",
-            seconds=60,
+            seconds=DEADLINE,
         )
     tell(record_property, "rotation of cert-manager's CA", load)
     assert load.failed == 0, load

@@ -21,7 +21,7 @@ from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus, SimulatedMps
 from tests.nodeagent.fake_kube import FakeKube
 from tests.nodeagent.fake_kubelet import FakeKubelet, fake_kubelet
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 NODE = "n1"
 GPU = "GPU-00000000-0000-0000-0000-00000000000{}"
@@ -137,7 +137,7 @@ class Machine:
             status = self.status()
             return status if status.get("observedGeneration") == generation else None
 
-        return dict(await eventually(probe, f"generation {generation}", seconds=10, every=0.003))
+        return dict(await eventually(probe, f"generation {generation}", every=0.003))
 
     def status(self) -> Json:
         return dict(self.kube.get(NODE_LAYOUTS, NODE).get("status") or {})
@@ -214,7 +214,7 @@ class Machine:
         self.kubelet.forget(key)
         self.kube.change(PODS, name, {"status": {"phase": phase}}, "default")
 
-    async def until(self, probe: Any, what: str, seconds: float = 10) -> Any:
+    async def until(self, probe: Any, what: str, seconds: float = DEADLINE) -> Any:
         async def ask() -> Any:
             return probe()
 

@@ -26,6 +26,7 @@ from nodeagent.kubelet_api.podresources_v1_pb2_grpc import (
     PodResourcesListerServicer,
     add_PodResourcesListerServicer_to_server,
 )
+from tests.waiting import DEADLINE
 
 OPTIONS = (("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1))
 
@@ -159,14 +160,16 @@ class FakeKubelet:
     async def start_container(self, resource: str, *ids: str) -> None:
         """What comes before every start of a container, the first and any after it."""
         request = plugin_api.PreStartContainerRequest(devices_ids=ids)
-        await self._clients[resource].api.PreStartContainer(request, timeout=30)
+        await self._clients[resource].api.PreStartContainer(request, timeout=DEADLINE)
 
     async def _choose(self, client: Client) -> list[str]:
         taken = {key for entry in self.admitted for key in entry.ids}
         available = sorted(self.healthy(client.resource) - taken)
         if not available:
             raise AdmissionError(f"no healthy devices present: {client.resource}")
-        preferred = await client.api.GetPreferredAllocation(_preference(available), timeout=5)
+        preferred = await client.api.GetPreferredAllocation(
+            _preference(available), timeout=DEADLINE
+        )
         return list(preferred.container_responses[0].deviceIDs)
 
     async def _allocate(self, client: Client, ids: list[str]) -> Any:
@@ -174,7 +177,7 @@ class FakeKubelet:
         wanted = plugin_api.ContainerAllocateRequest(devices_ids=ids)
         request = plugin_api.AllocateRequest(container_requests=[wanted])
         try:
-            response = await client.api.Allocate(request, timeout=5)
+            response = await client.api.Allocate(request, timeout=DEADLINE)
         except grpc.aio.AioRpcError as error:
             raise AdmissionError(error.details()) from error
         return response.container_responses[0]
@@ -210,9 +213,9 @@ class FakeKubelet:
         self.on_call()
         path = self.directory / request.endpoint
         channel = grpc.aio.insecure_channel(f"unix:{path}", OPTIONS)
-        await asyncio.wait_for(channel.channel_ready(), 10)
+        await asyncio.wait_for(channel.channel_ready(), DEADLINE)
         api: Any = DevicePluginStub(channel)
-        options = await api.GetDevicePluginOptions(plugin_api.Empty(), timeout=5)
+        options = await api.GetDevicePluginOptions(plugin_api.Empty(), timeout=DEADLINE)
         resource = request.resource_name
         before = self._clients.get(resource)
         if before is not None and before.stream is not None and not before.stream.done():

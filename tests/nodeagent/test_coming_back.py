@@ -117,7 +117,7 @@ async def test_kubelet_away_is_told_and_waited_for(machine: Machine) -> None:
         await machine.kubelet.stop()
         machine.lay_out({"10gb": 2})
         await machine.until(
-            lambda: machine.condition("Ready").get("reason") == "KubeletUnavailable", "told", 15
+            lambda: machine.condition("Ready").get("reason") == "KubeletUnavailable", "told"
         )
         assert set(machine.slices()) == {device(1, 10, 0)}
         await machine.kubelet.restart()

@@ -136,7 +136,7 @@ async def test_layouts_status_does_not_wait_for_the_nodes(
     async def told() -> bool:
         return ("nodelayouts", "", NODE) in parts.kube._objects and bool(parts.status)
 
-    await eventually(told, "the layout's status", seconds=5, every=0.002)
+    await eventually(told, "the layout's status", every=0.002)
     assert parts.status["observedGeneration"] == 1
     assert not applying.done()
     let.set()

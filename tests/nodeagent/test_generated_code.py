@@ -11,6 +11,7 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor
 
 from nodeagent import kubelet_api
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2, podresources_v1_pb2
+from tests.waiting import DEADLINE
 
 FOLDER = Path(kubelet_api.__file__).parent
 ROOT = FOLDER.parent.parent
@@ -52,7 +53,7 @@ def test_generator_makes_the_same_code(tmp_path: Path) -> None:
     command = [str(PROTOC), "-m", "grpc_tools.protoc", "-I.", *outputs, *protos]
     environment = {**os.environ, "PATH": f"{PROTOC.parent}:{os.environ['PATH']}"}
     subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, timeout=60, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env=environment, check=True, timeout=DEADLINE, stderr=subprocess.DEVNULL
     )
     made = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*.py*")}
     committed = {path.relative_to(ROOT) for path in FOLDER.glob("*_pb2*.py*")}

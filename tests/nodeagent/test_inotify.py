@@ -9,6 +9,7 @@ import pytest
 from nodeagent.errors import BadSettings, DirectoryVanished
 from nodeagent.linux import inotify
 from nodeagent.linux.inotify import DirectoryWatch, Names
+from tests.waiting import DEADLINE
 
 
 async def test_made_written_moved_and_deleted_names_are_told(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ async def test_made_written_moved_and_deleted_names_are_told(tmp_path: Path) -> 
         (tmp_path / "a").write_text("x")
         (tmp_path / "a").rename(tmp_path / "b")
         (tmp_path / "b").unlink()
-        names = await asyncio.wait_for(watch.next(), 5)
+        names = await asyncio.wait_for(watch.next(), DEADLINE)
     assert names.changed == {"a", "b"}
     assert names.made == {"a", "b"}
 
@@ -25,7 +26,7 @@ async def test_writing_is_not_making(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with DirectoryWatch(tmp_path) as watch:
         (tmp_path / "a").write_text("x")
-        names = await asyncio.wait_for(watch.next(), 5)
+        names = await asyncio.wait_for(watch.next(), DEADLINE)
     assert names.touches("a")
     assert not names.makes("a")
 
@@ -36,7 +37,7 @@ async def test_next_waits_for_news(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         (tmp_path / "a").touch()
-        assert (await asyncio.wait_for(waiting, 5)).makes("a")
+        assert (await asyncio.wait_for(waiting, DEADLINE)).makes("a")
 
 
 async def test_deleted_directory_is_an_error(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ async def test_deleted_directory_is_an_error(tmp_path: Path) -> None:
     with DirectoryWatch(directory) as watch:
         directory.rmdir()
         with pytest.raises(DirectoryVanished, match="was deleted"):
-            await asyncio.wait_for(watch.next(), 5)
+            await asyncio.wait_for(watch.next(), DEADLINE)
 
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:

@@ -73,14 +73,14 @@ async def knows(kubelet: FakeKubelet, count: int = len(IDS)) -> None:
     async def probe() -> bool:
         return sum(len(kubelet.healthy(resource(size))) for size in SIZES) == count
 
-    await eventually(probe, f"{count} devices", seconds=10, every=0.002)
+    await eventually(probe, f"{count} devices", every=0.002)
 
 
 async def registered(kubelet: FakeKubelet, name: str) -> None:
     async def probe() -> bool:
         return name in kubelet.registrations
 
-    await eventually(probe, f"{name} registered", seconds=10, every=0.002)
+    await eventually(probe, f"{name} registered", every=0.002)
 
 
 async def test_every_size_is_registered_with_both_options(
@@ -160,7 +160,7 @@ async def test_kubelet_that_is_bound_before_it_listens_is_tried_again_at_once(
         async def probe() -> bool:
             return failures() >= count
 
-        await eventually(probe, f"{count} failures", seconds=10, every=0.002)
+        await eventually(probe, f"{count} failures", every=0.002)
 
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(kubelet.socket))
@@ -203,7 +203,7 @@ async def test_size_that_is_cut_off_over_and_over_is_registered_ever_more_slowly
         async def probe() -> bool:
             return kubelet.registrations.count(resource(10)) >= 10
 
-        await eventually(probe, "ten registrations", seconds=10, every=0.002)
+        await eventually(probe, "ten registrations", every=0.002)
     # Nine pauses, the first of 2 ms and each twice as long; jitter halves them at most.
     assert asyncio.get_running_loop().time() - started > 0.001 * (2**9 - 1)
     await asyncio.gather(*cuts, return_exceptions=True)
@@ -309,7 +309,7 @@ async def test_container_waits_for_the_daemon_and_finds_its_directory(
         async def asked() -> bool:
             return bool(mps.asked)
 
-        await eventually(asked, "the daemon is asked for", seconds=5, every=0.002)
+        await eventually(asked, "the daemon is asked for", every=0.002)
         assert not admission.done()
         assert local.settings.pipe_directory(GpuUuid(gpu(1))).is_dir()
         mps.ready.set()

@@ -12,6 +12,7 @@ from nodeagent.slices.evidence import Holder
 from nodeagent.slices.leftovers import remains
 from nodeagent.slices.pods import project_pod
 from tests.nodeagent.conftest import Machine, device, pod_manifest, resource
+from tests.waiting import DEADLINE
 
 SLICE = DeviceId.parse(device(1, 10, 0))
 UID = "0d4a7a9c-9b1e-4d6c-8f2a-3c5e7b9d1f20"
@@ -119,7 +120,7 @@ async def test_next_pod_on_such_a_slice_starts_when_the_process_is_gone(machine:
         await asyncio.sleep(0.2)
         assert not second.done()
         machine.processes = []
-        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(second, DEADLINE)
 
 
 async def test_free_slice_is_preferred_to_such_a_one(machine: Machine) -> None:

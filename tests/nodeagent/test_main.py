@@ -12,6 +12,7 @@ import pytest
 
 from nodeagent.main import NVIDIAS_VARIABLE, parser, settings_of
 from tests.nodeagent.nvml.driver import FakeDriver
+from tests.waiting import DEADLINE
 
 COMMAND = (sys.executable, "-m", "nodeagent.main")
 
@@ -23,7 +24,7 @@ def run(
         [*COMMAND, *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         env={**os.environ, **(environment or {})},
     )
 
@@ -67,7 +68,9 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
         "import sys, nodeagent.main; nodeagent.main.parser(); "
         "print([m for m in ('grpc', 'aiohttp', 'kubernetes_asyncio', 'yaml') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.stdout == "[]\n"
 
 
@@ -123,7 +126,7 @@ def waits(line: str, folder: Path, environment: Mapping[str, str] | None = None)
         said = agent.stderr.readline()
         assert agent.poll() is None
         agent.terminate()
-        assert agent.wait(20) == 0
+        assert agent.wait(DEADLINE) == 0
     assert "waiting for the driver" in said
     assert line in said
 
@@ -231,6 +234,6 @@ def test_stops_at_once_when_told_so_while_everything_is_away(
         first = process.stderr.readline()  # it follows the API server, in vain
         started = time.monotonic()
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE) == 0
     assert "following failed" in first
     assert time.monotonic() - started < 5

@@ -9,6 +9,7 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.cluster.quota import asks_for_gb, until_nobody_asks_for_gb
 from tests.nodeagent.conftest import NODE, Machine, pod_manifest, resource
 from tests.nodeagent.fake_kube import FakeKube
+from tests.waiting import DEADLINE
 
 GB = "mpslice.io/gb"
 
@@ -121,7 +122,7 @@ async def test_pods_that_wait_and_a_server_that_is_away_prolong_the_wait() -> No
     done, _ = await asyncio.wait([task], timeout=0.5)
     assert not done
     kube.remove(PODS, "waits", "default")
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, DEADLINE)
 
 
 def test_requests_of_every_container_count() -> None:

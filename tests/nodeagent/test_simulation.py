@@ -12,6 +12,7 @@ from nodeagent.errors import BadSimulation
 from nodeagent.hardware import Gpu
 from nodeagent.simulation import SimulatedGpus, merge_reload, parse_simulation, read_simulation
 from tests.nodeagent.conftest import AMPERE
+from tests.waiting import DEADLINE
 
 EXAMPLE = """
 gpus:
@@ -106,7 +107,7 @@ async def test_changed_file_is_read_again_and_a_bad_one_is_not(tmp_path: Path) -
     following = asyncio.create_task(gpus.follow(changes.put_nowait))
     file.write_text("gpus: [}")
     file.write_text(EXAMPLE.replace("healthy: false", "healthy: true"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         first, second = await changes.get()
     following.cancel()
     assert first.healthy

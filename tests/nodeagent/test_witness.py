@@ -17,7 +17,7 @@ from nodeagent.slices.leftovers import follow_leftovers
 from nodeagent.slices.pods import Need, PodFacts
 from nodeagent.slices.table import SliceTable
 from tests.nodeagent.conftest import device
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 SLICE = DeviceId.parse(device(1, 10, 0))
 POD = PodFacts("ns/a", "uid-a", (Need("main", SliceSize(10)),))
@@ -95,7 +95,7 @@ async def test_allocate_holds_at_once_and_is_explained_when_the_kubelet_shows_it
         async def explained() -> bool:
             return table.holders == {SLICE: Holder("ns/a", "main", "uid-a")}
 
-        await eventually(explained, "explained without anybody's word", seconds=5, every=0.002)
+        await eventually(explained, "explained without anybody's word", every=0.002)
 
 
 async def test_pod_that_ends_while_the_evidence_is_read_holds_nothing(
@@ -121,13 +121,13 @@ async def test_listed_stranger_holds_and_is_looked_at_again(
         async def held() -> bool:
             return table.holders == {SLICE: Holder("ns/a", "main")}
 
-        await eventually(held, "believed", seconds=5, every=0.002)
+        await eventually(held, "believed", every=0.002)
         kubelet.claims = ()
 
         async def free() -> bool:
             return not table.holders
 
-        await eventually(free, "read again without anybody's word", seconds=5, every=0.002)
+        await eventually(free, "read again without anybody's word", every=0.002)
 
 
 async def test_allocate_that_nothing_explains_is_forgotten(
@@ -161,7 +161,7 @@ async def test_nothing_is_read_while_nothing_happens(
 ) -> None:
     kubelet.pods, kubelet.claims = Pods.of([POD]), (CLAIM,)
     async with running(witness):
-        await asyncio.wait_for(witness.known.after(0), 5)
+        await asyncio.wait_for(witness.known.after(0), DEADLINE)
         witness.checkpoint_written()  # the echo of a list of ours
         witness.pods_changed()
         for _ in range(20):
@@ -178,10 +178,10 @@ async def test_kubelet_that_comes_back_is_asked_at_once(
         async def asked() -> bool:
             return kubelet.reads > 0
 
-        await eventually(asked, "asked in vain", seconds=5, every=0.002)
+        await eventually(asked, "asked in vain", every=0.002)
         kubelet.away = False
         witness.stale()
-        await asyncio.wait_for(witness.known.after(0), 5)
+        await asyncio.wait_for(witness.known.after(0), DEADLINE)
 
 
 async def test_pod_is_shown_once_each_of_its_containers_is(

@@ -44,7 +44,7 @@ async def node_of(kube: Session, name: str) -> str:
 
 async def bound(kube: Session, name: str) -> str:
     # The scheduler's own back-off is up to 10 seconds, and several may follow one another.
-    return await eventually(lambda: node_of(kube, name), f"pod {name} is bound", seconds=60)
+    return await eventually(lambda: node_of(kube, name), f"pod {name} is bound")
 
 
 async def verdict(kube: Session, name: str) -> str:

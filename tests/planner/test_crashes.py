@@ -24,7 +24,7 @@ from tests.planner.agents import add_node
 from tests.planner.conftest import agents_at_work, planner_at_work, served
 from tests.planner.faults import Crash, Line, Send, Tampered
 from tests.planner.pods import bound, is_gated, make, member, slice_pod
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ async def test_planner_that_ends_at_any_write_loses_nothing(kube: Session, numbe
             if number > 4:
                 await served(kube, *GPUS)
             await make(kube, *PODS_AT_ONCE.values())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 await crash.ended.wait()
         async with planner_at_work(kube):
             await all_are_bound(kube)
@@ -142,7 +142,7 @@ class Process:
 
     def kill(self) -> None:
         self._running.send_signal(signal.SIGKILL)
-        self._running.wait(10)
+        self._running.wait(DEADLINE)
 
 
 @contextmanager

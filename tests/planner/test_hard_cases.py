@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-import pytest
-
 from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, PatchType, list_all
 from mpslice.kube.session import Session
 from mpslice.nodelayout import (
@@ -211,7 +209,6 @@ async def test_five_small_pods_touch_no_more_nodes_than_they_need(kube: Session)
         assert len(carved) == 2
 
 
-@pytest.mark.timeout(180)
 async def test_five_sizes_on_many_empty_gpus_are_all_bound(kube: Session) -> None:
     """nos carves no slice of 40gb and none of 80gb."""
     names = [f"n{i:03}" for i in range(100)]
@@ -227,4 +224,4 @@ async def test_five_sizes_on_many_empty_gpus_are_all_bound(kube: Session) -> Non
             pods = await list_all(kube, PODS, namespace="default")
             return all(pod["spec"].get("nodeName") for pod in pods)
 
-        await eventually(all_bound, "all 500 pods are bound", seconds=60, every=0.2)
+        await eventually(all_bound, "all 500 pods are bound", every=0.2)

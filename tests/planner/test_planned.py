@@ -87,9 +87,7 @@ async def settled(kube: Session, quiet: float) -> dict[str, str]:
             seen, since = now, clock()
         return clock() - since > quiet
 
-    await eventually(
-        unchanged, "planner and scheduler have done what they can", seconds=120, every=0.5
-    )
+    await eventually(unchanged, "planner and scheduler have done what they can", every=0.5)
     return {key: node for key, node, _, _ in seen if node}
 
 
@@ -107,7 +105,6 @@ async def create_all(kube: Session, pods: list[Json]) -> None:
         await asyncio.gather(*(kube.create(PODS, pod, namespace="default") for pod in batch))
 
 
-@pytest.mark.timeout(300)
 async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_more(
     kube: Session,
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +119,7 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
             await create_all(kube, varied_pods(500, _SEED))
             placed = await settled(kube, quiet=4)
         await take_gates(kube)
-        await eventually(lambda: all_judged(kube), "every pod is judged", seconds=30)
+        await eventually(lambda: all_judged(kube), "every pod is judged")
         final = await settled(kube, quiet=2)
     as_planned = [key for key, node in placed.items() if record.planned.get(key) == node]
     share = len(as_planned) / len(placed)

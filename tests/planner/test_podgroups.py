@@ -14,7 +14,7 @@ from planner.state.podgroups import POD_GROUPS, PodGroups
 from tests.planner.agents import add_node
 from tests.planner.conftest import events_of, planning, served
 from tests.planner.pods import bound, is_gated, make, slice_pod
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 DEFINITIONS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
 NAME = "podgroups.scheduling.x-k8s.io"
@@ -117,7 +117,7 @@ async def test_minimums_follow_the_kind_and_its_groups(kube: Session, without_ki
         await eventually(reached, f"the minimums are {minimums}")
 
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await groups.known.wait()
         assert dict(groups.minimums) == {}
         await install(kube)

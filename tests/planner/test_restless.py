@@ -26,7 +26,7 @@ from tests.planner.conftest import SETTINGS
 from tests.planner.memory import Memory
 from tests.planner.pods import slice_pod
 from tests.planner.test_decide import a_layout
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 class Recorder:
@@ -107,7 +107,7 @@ async def test_pod_is_told_why_it_waits_although_the_cluster_never_rests() -> No
         async def told() -> bool:
             return ("huge", "SliceUnavailable") in recorder.said
 
-        await eventually(told, "the pod is told why it waits", seconds=5)
+        await eventually(told, "the pod is told why it waits")
 
 
 async def test_labels_of_a_namespace_that_is_seen_after_its_pods_are_decided_upon() -> None:
@@ -261,7 +261,7 @@ async def test_pod_whose_nomination_is_refused_holds_up_nobody(
         async def let_go() -> bool:
             return ("first", None) in kube.seen
 
-        await eventually(let_go, "its gate is taken away", seconds=5)
+        await eventually(let_go, "its gate is taken away")
         assert kube.asked.count(("first", "status")) == asked
 
 
@@ -272,7 +272,7 @@ async def test_pod_is_nominated_although_the_api_server_was_in_trouble_at_first(
         async def let_go() -> bool:
             return ("first", None) in kube.seen
 
-        await eventually(let_go, "its gate is taken away", seconds=5)
+        await eventually(let_go, "its gate is taken away")
         before = kube.asked[: kube.asked.index(("first", None))]
         assert before.count(("first", "status")) == 4
 
@@ -345,7 +345,7 @@ async def test_leader_does_all_else_while_it_decides_on_many_pods(
 
     def deciding(view: View) -> Decision:
         begun.set()
-        assert go_on.wait(5)
+        assert go_on.wait(DEADLINE)
         return decide(view)
 
     monkeypatch.setattr(controller, "decide", deciding)
@@ -443,5 +443,5 @@ async def test_ready_gates_go_while_a_decision_takes_long(monkeypatch: pytest.Mo
     )
     async with leading(kube):
         gone = {(name, None) for name in names}
-        await eventually(until(lambda: gone <= set(kube.seen)), "every gate is gone", seconds=30)
+        await eventually(until(lambda: gone <= set(kube.seen)), "every gate is gone")
     assert deciding <= 4

@@ -48,7 +48,7 @@ class Outside:
         async def begun() -> bool:
             return all(action in self.begun for action in actions)
 
-        await eventually(begun, f"{actions} are begun", seconds=2.0, every=0.001)
+        await eventually(begun, f"{actions} are begun", every=0.001)
 
     async def settled(self) -> None:
         """Every write that may begin has begun, and every answer that is there was taken."""
@@ -162,7 +162,7 @@ async def test_write_that_the_watch_has_not_shown_yet_is_not_repeated_at_once() 
         async def asked() -> bool:
             return outside.asked_again > 0
 
-        await eventually(asked, "it is looked at again", seconds=3.0, every=0.01)
+        await eventually(asked, "it is looked at again", every=0.01)
         outside.writer.submit([managed])
         await outside.until_begun(managed)
         await outside.settled()
@@ -205,7 +205,7 @@ async def test_failed_write_rests_and_is_decided_upon_again_while_others_go_on()
         async def asked() -> bool:
             return outside.asked_again > 0
 
-        await eventually(asked, "a new decision is asked for", seconds=2.0, every=0.001)
+        await eventually(asked, "a new decision is asked for", every=0.001)
         outside.writer.submit([bad])
         await outside.settled()
         assert outside.begun == [bad, good, bad]

@@ -17,10 +17,11 @@ from typing import Any, Final
 import yaml
 
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 
 Json = dict[str, Any]
-_START_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 30.0
+_START_SECONDS: Final = DEADLINE
+_STOP_SECONDS: Final = DEADLINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ class Prometheus:
 
     def scraped(self, target: Json) -> bytes:
         """What a target answers now."""
-        with urllib.request.urlopen(target["scrapeUrl"], timeout=20) as answer:
+        with urllib.request.urlopen(target["scrapeUrl"], timeout=DEADLINE) as answer:
             body: bytes = answer.read()
             return body
 
     def _get(self, path: str) -> Any:
         try:
-            with urllib.request.urlopen(f"{self.url}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=DEADLINE) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error.read().decode()}") from error

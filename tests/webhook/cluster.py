@@ -25,6 +25,7 @@ from hack.cluster.programs import endpoints
 from hack.cluster.versions import KUBERNETES, resolves_by_endpoints
 from hack.cluster.waiting import wait_until
 from tests import chart
+from tests.waiting import DEADLINE
 from tests.webhook.cases import Manifest, pod
 
 NAMESPACE = "mpslice-system"
@@ -75,7 +76,7 @@ class Replica:
     def ops(self, path: str) -> str:
         return f"http://127.0.0.1:{self.ops_port}/{path}"
 
-    def wait_ready(self, seconds: float = 40) -> None:
+    def wait_ready(self, seconds: float = DEADLINE) -> None:
         deadline = time.monotonic() + seconds
         while not self.ready:
             ended = self.process is None or self.process.poll() is not None
@@ -88,7 +89,7 @@ class Replica:
         if self.process is None:
             return 0
         self.process.send_signal(signal_number)
-        return self.process.wait(60)
+        return self.process.wait(DEADLINE)
 
 
 @dataclass
@@ -157,7 +158,7 @@ class Installation:
             wait_until(
                 lambda: f"{name} is seen" in create(self, sees)[1],
                 "the API server sees a new policy",
-                seconds=60,
+                seconds=DEADLINE,
             )
         finally:
             for kind in ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"):
@@ -228,7 +229,7 @@ class Installation:
             wait_until(
                 lambda: not _NOT_CALLED.search(create(self, _SLICE_POD)[1]),
                 "the API server calls a replica",
-                seconds=60,
+                seconds=DEADLINE,
             )
 
     def _publish_to_old_servers(self) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 
 from hack.cluster.progress import to_stderr
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 from tests.webhook.cases import pod
 from tests.webhook.cluster import Installation, Replica
 
@@ -78,7 +79,7 @@ def loaded(installation: Installation) -> Iterator[Load]:
 def some_more(load: Load) -> None:
     """Returns when each client has created some pods more."""
     enough = load.sent + 40
-    wait_until(lambda: load.sent > enough, "pods are created", seconds=60)
+    wait_until(lambda: load.sent > enough, "pods are created", seconds=DEADLINE)
 
 
 @contextmanager

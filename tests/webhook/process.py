@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 from tests.webhook.tls import Tls
 
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("MPSLICE_")}
@@ -50,7 +50,7 @@ async def ended(*arguments: str) -> Outcome:
     """Starts the program, which has to end by itself."""
     process = await start(*arguments)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             stdout, stderr = await process.communicate()
     finally:
         await _kill(process)
@@ -95,7 +95,7 @@ class Webhook:
             assert self.process.returncode is None, "the webhook has ended"
             return await self.not_ready() == ""
 
-        await eventually(ready, "the webhook is ready", seconds=30)
+        await eventually(ready, "the webhook is ready")
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import yaml
 
 from hack.cluster.layout import CHECKOUT
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 from tests.webhook.cases import Manifest, container
 from tests.webhook.cluster import Installation, called, create
 from tests.webhook.test_real_scope import namespace
@@ -64,4 +65,4 @@ class Team:
         return int(status.get("used", {}).get(QUOTA, -1))
 
     def until_used(self, gb: int) -> None:
-        wait_until(lambda: self.used() == gb, f"{gb} gb are used", seconds=60)
+        wait_until(lambda: self.used() == gb, f"{gb} gb are used", seconds=DEADLINE)

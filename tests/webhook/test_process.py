@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 from tests.webhook import tls
 from tests.webhook.cases import SLICE, container, pod
 from tests.webhook.process import ended, free_port, standalone
@@ -175,7 +175,7 @@ async def test_after_sigterm_it_is_unready_first_serves_on_and_then_ends(pair: t
         assert (await webhook.ops("healthz"))[0] == 200
         status, answer = await webhook.post("/mutate", review(pod()))
         assert (status, answer["response"]["allowed"]) == (200, True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             assert await webhook.process.wait() == 0
 
 
@@ -184,7 +184,7 @@ async def test_second_signal_cuts_the_end_short(pair: tls.Tls) -> None:
         webhook.process.terminate()
         await eventually(webhook.not_ready, "/readyz says no", every=0.01)
         webhook.process.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             assert await webhook.process.wait() == 0
 
 
@@ -192,7 +192,7 @@ async def test_it_ends_with_one_line_when_its_port_listens_no_more(pair: tls.Tls
     async with standalone(pair, ("--shutdown-delay=0s",)) as webhook:
         with listening(webhook.process.pid, webhook.port) as port:
             port.shutdown(socket.SHUT_RDWR)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             _, stderr = await webhook.process.communicate()
     last = stderr.decode().splitlines()[-1]
     assert webhook.process.returncode == 1
@@ -227,7 +227,7 @@ async def test_renewed_files_are_served_without_a_restart(pair: tls.Tls, tmp_pat
             writer.close()
             return True
 
-        await eventually(served, "the new certificate is served", seconds=30, every=0.1)
+        await eventually(served, "the new certificate is served", every=0.1)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,9 @@ async def test_renewed_files_are_served_without_a_restart(pair: tls.Tls, tmp_pat
 def test_nothing_heavy_is_imported_for(code: str) -> None:
     heavy = "{'aiohttp', 'kubernetes_asyncio', 'cryptography', 'prometheus_client', 'grpc'}"
     check = f"import sys; {code}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 
+from tests.waiting import DEADLINE
 from tests.webhook.cases import SLICE, container, pod
 from tests.webhook.cluster import CLIENT_CA, CLIENT_NAME, Installation, Replica, called, create
 
@@ -23,7 +24,7 @@ def is_served(replica: Replica, address: str) -> bool:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection((address, replica.port), timeout=10) as plain,
+        socket.create_connection((address, replica.port), timeout=DEADLINE) as plain,
         context.wrap_socket(plain) as connection,
     ):
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 from tests.webhook.breaker import breaking
 from tests.webhook.cases import SLICE, container, pod, user, workload
 from tests.webhook.cluster import AUDIT_LOG, NAMESPACE, Installation, Replica, called, create
@@ -80,7 +81,9 @@ def test_old_bad_pod_can_be_changed_while_the_webhook_is_away(
     installation.install()
     installation.publish([])
     wait_until(
-        lambda: "mutate.pods" in create(installation, pod())[1], "the webhook is away", seconds=20
+        lambda: "mutate.pods" in create(installation, pod())[1],
+        "the webhook is away",
+        seconds=DEADLINE,
     )
     assert "labeled" in installation.kubectl("label", "pod", "old", "new=label")[0]
 
@@ -106,7 +109,7 @@ def test_host_ipc_that_another_webhook_takes_away_is_given_back(
 ) -> None:
     with breaking(installation, tmp_path, "Never"):
         stdout = wait_until(
-            lambda: _created_with_breaker(installation), "the pod is created", seconds=20
+            lambda: _created_with_breaker(installation), "the pod is created", seconds=DEADLINE
         )
     assert json.loads(stdout)["spec"]["hostIPC"] is True
 
@@ -123,7 +126,9 @@ def test_host_ipc_that_is_taken_away_again_is_refused(
 ) -> None:
     installation.install(f"admission.policy.enabled={str(policy).lower()}")
     with installation.serving(), breaking(installation, tmp_path, "IfNeeded"):
-        stderr = wait_until(lambda: create(installation, pod())[1], "it is refused", seconds=20)
+        stderr = wait_until(
+            lambda: create(installation, pod())[1], "it is refused", seconds=DEADLINE
+        )
     assert (
         'HostIPCRequired: container "main" (spec.containers[0]): spec.hostIPC is not true, but a '
         "slice needs it; set it, or find the admission webhook that takes it away again"
@@ -202,13 +207,15 @@ def test_slice_larger_than_the_largest_gpu_of_a_labelled_node_is_warned_about(
             "patch", "nodelayout", "n1", "--subresource=status", "--type=merge",
             f"--patch={json.dumps({'status': status})}",
         )  # fmt: skip
-        stderr = wait_until(lambda: create(installation, big)[1], "it is warned about", seconds=20)
+        stderr = wait_until(
+            lambda: create(installation, big)[1], "it is warned about", seconds=DEADLINE
+        )
         assert stderr.startswith("Warning: SliceTooLarge: ")
         assert "the largest GPU here offers 85gb" in stderr
         assert create(installation, pod(container({"nvidia.com/gpu-85gb": 1})))[1] == ""
     finally:
         installation.kubectl("delete", "nodelayout", "n1")
-    wait_until(lambda: create(installation, big)[1] == "", "the GPU is forgotten", seconds=20)
+    wait_until(lambda: create(installation, big)[1] == "", "the GPU is forgotten", seconds=DEADLINE)
 
 
 def test_without_rbac_for_the_secret_the_start_fails_in_one_line(
@@ -220,7 +227,7 @@ def test_without_rbac_for_the_secret_the_start_fails_in_one_line(
     replica = installation.replica(account="nobody")
     replica.start()
     assert replica.process is not None
-    assert replica.process.wait(60) == 1
+    assert replica.process.wait(DEADLINE) == 1
     (line,) = replica.log.read_text().splitlines()
     assert line.startswith("mpslice-webhook: cannot keep the certificate in the Secret mpslice-")
     assert "grant" in line

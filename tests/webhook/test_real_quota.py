@@ -11,11 +11,10 @@ from cli.kueue import configuration
 from hack.cluster.waiting import wait_until
 from mpslice.slices import SliceSize
 from tests.helm.accounts import type_warnings
+from tests.waiting import DEADLINE
 from tests.webhook.cases import GB, SLICE, container, pod, workload
 from tests.webhook.cluster import Installation, Replica, called, create
 from tests.webhook.quotas import QUOTA, SIDECAR, Team, example, quota_of, sized
-
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,9 @@ def test_quota_holds_through_a_deployment_its_update_and_its_end(counting: Insta
         conditions = [c for each in sets for c in each["status"].get("conditions", [])]
         return next((c["message"] for c in conditions if c["type"] == "ReplicaFailure"), "")
 
-    assert "exceeded quota: gpu-memory" in wait_until(failure, "the ReplicaSet says it", seconds=30)
+    assert "exceeded quota: gpu-memory" in wait_until(
+        failure, "the ReplicaSet says it", seconds=DEADLINE
+    )
     update = '{"spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "main", '
     update += '"resources": {"limits": {"nvidia.com/gpu-10gb": null, "nvidia.com/gpu-15gb": "1"}, '
     update += '"requests": null}}]}}}}'
@@ -86,13 +87,15 @@ def test_limit_range_of_20_a_container_is_kept_and_leaves_other_pods_alone(
     team.until_used(0)
     counting.publish([])  # the webhook is away
     assert wait_until(
-        lambda: team.create("no-slice", pod(container({"cpu": "1"}))) == "", "ranged", seconds=20
+        lambda: team.create("no-slice", pod(container({"cpu": "1"}))) == "",
+        "ranged",
+        seconds=DEADLINE,
     )
     amounts = team.get("pod", "no-slice")["spec"]["containers"][0]["resources"]["limits"]
     assert amounts == {"cpu": "1", GB: "0"}
     counting.publish([replica])
     mixed = pod(sized(20), sized(20, "second"), container({"cpu": "1"}, name="proxy"))
-    wait_until(lambda: team.create("twenty", mixed) == "", "the webhook serves", seconds=20)
+    wait_until(lambda: team.create("twenty", mixed) == "", "the webhook serves", seconds=DEADLINE)
     refused = team.create("thirty", pod(sized(30)))
     assert f"maximum {GB} usage per Container is 20, but limit is 30" in refused
     assert team.used() == 40
@@ -108,7 +111,7 @@ def test_limit_range_without_a_default_is_named_to_pods_without_slices(
     refused = wait_until(
         lambda: create(counting, called(pod(container({"cpu": 1})), "p", team.name))[1],
         "ranged",
-        seconds=20,
+        seconds=DEADLINE,
     )
     assert f"asks for {GB}: 20, but it counts slices, and the container has none" in refused
     assert f"give a LimitRange that sets it the default {GB}: 0" in refused
@@ -143,7 +146,7 @@ def test_what_quota_counts_is_what_the_pod_holds(counting: Installation) -> None
         [sys.executable, "-m", "cli.main", "kueue-config", cluster, f"--namespace={team.name}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
     assert (done.stdout, done.stderr) == (f"{configuration([SliceSize(10), SliceSize(20)])}\n", "")
 

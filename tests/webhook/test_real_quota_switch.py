@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 from tests.webhook.cases import GB, SLICE, Manifest, container, pod
 from tests.webhook.cluster import Installation, called, create
 from tests.webhook.quotas import Team, quota_of, sized
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("restored")]
+pytestmark = [pytest.mark.usefixtures("restored")]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_policy_holds_while_the_webhook_is_away(installation: Installation) -> N
         return create(installation, called(bare, "p", team.name))[1]
 
     told = wait_until(
-        lambda: said if "QuotaMismatch" in (said := refused()) else "", "it holds", seconds=30
+        lambda: said if "QuotaMismatch" in (said := refused()) else "", "it holds", seconds=DEADLINE
     )
     assert f"resources.limits does not ask for {GB}, but it counts 10gb" in told
     whole = pod(container({SLICE: 1, GB: 10}), hostIPC=True, securityContext={"runAsUser": 1000})

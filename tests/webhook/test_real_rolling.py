@@ -4,17 +4,14 @@ import base64
 import signal
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from certs.issue import Pair, facts, issue_leaf
 from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 from tests.webhook.cluster import NAMESPACE, Installation
 from tests.webhook.load import Record, loaded, some_more, tell, two
 
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/mpslice-webhook-tls"
 DRAIN = ("--shutdown-delay=3s",)
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_rolling_both_replicas_fails_nothing(
@@ -58,11 +55,13 @@ def test_rotation_of_certificates_and_authorities_fails_nothing(
     with two(installation, *short) as replicas, loaded(installation) as load:
         first = _secret(installation)
         wait_until(
-            lambda: _secret(installation)["ca.crt"] != first["ca.crt"], "a new CA", seconds=60
+            lambda: _secret(installation)["ca.crt"] != first["ca.crt"], "a new CA", seconds=DEADLINE
         )
         second = _secret(installation)
         wait_until(
-            lambda: _secret(installation)["tls.crt"] != second["tls.crt"], "a new leaf", seconds=60
+            lambda: _secret(installation)["tls.crt"] != second["tls.crt"],
+            "a new leaf",
+            seconds=DEADLINE,
         )
         assert all(replica.ready for replica in replicas)
     installation.plane.kubectl("delete", "secret", "mpslice-webhook-tls", "-n", NAMESPACE)
@@ -83,7 +82,9 @@ def test_expired_leaf_in_the_secret_is_replaced_and_fails_nothing(
         patch = {"data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
         installation.plane.api.request("PATCH", SECRET, patch, "application/merge-patch+json")
         spoilt = patch["data"]["tls.crt"]
-        wait_until(lambda: _secret(installation)["tls.crt"] != spoilt, "a living leaf", seconds=60)
+        wait_until(
+            lambda: _secret(installation)["tls.crt"] != spoilt, "a living leaf", seconds=DEADLINE
+        )
     tell(record_property, "expired leaf in the Secret", load)
     assert load.failed == 0, load
 

@@ -11,6 +11,7 @@ import pytest
 
 from hack.cluster.waiting import wait_until
 from mpslice.slices import LOOKALIKE, looks_like_slice
+from tests.waiting import DEADLINE
 from tests.webhook.breaker import add_slice, breaking
 from tests.webhook.cases import (
     NOS,
@@ -61,7 +62,7 @@ def test_namespaces_are_left_alone_where_somebody_says_so_and_nowhere_else(
         wait_until(
             lambda: "created" in create(installation, called(bad, "p", "excluded"))[0],
             "the excluded namespace is known",
-            seconds=20,
+            seconds=DEADLINE,
         )
         for where in ignored.values():
             stdout, stderr = create(
@@ -109,7 +110,7 @@ def test_slice_that_a_later_webhook_adds_hears_just_that(
     adding = breaking(installation, tmp_path, reinvocation, edit=add_slice)
     with installation.serving(), adding:
         stderr = wait_until(
-            lambda: create(installation, pod(container({})))[1], "it is refused", seconds=20
+            lambda: create(installation, pod(container({})))[1], "it is refused", seconds=DEADLINE
         )
     (line,) = stderr.splitlines()
     assert line.endswith(LATE)
@@ -128,7 +129,7 @@ def test_slice_that_an_earlier_webhook_adds_is_completed(
         return stdout if SLICE in stdout else ""
 
     with breaking(installation, tmp_path, "Never", edit=add_slice, name="aa-adder"):
-        stdout = wait_until(created, "the slice is added", seconds=20)
+        stdout = wait_until(created, "the slice is added", seconds=DEADLINE)
     spec = json.loads(stdout)["spec"]
     assert spec["hostIPC"] is True
     assert spec["schedulingGates"] == [{"name": "mpslice.io/carve"}]
@@ -184,13 +185,13 @@ def test_policy_holds_while_the_webhook_is_away(installation: Installation) -> N
         stdout = wait_until(
             lambda: create(installation, called(pod(**NOS), "good"))[0],
             "Ignore is known",
-            seconds=20,
+            seconds=DEADLINE,
         )
         assert "pod/good created" in stdout
         wait_until(
             lambda: "denied request" in create(installation, AWAY["two slices"])[1],
             "the policy is in force",
-            seconds=20,
+            seconds=DEADLINE,
         )
         told = {name: create(installation, manifest)[1] for name, manifest in AWAY.items()}
     finally:
@@ -212,7 +213,7 @@ def test_policy_refuses_a_user_namespace_where_there_is_no_host_ipc_to_do_so(
         wait_until(
             lambda: said in create(installation, called(bad, "apart"))[1],
             "the policy is known, and says what the webhook would",
-            seconds=20,
+            seconds=DEADLINE,
         )
     finally:
         installation.install()
@@ -296,7 +297,7 @@ def test_cel_and_the_kernel_agree_on_thousands_of_names(installation: Installati
     """A policy for ConfigMaps tells which of their values CEL takes for slices, by RE2."""
     installation.apply(READER)
     try:
-        wait_until(lambda: seen(installation, [SLICE]), "the policy is in force", seconds=20)
+        wait_until(lambda: seen(installation, [SLICE]), "the policy is in force", seconds=DEADLINE)
         names = sorted(set(generated_names(random.Random(14), 8000)))
         chunks = [names[start : start + 400] for start in range(0, len(names), 400)]
         matched = {name for chunk in chunks for name in seen(installation, chunk)}

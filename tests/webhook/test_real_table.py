@@ -47,7 +47,6 @@ DROPPED = frozenset() if has_pod_level_resources(KUBERNETES.version) else {"pod-
 
 pytestmark = [
     pytest.mark.versions,
-    pytest.mark.timeout(600),  # the first test pays for all answers
 ]
 
 

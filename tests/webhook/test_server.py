@@ -14,7 +14,7 @@ from aiohttp import web
 from mpslice.flags import Address
 from mpslice.ports import open_port
 from mpslice.server import Limits, serving
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 from tests.webhook import tls
 from tests.webhook.cases import SLICE, container, pod
 from tests.webhook.test_review import review
@@ -64,7 +64,7 @@ def post(path: str, body: bytes, length: int | None = None) -> bytes:
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         body = await reader.readexactly(int(headers["content-length"]))
@@ -326,7 +326,7 @@ async def test_request_in_progress_is_answered_before_the_port_is_given_up(tmp_p
 
 async def _end_of(reader: asyncio.StreamReader) -> bytes:
     """What still comes until the other side closes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         try:
             return await reader.read()
         except ConnectionError:

@@ -12,6 +12,7 @@ from hack.cluster.controlplane import ControlPlane
 from hack.cluster.waiting import wait_until
 from tests.cli.conftest import Given
 from tests.cli.plan.given import Json, Run, asking, node, pod
+from tests.waiting import DEADLINE
 
 NAMESPACE = "plan-live"
 LABEL = "plan-live=ours"
@@ -77,7 +78,7 @@ def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
             len(taints(control_plane, name)) == 1 for name in ("plan-live-1", "plan-live-2")
         ),
         "the nodes have their own taint alone",
-        seconds=60,
+        seconds=DEADLINE,
     )
     yield control_plane
     # No kubelet ends it.

@@ -14,6 +14,7 @@ import yaml
 
 from tests.cli.conftest import Given
 from tests.cli.plan.given import Run, asking, gpu, layout, node, pod, workload
+from tests.waiting import DEADLINE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -203,7 +204,7 @@ def test_escapes_of_a_terminal_are_inert(run: Run, given: Given, tmp_path: Path)
 def printed(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "cli.main", "plan", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, timeout=60, env={**os.environ, **environment}
+        command, capture_output=True, timeout=DEADLINE, env={**os.environ, **environment}
     )
 
 
@@ -255,7 +256,7 @@ def test_help_needs_no_kubernetes_client() -> None:
         "sys.exit(any(name.split('.')[0] in ('kubernetes_asyncio', 'aiohttp', 'grpc')"
         " for name in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], timeout=DEADLINE)
     assert done.returncode == 0
 
 

@@ -274,7 +274,7 @@ class World:
 
     async def _served(self) -> None:
         held = partial(self._holds, "n5", 3)
-        await eventually(held, "the three pods hold their slices", seconds=60)
+        await eventually(held, "the three pods hold their slices")
 
     async def _busy(self) -> None:
         """The cluster in use. Planner and agents are started anew on it, as after an upgrade."""
@@ -295,7 +295,7 @@ class World:
         await self._start(GPUS)
         for node, gpus in HELD.items():
             held = partial(self._holds, node, sum(map(len, gpus)))
-            await eventually(held, f"the pods on {node} hold their slices", seconds=60)
+            await eventually(held, f"the pods on {node} hold their slices")
         await self._planner_is_up_to_date()
         pods = waiting()
         for each in pods.values():
@@ -338,7 +338,6 @@ class World:
         await eventually(
             partial(self._is_tainted, node, tainted=not ready),
             f"the control plane has heard of {node}",
-            seconds=60,
         )
 
     async def _is_tainted(self, node: str, *, tainted: bool) -> bool:
@@ -372,7 +371,7 @@ class World:
             known = {node.name: node for node in cluster.nodes}
             return (known, cluster.layouts) == (nodes, layouts)
 
-        await eventually(seen, "the planner sees nodes and layouts as they are", seconds=60)
+        await eventually(seen, "the planner sees nodes and layouts as they are")
 
     async def _told(self, name: str, cause: Cause) -> None:
         """Planner and scheduler have said why the pod waits."""
@@ -387,7 +386,7 @@ class World:
             seen = conditions.get("PodScheduled", {}).get("reason") == "Unschedulable"
             return said == cause and (gated or seen)
 
-        await eventually(told, f"{name} is told {cause}", seconds=60)
+        await eventually(told, f"{name} is told {cause}")
 
     async def _has_layouts(self, *nodes: str) -> None:
         async def reported() -> bool:
@@ -396,7 +395,7 @@ class World:
                 "n5" not in nodes or found["n5"].status is not None
             )
 
-        await eventually(reported, "the layouts are there", seconds=60)
+        await eventually(reported, "the layouts are there")
 
     async def _layouts(self) -> list[NodeLayout]:
         page = await self._kube.list_page(NODE_LAYOUTS, query={})

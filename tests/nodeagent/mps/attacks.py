@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nodeagent.mps.paths import PROGRAM
 from tests.nodeagent.mps.machine import ONE, MpsMachine
+from tests.waiting import DEADLINE
 
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
 SEALED = 'mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" && shift 2 && exec "$@"'
@@ -42,7 +43,7 @@ class Container:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=DEADLINE,
         )
 
     def start(self, *words: str) -> "subprocess.Popen[str]":

@@ -34,6 +34,7 @@ from nodeagent.mps.records import (
 from nodeagent.mps.supervisor import supervise
 from tests.compiling import compile_c
 from tests.nodeagent.nvml.driver import FakeDriver
+from tests.waiting import DEADLINE
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ ONE = GpuUuid("GPU-00000000-0000-0000-0000-000000000001")
 TWO = GpuUuid("GPU-00000000-0000-0000-0000-000000000002")
 USER = 1000
 POLICY = Policy(USER)
-CALL_SECONDS = 1.0  # for a daemon that is made to hang; others answer in milliseconds
+CALL_SECONDS = 3.0  # for a daemon that is made to hang; others answer in milliseconds
 STRANGER = 1001
 NURSERY = "tests.nodeagent.mps.nursery"
 OTHER_DRIVER = "615"
@@ -192,7 +193,7 @@ class MpsMachine:
 
         return await self.until(answered, f"the check {check!r} of {gpu}")
 
-    async def until(self, probe: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+    async def until(self, probe: Callable[[], T | None], what: str, seconds: float = DEADLINE) -> T:
         deadline = time.monotonic() + seconds
         while True:
             if found := probe():
@@ -229,7 +230,7 @@ class MpsMachine:
             env={**self.environment, "CUDA_MPS_PIPE_DIRECTORY": str(self.root.pipe(gpu))},
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=DEADLINE,
         )
         return done.stdout.strip()
 
@@ -261,10 +262,10 @@ class MpsMachine:
         """Ends every process of it."""
         for supervisor in self._supervisors:
             supervisor.kill()
-            supervisor.wait(10)
+            supervisor.wait(DEADLINE)
         for client in self._clients:
             client.kill()
-            client.communicate(timeout=10)
+            client.communicate(timeout=DEADLINE)
         if self._line is not None:
             self._line.close()
         for gpu in (ONE, TWO):

@@ -17,6 +17,7 @@ from nodeagent.mps.reaper import OOM_SCORE_ADJ
 from nodeagent.mps.records import MpsState
 from tests.nodeagent.mps.machine import DEFAULT, EXCLUSIVE, ONE, MpsMachine, is_running
 from tests.nodeagent.mps.test_reaper import supervisor_of
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.parametrize("mps_suite", ["bookworm", "trixie", "615"])
 
@@ -121,7 +122,7 @@ def start_stray(machine: MpsMachine) -> int:
         env=environment,
         stdout=subprocess.DEVNULL,
         check=True,
-        timeout=20,
+        timeout=DEADLINE,
     )
     stray = machine.daemon()
     assert stray

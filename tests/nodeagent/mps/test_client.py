@@ -21,6 +21,7 @@ from nodeagent.mps.news import News, news
 from nodeagent.mps.paths import MpsRoot
 from nodeagent.mps.records import MpsState, Status, Wanted, read_wanted, write_record
 from tests.nodeagent.mps.machine import DEFAULT, ONE, TWO, USER, MpsMachine
+from tests.waiting import DEADLINE
 
 IMPATIENT = Policy(USER, poll_seconds=0.3, grace_seconds=0.1, recover=False)
 
@@ -38,7 +39,7 @@ async def agent(machine: MpsMachine, *, host_ipc: bool = True) -> AsyncIterator[
 
 
 async def in_time(mps: MpsFiles, gpu: GpuUuid = ONE) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await mps.wait_ready(gpu)
 
 
@@ -67,7 +68,7 @@ async def test_daemon_that_takes_longer_lags_and_no_longer_than_it_may(
     mps_machine.misbehave("slow")
     async with agent(mps_machine) as mps, mps_machine.supervised():
         await mps.hold({ONE: Backstop(9533)})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             assert await mps.lagging([ONE], 0.5) == {ONE}
         await mps_machine.until(lambda: mps.health()[ONE].detail, "a reason")
         assert mps.health()[ONE].reason is None
@@ -80,7 +81,7 @@ async def test_daemon_that_is_down_is_not_waited_for(mps_machine: MpsMachine) ->
     mps_machine.misbehave("dies")
     async with agent(mps_machine) as mps, mps_machine.supervised():
         await mps.hold({ONE: Backstop(9533)})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             assert await mps.lagging([ONE], 1000) == {ONE}
         assert mps.health()[ONE].reason == MPS_DOWN
         assert "does not stay" in mps.health()[ONE].detail
@@ -91,7 +92,7 @@ async def test_containers_wait_while_the_daemon_is_away(mps_machine: MpsMachine)
         await mps.hold({ONE: Backstop(9533)})
         waiting = [asyncio.create_task(mps.wait_ready(ONE)) for _ in range(3)]
         async with mps_machine.supervised():
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 await asyncio.gather(*waiting)
         daemon = mps_machine.daemon()
         assert daemon
@@ -100,7 +101,7 @@ async def test_containers_wait_while_the_daemon_is_away(mps_machine: MpsMachine)
         done, _ = await asyncio.wait([late], timeout=0.3)
         assert not done  # what was said of the daemon that died counts no more
         async with mps_machine.supervised():
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 await late
         assert mps_machine.daemon() not in (None, daemon)
 
@@ -177,7 +178,7 @@ async def test_write_that_was_given_up_never_undoes_a_later_one(
     def write(directory: Path, gpu: GpuUuid, record: Wanted | Status) -> None:
         if isinstance(record, Wanted) and record.check:
             begun.set()
-            go_on.wait(5)
+            go_on.wait(DEADLINE)
             write_record(directory, gpu, record)
             done.set()
         else:
@@ -187,13 +188,13 @@ async def test_write_that_was_given_up_never_undoes_a_later_one(
         await mps.hold({ONE: Backstop(9533)})
         monkeypatch.setattr(client_module, "write_record", write)
         container = asyncio.create_task(mps.wait_ready(ONE))
-        await asyncio.to_thread(begun.wait, 5)
+        await asyncio.to_thread(begun.wait, DEADLINE)
         container.cancel()
         later = asyncio.create_task(mps.hold({ONE: Backstop(19067)}))
         await asyncio.wait([later], timeout=0.2)
         go_on.set()
         await asyncio.wait([later, container])
-        await asyncio.to_thread(done.wait, 5)
+        await asyncio.to_thread(done.wait, DEADLINE)
         assert read_wanted(mps_machine.root.wanted)[0][ONE].limit_mib == 19067
 
 
@@ -214,7 +215,7 @@ async def test_supervisor_that_falls_silent_is_noticed(
             await mps.hold({ONE: Backstop(9533)})
             await in_time(mps)
         seen = mps.changed.count
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while mps.health()[ONE].reason != MPS_DOWN:
                 await mps.changed.after(seen)
                 seen = mps.changed.count

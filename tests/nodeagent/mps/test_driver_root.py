@@ -19,6 +19,7 @@ from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM
 from tests.cluster.plugin import do_without
 from tests.nodeagent.mps.machine import CLIENT, MpsMachine
 from tests.nodeagent.nvml.driver import SONAME
+from tests.waiting import DEADLINE
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
@@ -88,7 +89,7 @@ def test_the_hosts_c_library_on_the_path_fails(root: Path) -> None:
         env={"LD_LIBRARY_PATH": f"{root}/{LIBRARIES}", "CUDA_MPS_PIPE_DIRECTORY": "/nowhere"},
         input=b"get_server_list\n",
         capture_output=True,
-        timeout=20,
+        timeout=DEADLINE,
     )
     assert done.returncode != 1  # what the program ends with where there is no daemon
     assert b"GLIBC" in done.stderr

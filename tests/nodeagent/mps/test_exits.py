@@ -7,6 +7,7 @@ import os
 import pytest
 
 from nodeagent.mps.exits import Exits
+from tests.waiting import DEADLINE
 
 
 async def test_end_is_noticed_at_once() -> None:
@@ -15,7 +16,7 @@ async def test_end_is_noticed_at_once() -> None:
     process = await asyncio.create_subprocess_exec("sleep", "60")
     exits.watch([process.pid])
     process.kill()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), DEADLINE)
     await process.wait()
 
 
@@ -24,7 +25,7 @@ async def test_one_that_has_ended_already_counts_as_ending_now() -> None:
     process = await asyncio.create_subprocess_exec("true")
     await process.wait()
     Exits(ended.set).watch([process.pid])
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), DEADLINE)
 
 
 async def test_one_that_cannot_be_watched_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import signal
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.records import MpsState
 from tests.nodeagent.mps.machine import USER, MpsMachine
+from tests.waiting import DEADLINE
 
 RECOVER = Policy(USER, poll_seconds=0.2, grace_seconds=0.5)
 REPORT = Policy(USER, poll_seconds=0.2, grace_seconds=0.5, recover=False)
@@ -24,7 +25,7 @@ async def test_doomed_clients_are_ended_and_the_server_comes_back(
         await mps_machine.until(lambda: mps_machine.is_state(MpsState.FAULT), "it told")
         assert [client.poll() for client in clients] == [None, None]
         await mps_machine.until(lambda: mps_machine.is_state(MpsState.READY), "its recovery")
-        assert [await asyncio.to_thread(client.wait, 5) for client in clients] == [9, 9]
+        assert [await asyncio.to_thread(client.wait, DEADLINE) for client in clients] == [9, 9]
         assert (mps_machine.daemon(), mps_machine.servers()) == (daemon, (server,))
         newcomer = await asyncio.to_thread(mps_machine.served)
         assert newcomer.poll() is None

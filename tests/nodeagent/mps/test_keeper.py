@@ -95,7 +95,7 @@ async def test_daemon_that_cannot_be_started_was_not_restarted(
         return read_statuses(root.status)[0].get(GPU) if daemons.tries > 1 else None
 
     async with keeping(root, daemons, Status(MpsState.READY, limit_mib=9533)):
-        status = await eventually(told_after_two_tries, "a status", seconds=5)
+        status = await eventually(told_after_two_tries, "a status")
     assert status is not None
     assert (status.state, status.restarts) == (MpsState.DOWN, 0)
 
@@ -123,7 +123,7 @@ async def test_daemon_that_is_slow_to_answer_was_restarted(
         return status if status is not None and status.restarts else None
 
     async with keeping(root, NoDaemons(), Status(MpsState.READY, limit_mib=9533)):
-        status = await eventually(told, "the restart", seconds=5)
+        status = await eventually(told, "the restart")
     assert status is not None
     assert status.restarts == 1
 
@@ -145,7 +145,7 @@ async def test_full_disk_does_not_stop_the_keeper(
         return GPU in read_statuses(root.status)[0]
 
     async with keeping(root, NoDaemons()):
-        await eventually(told, "a status, once there is room", seconds=5)
+        await eventually(told, "a status, once there is room")
 
 
 async def test_processes_that_pass_themselves_off_as_servers_are_told_of(
@@ -170,7 +170,7 @@ async def test_processes_that_pass_themselves_off_as_servers_are_told_of(
         return read_statuses(root.status)[0].get(GPU)
 
     async with keeping(root, NoDaemons()):
-        status = await eventually(told, "a status", seconds=5)
+        status = await eventually(told, "a status")
     assert status is not None
     assert status.state is MpsState.DOWN
     assert "have not ended yet" in status.message
@@ -194,7 +194,7 @@ async def test_daemon_that_dies_of_each_order_is_told_of_and_started_ever_more_s
         return read_statuses(root.status)[0].get(GPU)
 
     try:
-        status = await eventually(told, "a status", seconds=5, every=0.002)
+        status = await eventually(told, "a status", every=0.002)
         assert status is not None
         assert status.state is MpsState.DOWN
         assert status.message == "the MPS control daemon does not stay"

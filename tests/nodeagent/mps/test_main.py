@@ -11,6 +11,7 @@ import pytest
 from nodeagent.mps.paths import PROGRAM, SERVER_PROGRAM
 from tests.nodeagent.mps.machine import MpsMachine
 from tests.nodeagent.nvml.driver import DRIVER_NOT_LOADED
+from tests.waiting import DEADLINE
 
 COMMAND = (sys.executable, "-m", "nodeagent.main", "mps")
 
@@ -21,7 +22,7 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
     )
 
 
@@ -119,7 +120,7 @@ def test_driver_that_comes_late_is_waited_for(mps_machine: MpsMachine) -> None:
 def test_root_that_cannot_be_made_is_named(mps_machine: MpsMachine) -> None:
     (mps_machine.folder / "file").touch()
     supervisor = mps_machine.start(f"--mps-root={mps_machine.folder / 'file'}")
-    assert supervisor.wait(30) == 1
+    assert supervisor.wait(DEADLINE) == 1
     lines = mps_machine.log_file.read_text().splitlines()
     (line,) = [line for line in lines if not line.startswith("{")]
     assert f"--mps-root: {mps_machine.folder}/file/wanted cannot be made (Not a directory)" in line
@@ -131,5 +132,7 @@ def test_first_process_imports_nothing_heavy() -> None:
         "import sys, nodeagent.mps.main, nodeagent.mps.reaper; "
         "print([m for m in ('asyncio', 'pynvml', 'grpc', 'yaml') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.stdout == "[]\n"

@@ -14,6 +14,7 @@ from nodeagent.mps import observer
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.records import MpsState
 from tests.nodeagent.mps.machine import ONE, STRANGER, USER, MpsMachine
+from tests.waiting import DEADLINE
 
 BOTH = pytest.mark.parametrize("mps_suite", ["bookworm", "trixie"])
 DRIVER_535 = pytest.mark.parametrize("mps_suite", ["bookworm"])
@@ -93,7 +94,7 @@ async def test_mps_user_ends_other_clients_of_its_server(mps_machine: MpsMachine
             mps_machine.ask, f"terminate_client {server} {client.pid}", uid=USER
         )
         assert answer == "0"
-        assert await asyncio.to_thread(client.wait, 5) == 9
+        assert await asyncio.to_thread(client.wait, DEADLINE) == 9
 
 
 @BOTH

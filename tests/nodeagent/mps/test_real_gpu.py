@@ -9,7 +9,7 @@ import pytest
 from nodeagent.verify.__main__ import UNFIT, table
 from tests.cluster.plugin import do_without
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.gpu]
 
 
 def test_every_claim_holds() -> None:

@@ -14,6 +14,7 @@ from tests.nodeagent.mps.machine import (
     MpsMachine,
     children_of,
 )
+from tests.waiting import DEADLINE
 
 
 async def supervisor_of(
@@ -47,7 +48,7 @@ print(reaper.Reaper(work, lambda line: 0, children.Children(None)).run())
 def test_machine_that_has_no_process_left_for_a_moment_is_waited_for() -> None:
     """The daemons live as long as this process does."""
     command = [sys.executable, "-c", NO_PROCESS_LEFT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.stdout.split() == ["supervised", "1"], done.stderr
 
 
@@ -119,7 +120,7 @@ async def test_end_of_an_idle_container_ends_its_daemons_at_once(
     mps_machine.want()
     await mps_machine.ready()
     reaper.terminate()
-    assert await asyncio.to_thread(reaper.wait, 15) == 0
+    assert await asyncio.to_thread(reaper.wait, DEADLINE) == 0
     assert mps_machine.daemon() is None
     assert mps_machine.mode() == DEFAULT
     assert not mps_machine.root.exclusive(ONE).exists()
@@ -137,7 +138,7 @@ async def test_end_of_a_container_waits_for_clients_with_the_mode_set_back(
     assert client.poll() is None
     assert reaper.poll() is None
     client.kill()
-    assert await asyncio.to_thread(reaper.wait, 15) == 0
+    assert await asyncio.to_thread(reaper.wait, DEADLINE) == 0
     assert mps_machine.daemon() is None
 
 
@@ -146,7 +147,7 @@ async def test_next_container_takes_up_what_was_wanted(mps_machine: MpsMachine) 
     mps_machine.want()
     await mps_machine.ready()
     first.terminate()
-    await asyncio.to_thread(first.wait, 15)
+    await asyncio.to_thread(first.wait, DEADLINE)
     mps_machine.start()
     await mps_machine.checked()
     assert mps_machine.is_state(MpsState.READY)

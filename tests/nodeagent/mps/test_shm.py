@@ -11,6 +11,7 @@ import pytest
 from nodeagent.mps.records import MpsState
 from nodeagent.mps.shm import identity
 from tests.nodeagent.mps.machine import MpsMachine
+from tests.waiting import DEADLINE
 
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
@@ -42,7 +43,7 @@ print(sorted({"nosuid", "nodev", "noexec"} & set(options.split(","))))
 @needs_mounts
 def test_it_is_a_bounded_tmpfs_and_stays_what_it_is(tmp_path: Path) -> None:
     command = [*UNSHARE, sys.executable, "-c", PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first == "True True 16 0o1777 tmpfs"
@@ -67,7 +68,7 @@ async def test_where_nothing_can_be_mounted_that_is_said(mps_machine: MpsMachine
         "--host-ipc=false",
         within=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"),
     )
-    assert await asyncio.to_thread(process.wait, 30) == 1
+    assert await asyncio.to_thread(process.wait, DEADLINE) == 1
     assert "--host-ipc=false:" in mps_machine.log_file.read_text()
     assert "mountPropagation Bidirectional" in mps_machine.log_file.read_text()
     assert not mps_machine.is_state(MpsState.READY)

@@ -15,6 +15,7 @@ from nodeagent.mps.decision import Policy
 from nodeagent.mps.paths import MpsRoot
 from tests.nodeagent.conftest import Machine, device, gpu, resource
 from tests.nodeagent.mps.machine import DEFAULT, EXCLUSIVE, ONE, STRANGER, TWO, USER, MpsMachine
+from tests.waiting import DEADLINE
 
 TEN = 9563  # MiB: of 81920, less 256 for MPS
 IMPATIENT = Policy(USER, poll_seconds=0.3, grace_seconds=0.5)
@@ -66,7 +67,7 @@ async def test_slices_come_once_a_supervisor_does(node: Machine, mps_machine: Mp
         async with mps_machine.supervised():
             # A daemon that is slow with its first answer is down until its next: a layout that
             # meets it then is acknowledged as not applied, and carved when the daemon is ready.
-            await node.until(lambda: node.slices() == {device(1, 10, 0): "Free"}, "the slice", 30)
+            await node.until(lambda: node.slices() == {device(1, 10, 0): "Free"}, "the slice")
             await node.acknowledged(generation)
             assert node.condition("Applied")["status"] == "True"
 
@@ -104,7 +105,7 @@ async def test_fault_is_told_to_its_pods_and_mended(node: Machine, mps_machine: 
         os.kill(server, signal.SIGUSR1)
         await node.until(lambda: node.reasons()[0] == "MpsFault", "the NodeLayout")
         await node.until(lambda: node.regarding("MpsFault") == [key], "the pod's Event")
-        assert await asyncio.to_thread(client.wait, 10) == 9
+        assert await asyncio.to_thread(client.wait, DEADLINE) == 9
         await node.until(lambda: node.reasons()[0] is None, "its recovery")
         await node.kubelet.start_container(resource(10), device(1, 10, 0))
 

@@ -28,7 +28,7 @@ from tests.nodeagent.nvml.driver import (
     VERSION_MISMATCH,
     FakeDriver,
 )
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 GPU = GpuUuid("GPU-00000000-0000-0000-0000-000000000001")
 SETTINGS = Settings("n1", Path("/none"), Path("/none/s"), Path("/none/m"), ops_listen=None)
@@ -61,7 +61,7 @@ async def until_reason(gpus: NvmlGpus, reason: str | None) -> Gpu:
         (gpu,) = gpus.read()
         return gpu if gpu.reason == reason else None
 
-    found = await eventually(has, f"the reason {reason}", seconds=10)
+    found = await eventually(has, f"the reason {reason}")
     assert found is not None
     return found
 
@@ -109,7 +109,7 @@ async def test_driver_that_comes_late_is_waited_for_and_told_of_once(
             driver.fail("nvmlDeviceGetMemoryInfo_v2", NOT_SUPPORTED)
         return await NvmlGpus.start()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         gpus = await waiting.gpus_in_time(SETTINGS, connect, start)
     assert [gpu.uuid for gpu in gpus.read()] == [GPU]
     assert told == ["DriverNotLoaded", "NoGpus"]
@@ -131,7 +131,7 @@ async def test_gpus_that_no_cdi_device_names_are_waited_for(
 
     monkeypatch.setattr("nodeagent.failure.report_failure", report)
     settings = replace(SETTINGS, device_list_strategy=DeviceListStrategy.CDI_CRI)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         gpus = await waiting.gpus_in_time(settings, connect, NvmlGpus.start)
     assert told == ["CdiUnresolvable"]
     gpus.close()
@@ -139,7 +139,7 @@ async def test_gpus_that_no_cdi_device_names_are_waited_for(
     async def closed() -> bool:
         return not opened()
 
-    await eventually(closed, "NVML is closed, each time", seconds=10)
+    await eventually(closed, "NVML is closed, each time")
 
 
 async def connect() -> ClosableKube:
@@ -159,7 +159,7 @@ async def test_driver_that_goes_comes_back_in_the_same_process(driver: FakeDrive
         async def again() -> bool:
             return driver.registrations(GPU) > registered
 
-        await eventually(again, "its Xids are waited for again", seconds=10)
+        await eventually(again, "its Xids are waited for again")
 
 
 async def test_driver_of_another_version_needs_another_process(driver: FakeDriver) -> None:
@@ -167,7 +167,7 @@ async def test_driver_of_another_version_needs_another_process(driver: FakeDrive
         for function in ("nvmlDeviceGetCount_v2", "nvmlInitWithFlags"):
             driver.fail(function, VERSION_MISMATCH)
         with pytest.raises(BaseExceptionGroup) as ended:
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, DEADLINE)
     assert ended.group_contains(DriverReplaced)
 
 
@@ -184,7 +184,7 @@ async def test_agent_lets_go_of_the_driver_on_request_and_takes_it_up_again(
         async def closed() -> bool:
             return not opened()
 
-        await eventually(closed, "NVML is closed", seconds=10)
+        await eventually(closed, "NVML is closed")
         with pytest.raises(DriverClosed):
             await gpus.processes(GPU)
         closing.end()
@@ -214,7 +214,7 @@ async def test_supervisor_lets_go_too(tmp_path: Path, opened: Callable[[], bool]
         async def closed() -> bool:
             return not opened()
 
-        await eventually(closed, "NVML is closed", seconds=10)
+        await eventually(closed, "NVML is closed")
         closing.end()
         assert await modes.is_exclusive(GPU) is False
 

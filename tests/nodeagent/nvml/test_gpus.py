@@ -18,7 +18,7 @@ from nodeagent.gpus.processes import pod_uid
 from nodeagent.gpus.real import NvmlGpus
 from nodeagent.hardware import Gpu, GpuProcess
 from tests.nodeagent.nvml.driver import GPU_IS_LOST, RESET_REQUIRED, UNKNOWN, FakeDriver
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 ONE, TWO = GpuUuid("GPU-1"), GpuUuid("GPU-2")
 
@@ -56,7 +56,7 @@ class Followed:
         async def ask() -> bool:
             return reached()
 
-        await eventually(ask, what, seconds=10, every=0.005)
+        await eventually(ask, what, every=0.005)
 
 
 @asynccontextmanager
@@ -170,7 +170,7 @@ async def test_gpu_whose_driver_hangs_does_not_hide_the_others(
 
     def slow(nvml: Nvml, index: int) -> Gpu:
         if index == 0:
-            assert go_on.wait(20)
+            assert go_on.wait(DEADLINE)
         return ask(nvml, index)
 
     async with following(two_gpus) as followed:
@@ -195,7 +195,7 @@ async def test_lost_gpu_does_not_hide_the_xids_of_another(
             two_gpus.xid(TWO, 74)  # what comes while it registers anew is lost
             return [gpu.reason for gpu in followed.gpus.read()] == [None, "XidError"]
 
-        await eventually(seen, "an Xid is seen", seconds=10, every=0.05)
+        await eventually(seen, "an Xid is seen", every=0.05)
 
 
 async def test_xid_that_is_told_late_is_told(
@@ -238,7 +238,7 @@ async def test_xids_that_cannot_be_waited_for_are_waited_for_again(two_gpus: Fak
             two_gpus.xid(ONE, 48)
             return followed.gpus.read()[0].reason == "XidError"
 
-        await eventually(seen, "an Xid is seen", seconds=10, every=0.05)
+        await eventually(seen, "an Xid is seen", every=0.05)
 
 
 async def test_gpu_that_reports_no_xids_is_served_all_the_same(driver: FakeDriver) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.plugin import do_without
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.gpu
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module")
 def read() -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.nodeagent.nvml.real"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     found: dict[str, Any] = json.loads(done.stdout)
     if "error" in found:
         do_without("gpu", found["error"])

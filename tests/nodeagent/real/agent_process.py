@@ -14,6 +14,7 @@ from hack.cluster.controlplane import ControlPlane
 from hack.cluster.node import Node
 from nodeagent.gpus.processes import PROC, pod_uid
 from tests.nodeagent.conftest import A100, gpu
+from tests.waiting import DEADLINE
 
 
 class AgentProcess:
@@ -48,7 +49,7 @@ class AgentProcess:
     def start(self) -> None:
         """The one before must be gone, or be about to end by itself."""
         if self._process is not None:
-            self._process.wait(20)
+            self._process.wait(DEADLINE)
         command = [sys.executable, "-m", "nodeagent.main", *self.flags]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log)
@@ -57,7 +58,7 @@ class AgentProcess:
         """Returns when the process is gone."""
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(10)
+            self._process.wait(DEADLINE)
 
     async def stop(self) -> None:
         """SIGTERM, the way an upgrade ends it."""
@@ -82,7 +83,7 @@ def _environment(pid: int) -> bytes:
         return b""
 
 
-def wait_for_line(log: Path, text: str, seconds: float = 20.0) -> str:
+def wait_for_line(log: Path, text: str, seconds: float = DEADLINE) -> str:
     """The first line of a log that has the text."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

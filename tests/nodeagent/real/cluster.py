@@ -22,7 +22,7 @@ from nodeagent.kubelet_api import podresources_v1_pb2 as api
 from nodeagent.kubelet_api.podresources_v1_pb2_grpc import PodResourcesListerStub
 from tests.nodeagent.conftest import gpu, resource
 from tests.nodeagent.real.agent_process import AgentProcess, pids_in_slice
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 NAMESPACE = "default"
 STAY = "env | sort; trap 'exit 0' TERM; sleep 3600 & wait"
@@ -83,7 +83,7 @@ class Cluster:
             written = await self.kube.create(NODE_LAYOUTS, body)
         return int(written["metadata"]["generation"])
 
-    async def acknowledged(self, generation: int, seconds: float = 20.0) -> Json:
+    async def acknowledged(self, generation: int, seconds: float = DEADLINE) -> Json:
         """Waits until the agent has acted on the generation; the layout's status."""
 
         async def probe() -> Json | None:
@@ -169,11 +169,11 @@ class Cluster:
             conditions = pod["status"].get("conditions") or []
             return pod if {"Ready": "True"}.items() <= _statuses(conditions).items() else None
 
-        found = await eventually(probe, f"pod {name} is ready", seconds=40, every=0.05)
+        found = await eventually(probe, f"pod {name} is ready", every=0.05)
         assert found is not None
         return found
 
-    async def verdict(self, name: str, seconds: float = 20.0) -> str:
+    async def verdict(self, name: str, seconds: float = DEADLINE) -> str:
         """The pod's phase, once the kubelet has let it run or refused it."""
 
         async def probe() -> str:
@@ -211,7 +211,7 @@ class Cluster:
                 for name in names
             )
 
-        await eventually(probe, "pods are admitted or refused", seconds=20)
+        await eventually(probe, "pods are admitted or refused")
 
     async def delete(self, *names: str, grace: int | None = None) -> None:
         """Deletes pods, and waits until the API server has forgotten them."""
@@ -222,7 +222,7 @@ class Cluster:
             left = {pod["metadata"]["name"] for pod in await self.pods()}
             return not left.intersection(names)
 
-        await eventually(gone, f"pods {', '.join(names)} are gone", seconds=40)
+        await eventually(gone, f"pods {', '.join(names)} are gone")
 
     async def holder_is(self, pod: str) -> str:
         """Waits until the layout names the pod; the id of its slice."""
@@ -310,7 +310,7 @@ async def _asked(method: Any, request: Any) -> Any:
     """The kubelet's answer; agent and tests together ask more often than it answers."""
     while True:
         try:
-            return await method(request, timeout=5)
+            return await method(request, timeout=DEADLINE)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise

@@ -17,6 +17,7 @@ from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     RegistrationStub,
     add_DevicePluginServicer_to_server,
 )
+from tests.waiting import DEADLINE
 
 
 class _Servicer(DevicePluginServicer):
@@ -66,7 +67,7 @@ async def foreign_plugin(
             request = api.RegisterRequest(
                 version="v1beta1", endpoint=socket, resource_name=resource
             )
-            await stub.Register(request, timeout=10)
+            await stub.Register(request, timeout=DEADLINE)
         yield
     finally:
         servicer.ended.set()

@@ -69,7 +69,7 @@ async def test_container_that_starts_again_is_sealed_again_by_the_next_agent(
         restarted = container_of(await cluster.pod("lifted"))["restartCount"] == 1
         return restarted and bool(pids_in_slice(uid))
 
-    await eventually(again, "it has started again", seconds=40)
+    await eventually(again, "it has started again")
     lines = cluster.plane.kubectl("logs", "lifted").stdout.splitlines()
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
     assert {name: seen.get(name) for name in OURS} == OURS

@@ -19,11 +19,10 @@ from hack.cluster.layout import CHECKOUT
 from tests.nodeagent.conftest import device
 from tests.nodeagent.real import checker
 from tests.nodeagent.real.cluster import NAMESPACE, Cluster
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 pytestmark = [
     pytest.mark.usefixtures("machine_without_node"),
-    pytest.mark.timeout(300),
 ]
 
 BEFORE = ({"10gb": 3, "5gb": 1}, {"20gb": 2})
@@ -69,7 +68,7 @@ class AgentFactory:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(10)
+        self._process.wait(DEADLINE)
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ async def _as_planned(cluster: Cluster, held: dict[str, str], when: str) -> None
         return not last
 
     try:
-        await eventually(agree, when, seconds=15, every=0.01)
+        await eventually(agree, when, every=0.01)
     except AssertionError as error:
         raise AssertionError(f"{error}: {last}") from error
     slices = await cluster.slices()

@@ -15,7 +15,6 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.usefixtures("machine_without_node"),
-    pytest.mark.timeout(600),
 ]
 
 CHANGES = int(os.environ.get("MPSLICE_LAYOUT_CHANGES", "100"))
@@ -112,7 +111,7 @@ async def _at_rest(cluster: Cluster, layout: tuple[Slices, Slices], when: str) -
         return None if last else {"": when, **view.listed}
 
     try:
-        found = await eventually(agree, when, seconds=15, every=0.02)
+        found = await eventually(agree, when, every=0.02)
     except AssertionError as error:
         raise AssertionError(f"{error}: {last}") from error
     assert found is not None

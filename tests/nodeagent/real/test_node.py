@@ -11,7 +11,7 @@ from mpslice.kube.api import NODES
 from tests.nodeagent.conftest import device, gpu, resource
 from tests.nodeagent.real.agent_process import pids_in_slice, wait_for_line
 from tests.nodeagent.real.cluster import Cluster, container_of
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("machine_without_node")]
 
@@ -174,7 +174,7 @@ async def test_unknown_node_is_named(cluster: Cluster) -> None:
         *("--node-name=nobody", f"--device-plugin-dir={folder}"),
     ]
     done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=60
+        subprocess.run, command, capture_output=True, text=True, timeout=DEADLINE
     )
     assert done.returncode == 1
     assert "the cluster has no node nobody" in done.stderr.splitlines()[-1]

@@ -14,12 +14,11 @@ from mpslice.kube.api import PODS, Json
 from tests.nodeagent.conftest import device, gpu, resource
 from tests.nodeagent.real.cluster import NAMESPACE, Cluster, plain_container
 from tests.nodeagent.real.foreign_plugin import foreign_plugin
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.usefixtures("machine_without_node")
 
 WHOLE = "nvidia.com/gpu"
-SEEN_SECONDS = 40.0  # the kubelet tells the API server within 10, the agent looks again within 10
 
 
 async def reasons(cluster: Cluster) -> list[str | None]:
@@ -54,7 +53,7 @@ async def test_gpu_of_another_plugin_is_ours_once_plugin_and_pods_are_gone(
         async def refused() -> bool:
             return await reasons(cluster) == [None, "ForeignPlugin"]
 
-        await eventually(refused, "the other plugin's GPU is left alone", seconds=SEEN_SECONDS)
+        await eventually(refused, "the other plugin's GPU is left alone")
 
         async def withdrawn() -> bool:
             return (await cluster.slices()).keys() == {device(1, 10, 0)}
@@ -65,14 +64,14 @@ async def test_gpu_of_another_plugin_is_ours_once_plugin_and_pods_are_gone(
         node = cluster.plane.api.get(f"/api/v1/nodes/{cluster.node.name}")
         return str(node["status"]["allocatable"].get(WHOLE, "0")) == "0"
 
-    await eventually(forgotten, "the node offers it no more", seconds=SEEN_SECONDS)
+    await eventually(forgotten, "the node offers it no more")
     assert await reasons(cluster) == [None, "ForeignPlugin"], "its pod still runs"
     await cluster.delete("whole")
 
     async def ours() -> bool:
         return (await cluster.slices()).keys() == {device(1, 10, 0), device(2, 10, 0)}
 
-    await eventually(ours, "carved", seconds=SEEN_SECONDS)
+    await eventually(ours, "carved")
 
 
 def nos(cluster: Cluster) -> AbstractAsyncContextManager[None]:
@@ -135,7 +134,7 @@ async def exhausted(cluster: Cluster) -> AsyncIterator[None]:
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe) as process:  # noqa: ASYNC220
         assert process.stdout is not None
         try:
-            await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
+            await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), DEADLINE)
             yield
         finally:
             process.kill()

@@ -102,7 +102,7 @@ async def test_kubelet_restart_loses_no_pod(cluster: Cluster) -> None:
         statuses = (await cluster.pod("half"))["status"].get("containerStatuses") or []
         return {"running", "terminated"} == {key for entry in statuses for key in entry["state"]}
 
-    await eventually(half_done, "one of two containers has completed", seconds=40)
+    await eventually(half_done, "one of two containers has completed")
     await cluster.kill_container("crashing")
     processes = pids_in_slice(train["metadata"]["uid"])
     await asyncio.to_thread(cluster.node.kubelet.stop)

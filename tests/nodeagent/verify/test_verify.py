@@ -17,8 +17,7 @@ from nodeagent.verdicts import parse
 from nodeagent.verify.__main__ import table
 from tests.compiling import compile_c
 from tests.nodeagent.mps.machine import DEFAULT, EXCLUSIVE, ONE, MpsMachine
-
-pytestmark = pytest.mark.timeout(400)
+from tests.waiting import DEADLINE
 
 LIBCUDA = Path(__file__).with_name("libcuda.c")
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -132,7 +131,7 @@ def test_proof_that_is_ended_in_the_middle_leaves_nothing(
         wait(lambda: bool(list(memory.iterdir())), "a program has memory")
         assert mps_machine.mode() == EXCLUSIVE
         proof.send_signal(number)
-        proof.wait(90)
+        proof.wait(DEADLINE)
     wait(lambda: folders() == before, "its folder is gone")
     assert mps_machine.mode() == DEFAULT
     for process in Path("/proc").iterdir():
@@ -147,7 +146,7 @@ def command_of(process: Path) -> str:
         return ""
 
 
-def wait(done: Any, what: str, seconds: float = 90) -> None:
+def wait(done: Any, what: str, seconds: float = DEADLINE) -> None:
     until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, f"not in time: {what}"

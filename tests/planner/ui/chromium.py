@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from tests.waiting import DEADLINE
+
 _PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS: Final = (
     "--headless",
@@ -27,8 +29,8 @@ _FLAGS: Final = (
     "--no-first-run",
     "--remote-debugging-port=0",
 )
-_START: Final = 60.0  # seconds
-_ANSWER: Final = 30.0
+_START: Final = DEADLINE
+_ANSWER: Final = DEADLINE
 
 
 def find() -> str | None:
@@ -80,7 +82,7 @@ class Tab:
             raise AssertionError(json.dumps(done["exceptionDetails"])[:2000])
         return done["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 20.0) -> Any:
+    async def until(self, script: str, seconds: float = DEADLINE) -> Any:
         """The first truthy value of the expression, looked for at every frame."""
         limit = int(seconds * 1000)
         return await self.run(
@@ -144,7 +146,7 @@ def running(program: str) -> Iterator[int]:
             yield _port(Path(home) / "DevToolsActivePort", process)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=DEADLINE)
 
 
 @asynccontextmanager

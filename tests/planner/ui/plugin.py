@@ -17,6 +17,7 @@ import pytest
 
 from tests.cluster.plugin import do_without
 from tests.planner.ui.chromium import find, running
+from tests.waiting import DEADLINE
 
 _LOCK: Final = Path(__file__).parent / "axe"
 _CACHE: Final = "MPSLICE_CACHE"
@@ -54,7 +55,7 @@ def _install(folder: Path) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(_LOCK / name, made)
         command = (npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=DEADLINE)
         if done.returncode != 0:
             do_without("browser", f"npm ci: {done.stderr.strip()[-300:]}")
         if not folder.exists():

@@ -26,7 +26,7 @@ from tests.chart import render
 from tests.planner.agents import add_node
 from tests.planner.conftest import agents_at_work
 from tests.planner.pods import slice_pod
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 SYSTEM = "mpslice-system"
 TEMPLATES = ("service-accounts", "planner-rbac", "view-role")
@@ -108,7 +108,7 @@ async def ask(url: str, token: str) -> tuple[int, Any]:
         ):
             if answer.status != 200:
                 return answer.status, await answer.text()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 async for line in answer.content:
                     if line.startswith(b"data: {"):
                         return 200, json.loads(line[6:])
@@ -137,8 +137,7 @@ async def test_who_reads_the_page_of_a_real_cluster(
             return first if told and first["waiting"] == 2 and first["leader"] else None
 
         both = [
-            await eventually(partial(shown, url, viewer), "the page is complete", seconds=60)
-            for url in urls
+            await eventually(partial(shown, url, viewer), "the page is complete") for url in urls
         ]
         # One replica leads, the other one shows the same by what the leader wrote to the pods.
         assert sorted(page["leads"] for page in both) == [False, True]

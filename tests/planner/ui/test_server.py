@@ -19,7 +19,7 @@ from planner.ui.seen import Seen
 from tests.planner.ui.cluster import layout, seen, waiting
 from tests.planner.ui.reviews import EVERYTHING, READER, TableOfReviews, admitting
 from tests.planner.ui.serving import Served, served
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 SECRET = "top-secret-project"
 STREAM = aiohttp.ClientTimeout(total=None, sock_read=20)
@@ -35,7 +35,7 @@ class Events:
     async def next(self) -> tuple[str, Any]:
         """Name and data of the next event; beats are left out."""
         name = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             async for line in self._answer.content:
                 key, _, value = line.decode().rstrip("\n").partition(": ")
                 if key == "event":
@@ -275,7 +275,7 @@ async def test_a_reader_that_does_not_read_is_dropped_and_delays_nobody(
             page.change(next(pictures))
             return await gone(page)
 
-        await eventually(dropped, "the reader is dropped", seconds=60, every=0.3)
+        await eventually(dropped, "the reader is dropped", every=0.3)
         writer.close()
         async with reading(page) as events:
             assert len((await events.change())["nodes"]) == 2000
