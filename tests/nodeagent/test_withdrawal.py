@@ -159,15 +159,16 @@ async def test_withdrawal_is_tried_again_though_the_report_took_its_time(
         await machine.until(lambda: machine.slices() == {}, "withdrawn")
 
 
-async def test_newer_layout_ends_the_wait(machine: Machine) -> None:
+async def test_newer_layout_ends_the_wait(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(withdrawal, "PODS_SECONDS", 3600)
     async with machine.agent():
         await machine.applied({"10gb": 1})
         machine.bind(10)
         machine.lay_out({"20gb": 1})
         await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
-        started = asyncio.get_running_loop().time()
         await machine.applied({"10gb": 1, "20gb": 1})
-        assert asyncio.get_running_loop().time() - started < 1.0
         assert machine.condition("Applied")["status"] == "True"
 
 

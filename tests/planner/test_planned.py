@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from mpslice.kube.session import Session
 from planner import controller
 from planner.decide import Decision, View, decide
 from planner.state.parse import parse_pod
-from planner.writes.actions import Ungate
+from planner.writes.actions import Ungate, WriteSpec
 from tests.planner.agents import SimulatedAgents, node_status
 from tests.planner.conftest import planning
 from tests.planner.test_agreement import add_varied_nodes, is_judged
@@ -47,13 +47,17 @@ async def heartbeats(kube: Session, names: Iterable[str]) -> AsyncIterator[None]
 
 
 class Record:
-    """Where each pod was meant to go when its gate was taken."""
+    """Where each pod was meant to go when its gate was taken, and whether all of that is done."""
 
     def __init__(self) -> None:
         self.planned: dict[str, str] = {}
+        self.carried_out = False
 
     def decide(self, view: View) -> Decision:
+        self.carried_out = False
         decision = decide(view)
+        begins = any(isinstance(action, Ungate | WriteSpec) for action in decision.actions)
+        self.carried_out = not (begins or decision.standing or decision.carving)
         meant = {placement.pod.key: placement.node for placement in decision.plan.placements}
         for action in decision.actions:
             if isinstance(action, Ungate) and action.pod.key in meant:
@@ -75,15 +79,15 @@ async def state(kube: Session) -> list[tuple[str, str, str, tuple[str, ...]]]:
     return sorted((pod.key, pod.node, pod.nominated, pod.gates) for pod in pods)
 
 
-async def settled(kube: Session, quiet: float) -> dict[str, str]:
-    """Who is where once nothing has changed for `quiet` seconds."""
+async def settled(kube: Session, quiet: float, done: Callable[[], bool]) -> dict[str, str]:
+    """Who is where once nothing has changed for `quiet` seconds and it is `done`."""
     clock = asyncio.get_running_loop().time
     seen, since = await state(kube), clock()
 
     async def unchanged() -> bool:
         nonlocal seen, since
         now = await state(kube)
-        if now != seen:
+        if now != seen or not done():
             seen, since = now, clock()
         return clock() - since > quiet
 
@@ -117,10 +121,10 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
         async with planning(kube, {name: [80, 80, 80, 80] for name in names}) as agents:
             await eventually(lambda: has_seen(agents, names), "the planner knows every GPU")
             await create_all(kube, varied_pods(500, _SEED))
-            placed = await settled(kube, quiet=4)
+            placed = await settled(kube, 4.0, lambda: record.carried_out)
         await take_gates(kube)
         await eventually(lambda: all_judged(kube), "every pod is judged")
-        final = await settled(kube, quiet=2)
+        final = await settled(kube, 2.0, lambda: True)
     as_planned = [key for key, node in placed.items() if record.planned.get(key) == node]
     share = len(as_planned) / len(placed)
     log.info("of 500 pods %d are bound, %.1f %% of them where planned", len(placed), 100 * share)

@@ -212,7 +212,7 @@ async def test_failed_write_rests_and_is_decided_upon_again_while_others_go_on()
 
 
 async def test_writes_wait_for_tokens_and_go_on_by_themselves() -> None:
-    async with writing(TokenBucket(rate=200.0, burst=2)) as outside:
+    async with writing(TokenBucket(rate=4.0, burst=2)) as outside:
         actions = [SetManaged(Node(f"n{i}"), True) for i in range(4)]
         outside.writer.submit(actions)
         await outside.settled()
@@ -228,7 +228,7 @@ async def test_write_that_raises_ends_all_and_nothing_more_is_begun() -> None:
 
     async def lead() -> Outside:
         with suppress(ExceptionGroup):
-            async with writing(TokenBucket(rate=100.0, burst=1)) as outside:
+            async with writing(TokenBucket(rate=4.0, burst=1)) as outside:
                 outside.hold = {first.key}
                 outside.writer.submit([first, second])
                 await outside.settled()
@@ -237,7 +237,7 @@ async def test_write_that_raises_ends_all_and_nothing_more_is_begun() -> None:
         return outside
 
     outside = await lead()
-    await asyncio.sleep(0.02)  # past the moment at which the second would get its token
+    await asyncio.sleep(0.3)  # past the moment at which the second would get its token
     assert outside.begun == [first]
     assert troubles == []
 

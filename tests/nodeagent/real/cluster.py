@@ -25,8 +25,9 @@ from tests.nodeagent.real.agent_process import AgentProcess, pids_in_slice
 from tests.waiting import DEADLINE, eventually
 
 NAMESPACE = "default"
-STAY = "env | sort; trap 'exit 0' TERM; sleep 3600 & wait"
-DEAF = "trap '' TERM; sleep 3600"
+STARTED = "started"
+STAY = f"env | sort; trap 'exit 0' TERM; sleep 3600 & echo {STARTED}; wait"
+DEAF = f"trap '' TERM; sleep 3600 & echo {STARTED}; wait"
 """Lives on for the 2 seconds that the kubelet gives even a pod that is force-deleted."""
 SLICE = "nvidia.com/gpu-"
 
@@ -232,6 +233,33 @@ class Cluster:
             return held[0] if held else ""
 
         return await eventually(probe, f"the slice of {pod} is known")
+
+    async def printed(self, name: str) -> list[str]:
+        """Waits until the container in the slice has begun to sleep; what it has printed."""
+        command = ("logs", name, "--container=slice")
+
+        async def probe() -> list[str]:
+            done = await asyncio.to_thread(self.plane.kubectl, *command, check=False)
+            lines = done.stdout.splitlines()
+            return lines if STARTED in lines else []
+
+        return await eventually(probe, f"{name} sleeps", every=0.05)
+
+    async def processes(self, name: str) -> set[int]:
+        """The processes in the pod's slice, none of which ends or starts another by itself."""
+        await self.printed(name)
+        return pids_in_slice((await self.pod(name))["metadata"]["uid"])
+
+    async def restarted(self, name: str) -> Json:
+        """Waits until the container in the slice runs for the second time; the pod."""
+
+        async def probe() -> Json | None:
+            pod = await self.ready(name)
+            return pod if container_of(pod)["restartCount"] == 1 else None
+
+        found = await eventually(probe, f"{name} has started again", every=0.05)
+        assert found is not None
+        return found
 
     async def kill_container(self, name: str) -> None:
         """kill -9 of whatever runs in the pod's slice."""

@@ -5,9 +5,7 @@ import json
 import pytest
 
 from tests.nodeagent.conftest import gpu
-from tests.nodeagent.real.agent_process import pids_in_slice
-from tests.nodeagent.real.cluster import NAMESPACE, Cluster, container_of
-from tests.waiting import eventually
+from tests.nodeagent.real.cluster import NAMESPACE, Cluster
 
 pytestmark = pytest.mark.usefixtures("machine_without_node")
 
@@ -41,7 +39,7 @@ def config_map(cluster: Cluster) -> None:
 async def environment(cluster: Cluster, pod: str, *, theirs: bool = False) -> dict[str, str]:
     """What the container in the slice sees; with `theirs` the ConfigMap's is its environment."""
     await cluster.run(pod, 10, env_from=LIFTS if theirs else "", restartPolicy="Always")
-    lines = cluster.plane.kubectl("logs", pod).stdout.splitlines()
+    lines = await cluster.printed(pod)
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
@@ -62,15 +60,9 @@ async def test_container_that_starts_again_is_sealed_again_by_the_next_agent(
     cluster.agent.end()
     cluster.agent.start()
     await cluster.apply({"10gb": 1, "20gb": 1}, {})
-    uid = (await cluster.pod("lifted"))["metadata"]["uid"]
     await cluster.kill_container("lifted")
-
-    async def again() -> bool:
-        restarted = container_of(await cluster.pod("lifted"))["restartCount"] == 1
-        return restarted and bool(pids_in_slice(uid))
-
-    await eventually(again, "it has started again")
-    lines = cluster.plane.kubectl("logs", "lifted").stdout.splitlines()
+    await cluster.restarted("lifted")
+    lines = await cluster.printed("lifted")
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
     assert {name: seen.get(name) for name in OURS} == OURS
 

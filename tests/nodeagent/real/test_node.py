@@ -9,7 +9,7 @@ import pytest
 
 from mpslice.kube.api import NODES
 from tests.nodeagent.conftest import device, gpu, resource
-from tests.nodeagent.real.agent_process import pids_in_slice, wait_for_line
+from tests.nodeagent.real.agent_process import wait_for_line
 from tests.nodeagent.real.cluster import Cluster, container_of
 from tests.waiting import DEADLINE, eventually
 
@@ -22,7 +22,7 @@ async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
     await cluster.apply({"10gb": 1, "20gb": 1}, {})
     assert await cluster.allocatable() == {resource(10): 1, resource(20): 1}
     await cluster.run("train", 10)
-    environment = cluster.plane.kubectl("logs", "train").stdout.splitlines()
+    environment = await cluster.printed("train")
     for line in (
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=9533M",
         "CUDA_MPS_PIPE_DIRECTORY=/run/mpslice/pipe",
@@ -47,8 +47,10 @@ async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
 
 async def test_layout_is_resized_under_running_pods(cluster: Cluster) -> None:
     await cluster.apply({"10gb": 2, "20gb": 1}, {"40gb": 1})
-    small, large = await cluster.run("small", 10), await cluster.run("large", 40)
-    processes = [pids_in_slice(pod["metadata"]["uid"]) for pod in (small, large)]
+    names = ("small", "large")
+    await cluster.run("small", 10)
+    await cluster.run("large", 40)
+    processes = [await cluster.processes(name) for name in names]
     held = {await cluster.holder_is("small"), await cluster.holder_is("large")}
     for gpus in (
         ({"10gb": 1, "30gb": 2}, {"40gb": 1, "45gb": 1}),
@@ -59,9 +61,8 @@ async def test_layout_is_resized_under_running_pods(cluster: Cluster) -> None:
         assert (await cluster.condition("Applied"))["status"] == "True"
         assert held <= set(await cluster.slices())
         assert held <= (await cluster.kubelet_view()).healthy
-    pods = [await cluster.pod(name) for name in ("small", "large")]
-    assert [pids_in_slice(pod["metadata"]["uid"]) for pod in pods] == processes
-    assert all(container_of(pod)["restartCount"] == 0 for pod in pods)
+    assert [await cluster.processes(name) for name in names] == processes
+    assert [container_of(await cluster.pod(name))["restartCount"] for name in names] == [0, 0]
 
 
 async def test_kubelet_never_takes_back_what_the_agent_wrote(cluster: Cluster) -> None:
@@ -79,15 +80,15 @@ async def test_killed_agent_comes_back_to_the_same_slices_under_a_running_pod(
     cluster: Cluster,
 ) -> None:
     await cluster.apply({"10gb": 2, "20gb": 1}, {})
-    uid = (await cluster.run("train", 10))["metadata"]["uid"]
+    await cluster.run("train", 10)
     await cluster.holder_is("train")
-    slices, processes = await cluster.slices(), pids_in_slice(uid)
+    slices, processes = await cluster.slices(), await cluster.processes("train")
     cluster.agent.end()
     cluster.agent.start()
     await cluster.apply({"10gb": 2, "20gb": 1}, {"5gb": 1})
     assert await cluster.slices() == {**slices, device(2, 5, 0): ""}
     await cluster.run("second", 10)
-    assert pids_in_slice(uid) == processes
+    assert await cluster.processes("train") == processes
     assert container_of(await cluster.pod("train"))["restartCount"] == 0
 
 
@@ -95,9 +96,9 @@ async def test_upgrade_leaves_nothing_to_be_bound_meanwhile_and_every_process_al
     cluster: Cluster,
 ) -> None:
     await cluster.apply({"10gb": 3}, {})
-    uid = (await cluster.run("train", 10))["metadata"]["uid"]
+    await cluster.run("train", 10)
     await cluster.holder_is("train")
-    processes = pids_in_slice(uid)
+    processes = await cluster.processes("train")
     await cluster.agent.stop()
     assert (await cluster.allocatable()).get(resource(10), 0) <= 1
     assert (await cluster.condition("Ready"))["reason"] == "Stopping"
@@ -105,7 +106,7 @@ async def test_upgrade_leaves_nothing_to_be_bound_meanwhile_and_every_process_al
     await cluster.unschedulable("waits")
     cluster.agent.start()
     await cluster.ready("waits")
-    assert pids_in_slice(uid) == processes
+    assert await cluster.processes("train") == processes
 
     async def ready_again() -> bool:
         # A pod may be let go before the agent has said anything: its slices were there.
@@ -141,9 +142,14 @@ async def test_kubelet_learns_the_numa_node(cluster: Cluster) -> None:
     await cluster.create("near", 10, stuck=True)
     await cluster.create("anywhere", 20, stuck=True)
     await cluster.admitted(("near", "anywhere"))
-    text = (cluster.node.device_plugin_dir / "kubelet_internal_checkpoint").read_text()
-    assert f'"DeviceIDs":{{"0":["{device(1, 10, 0)}"]}}' in text
-    assert f'"DeviceIDs":{{"-1":["{device(2, 20, 0)}"]}}' in text
+    checkpoint = cluster.node.device_plugin_dir / "kubelet_internal_checkpoint"
+    wanted = {"0": device(1, 10, 0), "-1": device(2, 20, 0)}
+
+    async def noted() -> bool:
+        text = checkpoint.read_text()
+        return all(f'"DeviceIDs":{{"{n}":["{id_}"]}}' in text for n, id_ in wanted.items())
+
+    await eventually(noted, "the checkpoint has both")
 
 
 async def test_failing_start_is_told_in_one_line_and_in_the_layout(cluster: Cluster) -> None:

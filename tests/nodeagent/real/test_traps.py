@@ -92,7 +92,7 @@ async def test_kubelet_restart_loses_no_pod(cluster: Cluster) -> None:
     plugin has registered by then: it has milliseconds."""
     await cluster.apply({"10gb": 6, "5gb": 1}, {})
     once = "exit 0"
-    train = await cluster.run("train", 10)
+    await cluster.run("train", 10)
     await cluster.run("prepared", 10, kind="initContainers", command=once, containers=[_idle()])
     await cluster.run("crashing", 10, restartPolicy="Always")
     await cluster.create("half", 10, command=once, others=[_idle()], restartPolicy="OnFailure")
@@ -104,7 +104,7 @@ async def test_kubelet_restart_loses_no_pod(cluster: Cluster) -> None:
 
     await eventually(half_done, "one of two containers has completed")
     await cluster.kill_container("crashing")
-    processes = pids_in_slice(train["metadata"]["uid"])
+    processes = await cluster.processes("train")
     await asyncio.to_thread(cluster.node.kubelet.stop)
     await cluster.create("bound-meanwhile", 10, bind=cluster.node.name)
     await asyncio.to_thread(cluster.node.kubelet.start)
@@ -116,7 +116,7 @@ async def test_kubelet_restart_loses_no_pod(cluster: Cluster) -> None:
     assert {name: pod["status"]["phase"] for name, pod in pods.items()} == dict.fromkeys(
         {*names, "half", "after"}, "Running"
     )
-    assert pids_in_slice(train["metadata"]["uid"]) == processes
+    assert await cluster.processes("train") == processes
     assert container_of(pods["train"])["restartCount"] == 0
 
     async def all_known() -> bool:
@@ -179,7 +179,7 @@ async def test_slice_of_a_force_deleted_pod_is_not_given_again_while_its_process
     await cluster.apply({"10gb": 1}, {})
     uid = (await cluster.run("stubborn", 10, command=DEAF))["metadata"]["uid"]
     await cluster.holder_is("stubborn")
-    assert pids_in_slice(uid)
+    assert await cluster.processes("stubborn")
     await cluster.delete("stubborn", grace=0)
     assert pids_in_slice(uid)
     second = (await cluster.create("second", 10))["metadata"]["uid"]
@@ -235,8 +235,7 @@ async def test_container_that_restarts_waits_for_its_daemon_and_keeps_its_slice(
         await asyncio.sleep(0.1)
         assert not pids_in_slice(uid)
     cluster.agent.write_gpus({}, {})
-    pod = await cluster.ready("train")
-    assert container_of(pod)["restartCount"] == 1
+    await cluster.restarted("train")
     assert await cluster.holder_is("train") == held
 
 
