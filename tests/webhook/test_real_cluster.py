@@ -47,10 +47,15 @@ def test_audit_log_says_what_was_injected_and_why_a_pod_was_refused(
 ) -> None:
     lookalike = pod(container({"nvidia.com/gpu-10GB": 1}))
     create(installation, called(pod(), "audited-good"), called(lookalike, "audited-bad"))
-    found = {
-        event["objectRef"].get("name"): event.get("annotations", {})
-        for event in map(json.loads, (installation.folder / AUDIT_LOG).read_text().splitlines())
-    }
+
+    def logged() -> dict[str, dict[str, str]]:
+        """By pod; an event may be written after the answer."""
+        lines = (installation.folder / AUDIT_LOG).read_text().splitlines(keepends=True)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        found = {each["objectRef"].get("name"): each.get("annotations", {}) for each in events}
+        return found if {"audited-good", "audited-bad"} <= found.keys() else {}
+
+    found = wait_until(logged, "both are in the log", seconds=DEADLINE)
     injected = found["audited-good"]["mutate.pods.mpslice.io/injected"]
     assert injected.split(", ")[:2] == ["/spec/hostIPC", "/spec/containers/0/securityContext"]
     assert found["audited-bad"]["validate.pods.mpslice.io/reason"] == "InvalidSlice"
