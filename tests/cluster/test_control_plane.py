@@ -126,10 +126,16 @@ def test_pod_security_and_admission_policies_are_on(control_plane: ControlPlane)
     }
     control_plane.kubectl("create", "--filename=-", input=json.dumps(namespace))
     try:
-        refused = control_plane.kubectl(
-            "create", "--filename=-", input=json.dumps(pod), check=False
-        )
-        assert 'violates PodSecurity "baseline' in refused.stderr
+
+        def refused() -> bool:
+            """By the policy, and no more because the namespace has no account yet."""
+            done = control_plane.kubectl(
+                "create", "--filename=-", input=json.dumps(pod), check=False
+            )
+            assert done.returncode != 0
+            return 'violates PodSecurity "baseline' in done.stderr
+
+        wait_until(refused, "Pod Security refuses it", seconds=DEADLINE)
     finally:
         control_plane.kubectl("delete", "namespace", "guarded", "--wait=false")
     assert "validatingadmissionpolicies" in control_plane.kubectl("api-resources").stdout

@@ -14,6 +14,8 @@ from hack.cluster.errors import ClusterError
 from hack.cluster.images import BUSYBOX_IMAGE
 from hack.cluster.node import Node
 from hack.cluster.progress import silent
+from hack.cluster.waiting import wait_until
+from tests.waiting import DEADLINE
 
 _SCRIPT = "id -u; sleep 3600"
 
@@ -40,28 +42,37 @@ def busybox_pod(control_plane: ControlPlane, node: Node) -> Iterator[str]:
     }
     control_plane.kubectl("create", "--filename=-", input=json.dumps(pod))
     yield "busybox"
-    control_plane.kubectl("delete", "pod", "busybox", "--wait=true", "--timeout=60s")
+    control_plane.kubectl("delete", "pod", "busybox", "--wait=true", "--timeout=120s")
 
 
 def test_pod_runs_and_can_be_looked_into(control_plane: ControlPlane, busybox_pod: str) -> None:
-    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=60s")
-    assert control_plane.kubectl("logs", busybox_pod).stdout == "1000\n"
+    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=120s")
+    printed = wait_until(
+        lambda: control_plane.kubectl("logs", busybox_pod).stdout, "its output", seconds=DEADLINE
+    )
+    assert printed == "1000\n"
     shown = control_plane.kubectl("exec", busybox_pod, "--", "sh", "-c", "echo $((6 * 7))")
     assert shown.stdout == "42\n"
 
 
 def test_sandbox_reaps_orphans(control_plane: ControlPlane, busybox_pod: str) -> None:
     """With a shared process namespace the sandbox's process is everybody's init."""
-    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=60s")
-    orphan = "(sleep 0.1 &) ; sleep 0.5; ps -o stat,comm | grep -c '^Z' || true"
-    counted = control_plane.kubectl("exec", busybox_pod, "--", "sh", "-c", orphan)
-    assert counted.stdout == "0\n"
+    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=120s")
+    orphans = "(sleep 0.1 &); (sleep 0.1 &); sleep 0.5"
+    control_plane.kubectl("exec", busybox_pod, "--", "sh", "-c", orphans)
+
+    def all_reaped() -> bool:
+        zombies = "ps -o stat,comm | grep -c '^Z' || true"
+        counted = control_plane.kubectl("exec", busybox_pod, "--", "sh", "-c", zombies)
+        return counted.stdout == "0\n"
+
+    wait_until(all_reaped, "no zombie is left", seconds=DEADLINE)
 
 
 def test_pod_survives_a_restart_of_the_kubelet(
     control_plane: ControlPlane, node: Node, busybox_pod: str
 ) -> None:
-    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=60s")
+    control_plane.kubectl("wait", "--for=condition=Ready", f"pod/{busybox_pod}", "--timeout=120s")
     before = node.kubelet_pid
     node.restart_kubelet()
     assert node.kubelet_pid != before

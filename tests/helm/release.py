@@ -161,6 +161,15 @@ class Release:
         pods: list[Json] = self.plane.api.get(f"{path}?{selector}")["items"]
         return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
+    def settled(self, component: str, count: int) -> list[Json]:
+        """Waits until there are so many, as after a rollout whose last old pod is to end yet."""
+
+        def found() -> list[Json]:
+            pods = self.pods_of(component)
+            return pods if len(pods) == count else []
+
+        return until(found, f"{count} pods of {component}")
+
     def until_replaced(self, component: str) -> None:
         """Until no pod of the component is ending, which may still answer as it was told before."""
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"

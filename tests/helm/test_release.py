@@ -58,8 +58,7 @@ def test_the_readmes_pod_runs_after_helm_install(release: Release) -> None:
 
 def test_replicas_are_as_many_as_the_chart_says_and_not_roots(release: Release) -> None:
     for component, count in (("webhook", 2), ("planner", 2), ("nodeagent", 1)):
-        pods = release.pods_of(component)
-        assert len(pods) == count
+        pods = release.settled(component, count)
         for pod in pods:
             pid = release.process(pod["metadata"]["name"], NAMESPACE)
             status = dict(
@@ -179,7 +178,7 @@ def test_uninstall_is_refused_while_a_slice_is_used(running: Release) -> None:
     said = refused.stdout + refused.stderr
     assert "10gb is held by default/train main" in said
     assert "default/waits carries the gate mpslice.io/carve" in said
-    assert len(running.pods_of("webhook")) == 2
+    assert running.settled("webhook", 2)
     # Helm now believes that the release is half gone and takes no upgrade; a rollback mends that.
     last = running.helm("list", "--all", "--output=json").stdout
     (number,) = re.findall(r'"revision":"(\d+)"', last)

@@ -49,6 +49,7 @@ class Tab:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self.console: list[str] = []
         self.requested: list[str] = []
+        self._loaded = asyncio.Event()
 
     async def listen(self) -> None:
         async for message in self._socket:
@@ -61,6 +62,8 @@ class Tab:
                     answer.set_result(said["result"])
             elif said["method"] == "Network.requestWillBeSent":
                 self.requested.append(said["params"]["request"]["url"])
+            elif said["method"] == "Page.loadEventFired":
+                self._loaded.set()
             elif said["method"] == "Log.entryAdded":
                 self.console.append(said["params"]["entry"]["text"])
             elif said["method"] == "Runtime.exceptionThrown":
@@ -110,7 +113,10 @@ class Tab:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     async def visit(self, url: str) -> None:
+        self._loaded.clear()
         await self.call("Page.navigate", url=url)
+        async with asyncio.timeout(_ANSWER):
+            await self._loaded.wait()  # a script of the page before would end with it
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def press(self, key: str, code: int = 0) -> None:
