@@ -128,7 +128,7 @@ def test_kubectl_that_hangs_is_ended_with_all_that_it_runs(
     kubectl.write_text(f"#!/bin/sh\nsleep 600 & echo $! > {tmp_path}/plugin; wait\n")
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(completion, "PATIENCE", 0.5)
+    monkeypatch.setattr(completion, "PATIENCE", 3.0)
     started = time.monotonic()
     assert ask_kubectl(["get", "pod"]) == []
     assert time.monotonic() - started < 30  # of 600

@@ -113,7 +113,7 @@ def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     _apply(control_plane, [*kinds, namespace])
     names = [f"crd/{kind['metadata']['name']}" for kind in kinds]
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=20s", *names)
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", *names)
     yield control_plane
     control_plane.kubectl("delete", *names, "--wait=false")
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,13 +81,17 @@ async def _is_empty(kube: Session, resource: Resource) -> bool:
 
 
 SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
+GATHERING = replace(SETTINGS, batch_idle=3.0, batch_max=20.0)
+"""What is made right after another pod is planned at once with it, though the machine be slow."""
 
 
 @asynccontextmanager
-async def planner_at_work(kube: Kube, **options: Any) -> AsyncIterator[None]:
+async def planner_at_work(
+    kube: Kube, *, settings: Settings = SETTINGS, **options: Any
+) -> AsyncIterator[None]:
     """A leading controller, until the end of the block or a crash's."""
     recorder = EventRecorder(kube, "mpslice-planner")
-    controller = Controller(kube, SETTINGS, recorder, Metrics(), **options)
+    controller = Controller(kube, settings, recorder, Metrics(), **options)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)

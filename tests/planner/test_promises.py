@@ -7,7 +7,7 @@ from mpslice.kube.api import NODE_LAYOUTS, PODS, Resource, list_all
 from mpslice.kube.errors import Conflict
 from mpslice.kube.session import Session
 from tests.planner.agents import add_node
-from tests.planner.conftest import events_of, planning, served
+from tests.planner.conftest import GATHERING, events_of, planning, served
 from tests.planner.pods import (
     bound,
     delete_pod,
@@ -60,7 +60,7 @@ async def test_nobody_is_preempted_for_a_slice_that_another_node_has_free(kube: 
     await add_node(kube, "n1", cpu="8")
     await add_node(kube, "n2", cpu="64")
     pinned = {"kubernetes.io/hostname": "n2"}
-    async with planning(kube, {"n1": [10], "n2": [10]}):
+    async with planning(kube, {"n1": [10], "n2": [10]}, settings=GATHERING):
         await served(kube, "n1", "n2")
         await make(kube, slice_pod("first", 10, nodeSelector={"kubernetes.io/hostname": "n1"}))
         await make(kube, slice_pod("second", 10, nodeSelector=pinned))
@@ -153,12 +153,12 @@ async def test_pod_that_needs_much_cpu_is_not_kept_out_by_one_that_needs_little(
     """Of like slices on two nodes the scheduler would give the light pod that with the more CPU."""
     await add_node(kube, "n1", cpu="4")
     await add_node(kube, "n2", cpu="2")
-    async with planning(kube, {"n1": [40], "n2": [40]}):
+    async with planning(kube, {"n1": [40], "n2": [40]}, settings=GATHERING):
         await served(kube, "n1", "n2")
         light, heavy = slice_pod("early-and-light", 10), slice_pod("late-and-heavy", 10)
         for pod, cpu in ((light, "500m"), (heavy, "3800m")):
             pod["spec"]["containers"][0]["resources"]["requests"] = {"cpu": cpu}
-        await make(kube, slice_pod("first", 5))  # after it the others are a burst
+        await make(kube, slice_pod("opener", 500))  # what comes right after is planned together
         await make(kube, light, heavy)
         assert await bound(kube, "late-and-heavy") == "n1"
         assert await bound(kube, "early-and-light") == "n2"

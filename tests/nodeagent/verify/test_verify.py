@@ -52,7 +52,7 @@ def verify(environment: dict[str, str], *flags: str) -> "subprocess.CompletedPro
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=350,
+        timeout=800,
     )
 
 
