@@ -15,7 +15,7 @@ from typing import Any
 from hack.cluster.errors import ClusterError
 from hack.cluster.pki import KeyPair
 
-_DEADLINE = 20.0
+_DEADLINE = 60.0
 
 
 class NotAnswered(ClusterError):
@@ -58,7 +58,7 @@ class Api:
         """Send `body` as JSON; returns the decoded answer, or its text if it is no JSON.
 
         Raises:
-            NotAnswered: No answer within 20 s, or one that is not a success.
+            NotAnswered: No answer within 60 s, or one that is not a success.
         """
         request = urllib.request.Request(
             self.url + path,

@@ -116,7 +116,7 @@ def start(
         wait_until(
             lambda: _pods_can_be_made(api),
             "the default namespace's service account",
-            seconds=30,
+            seconds=180,
             details=controllers.last_lines,
         )
     return ControlPlane(

@@ -107,7 +107,7 @@ def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
 
 def _ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [str(system.find(IPROUTE)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if check and done.returncode != 0:
         raise ClusterError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
     return done

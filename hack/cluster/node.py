@@ -28,7 +28,7 @@ from hack.cluster.versions import BUSYBOX, NODE_PACKAGES
 from hack.cluster.waiting import wait_until
 
 NAME = "mpslice-node"
-_OTHER_NODE_SECONDS = "10"
+_OTHER_NODE_SECONDS = "60"
 """Enough for one that is ending; MPSLICE_NODE_WAIT for those who take turns."""
 
 
@@ -87,7 +87,7 @@ def start(plane: ControlPlane, say: Say) -> Node:
         wait_until(
             lambda: _schedulable(plane),
             f"node {NAME} Ready",
-            seconds=60,
+            seconds=180,
             details=kubelet.last_lines,
         )
         kube_proxy.wait_ready()
@@ -182,7 +182,7 @@ def _ctr(plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[st
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -31,7 +31,7 @@ class ProcessSpec:
     part: str
     command: tuple[str, ...]
     ready: Callable[[], bool] = lambda: True
-    ready_seconds: float = 60.0
+    ready_seconds: float = 180.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

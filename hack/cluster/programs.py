@@ -131,15 +131,15 @@ def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
         wait_until(
             lambda: _acknowledged(plane, node.name),
             f"NodeLayout {node.name} acknowledged",
-            seconds=60,
+            seconds=180,
             details=lambda: f"{core.planner.last_lines()}\n{nodeagent.last_lines()}",
         )
     return MpslicePrograms(core.webhook, core.planner, nodeagent, gpus)
 
 
 def wait_until_gated(plane: ControlPlane, core: Core) -> None:
-    """Raises ClusterError when the webhook does not gate slice pods within a minute."""
-    wait_until(lambda: gates(plane), "webhook gates", seconds=60, details=core.webhook.last_lines)
+    """Raises ClusterError when the webhook does not gate slice pods in time."""
+    wait_until(lambda: gates(plane), "webhook gates", seconds=180, details=core.webhook.last_lines)
 
 
 def gates(plane: ControlPlane) -> bool:
@@ -241,7 +241,7 @@ def _render(plane: ControlPlane) -> list[dict[str, Any]]:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     if rendered.returncode != 0:
         raise ClusterError(f"`helm template` failed: {rendered.stderr.strip()}")

@@ -5,6 +5,7 @@ Apart from `parts` because it is installed for the machine, not into our cache.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from hack.cluster.progress import Say, step
 from hack.cluster.versions import SystemPackage
 
 _APT_DEADLINE = 600.0
+_APT_LOCK = Path("/run/mpslice-apt.lock")
 
 
 def find(package: SystemPackage) -> Path:
@@ -36,15 +38,24 @@ def ensure(packages: Iterable[SystemPackage], say: Say) -> None:
     Raises:
         Unavailable: Something is missing and cannot be installed from here.
     """
-    missing = [p.package for p in packages if not any(Path(f).exists() for f in p.paths)]
+    packages = tuple(packages)
+    missing = _missing(packages)
     if not missing:
         return
-    names = " ".join(missing)
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unavailable(f"missing on this machine: {names}; install them as root")
-    with step(say, f"apt-get install {names}"):
-        _apt_get("update", "-qq")
-        _apt_get("install", "-y", "-qq", "--no-install-recommends", *missing)
+        raise Unavailable(f"missing on this machine: {' '.join(missing)}; install them as root")
+    # Two test processes may begin at once, and apt-get update does not wait for another one.
+    with _APT_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = _missing(packages)
+        if missing:
+            with step(say, f"apt-get install {' '.join(missing)}"):
+                _apt_get("update", "-qq")
+                _apt_get("install", "-y", "-qq", "--no-install-recommends", *missing)
+
+
+def _missing(packages: Iterable[SystemPackage]) -> list[str]:
+    return [p.package for p in packages if not any(Path(f).exists() for f in p.paths)]
 
 
 def require_root(what: str) -> None:
@@ -55,7 +66,7 @@ def require_root(what: str) -> None:
 
 def _apt_get(*arguments: str) -> None:
     done = subprocess.run(
-        ["apt-get", *arguments],
+        ["apt-get", "-o", "DPkg::Lock::Timeout=300", *arguments],
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
