@@ -12,7 +12,7 @@ from mpslice.kube.session import Session
 from planner import controller
 from planner.decide import Decision, View, decide
 from planner.state.parse import parse_pod
-from planner.writes.actions import Ungate, WriteSpec
+from planner.writes.actions import Ungate
 from tests.planner.agents import SimulatedAgents, node_status
 from tests.planner.conftest import planning
 from tests.planner.test_agreement import add_varied_nodes, is_judged
@@ -47,17 +47,16 @@ async def heartbeats(kube: Session, names: Iterable[str]) -> AsyncIterator[None]
 
 
 class Record:
-    """Where each pod was meant to go when its gate was taken, and whether all of that is done."""
+    """Where each pod was meant to go when its gate was taken, and whether it is being decided."""
 
     def __init__(self) -> None:
         self.planned: dict[str, str] = {}
-        self.carried_out = False
+        self.deciding = False
 
     def decide(self, view: View) -> Decision:
-        self.carried_out = False
+        self.deciding = True
         decision = decide(view)
-        begins = any(isinstance(action, Ungate | WriteSpec) for action in decision.actions)
-        self.carried_out = not (begins or decision.standing or decision.carving)
+        self.deciding = False
         meant = {placement.pod.key: placement.node for placement in decision.plan.placements}
         for action in decision.actions:
             if isinstance(action, Ungate) and action.pod.key in meant:
@@ -79,19 +78,21 @@ async def state(kube: Session) -> list[tuple[str, str, str, tuple[str, ...]]]:
     return sorted((pod.key, pod.node, pod.nominated, pod.gates) for pod in pods)
 
 
-async def settled(kube: Session, quiet: float, done: Callable[[], bool]) -> dict[str, str]:
-    """Who is where once nothing has changed for `quiet` seconds and it is `done`."""
+async def settled(kube: Session, quiet: float, busy: Callable[[], bool]) -> dict[str, str]:
+    """Who is where once nothing has changed for `quiet` seconds and nobody was `busy` in them."""
     clock = asyncio.get_running_loop().time
     seen, since = await state(kube), clock()
 
     async def unchanged() -> bool:
         nonlocal seen, since
         now = await state(kube)
-        if now != seen or not done():
+        if now != seen or busy():
             seen, since = now, clock()
         return clock() - since > quiet
 
-    await eventually(unchanged, "planner and scheduler have done what they can", every=0.5)
+    await eventually(
+        unchanged, "planner and scheduler have done what they can", seconds=400, every=0.5
+    )
     return {key: node for key, node, _, _ in seen if node}
 
 
@@ -121,10 +122,10 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
         async with planning(kube, {name: [80, 80, 80, 80] for name in names}) as agents:
             await eventually(lambda: has_seen(agents, names), "the planner knows every GPU")
             await create_all(kube, varied_pods(500, _SEED))
-            placed = await settled(kube, 4.0, lambda: record.carried_out)
+            placed = await settled(kube, 5.0, lambda: record.deciding)
         await take_gates(kube)
         await eventually(lambda: all_judged(kube), "every pod is judged")
-        final = await settled(kube, 2.0, lambda: True)
+        final = await settled(kube, 4.0, lambda: False)
     as_planned = [key for key, node in placed.items() if record.planned.get(key) == node]
     share = len(as_planned) / len(placed)
     log.info("of 500 pods %d are bound, %.1f %% of them where planned", len(placed), 100 * share)

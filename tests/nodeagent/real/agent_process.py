@@ -60,6 +60,10 @@ class AgentProcess:
             self._process.send_signal(number)
             self._process.wait(DEADLINE)
 
+    def last_lines(self, count: int = 60) -> list[str]:
+        """The end of its log, for who reads a failed test."""
+        return self.log.read_text().splitlines()[-count:]
+
     async def stop(self) -> None:
         """SIGTERM, the way an upgrade ends it."""
         await asyncio.to_thread(self.end, signal.SIGTERM)

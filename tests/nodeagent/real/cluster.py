@@ -116,6 +116,17 @@ class Cluster:
         counts = {k: int(v) for k, v in status["allocatable"].items() if k.startswith(SLICE)}
         return {name: count for name, count in counts.items() if count}
 
+    async def offers(self, wanted: dict[str, int]) -> None:
+        """Waits until the node's status shows these slices and no others.
+
+        The agent writes it beside the NodeLayout's, in no order (nodeagent/cluster/publisher.py).
+        """
+
+        async def probe() -> bool:
+            return await self.allocatable() == wanted
+
+        await eventually(probe, f"the node offers {wanted}", every=0.01)
+
     # The kubelet.
 
     async def kubelet_view(self) -> KubeletView:

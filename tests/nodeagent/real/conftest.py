@@ -2,6 +2,7 @@
 say in these tests' pods and layouts."""
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,8 @@ from tests.chart import render
 from tests.cluster import plugin
 from tests.nodeagent.real.agent_process import AgentProcess
 from tests.nodeagent.real.cluster import Cluster
+
+log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="package")
@@ -56,6 +59,7 @@ async def cluster(plane: ControlPlane, own_node: Node) -> AsyncIterator[Cluster]
         try:
             yield cluster
         finally:
+            log.warning("the agent's log:\n%s", "\n".join(agent.last_lines()))
             await _clear(cluster)
     shutil.rmtree(folder)
 

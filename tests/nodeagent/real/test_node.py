@@ -20,7 +20,7 @@ async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
     cluster: Cluster,
 ) -> None:
     await cluster.apply({"10gb": 1, "20gb": 1}, {})
-    assert await cluster.allocatable() == {resource(10): 1, resource(20): 1}
+    await cluster.offers({resource(10): 1, resource(20): 1})
     await cluster.run("train", 10)
     environment = await cluster.printed("train")
     for line in (
@@ -41,7 +41,7 @@ async def test_pod_runs_in_its_slice_and_the_slice_makes_room_when_it_ends(
         return await cluster.slices() == {device(1, 80, 0): ""}
 
     await eventually(carved, "its room is carved anew")
-    assert await cluster.allocatable() == {resource(80): 1}
+    await cluster.offers({resource(80): 1})
     assert (await cluster.condition("Applied"))["status"] == "True"
 
 
@@ -70,6 +70,7 @@ async def test_kubelet_never_takes_back_what_the_agent_wrote(cluster: Cluster) -
     await cluster.apply({"10gb": 3}, {"20gb": 1})
     await cluster.apply({"10gb": 2}, {"20gb": 2})
     wanted = {resource(10): 2, resource(20): 2}
+    await cluster.offers(wanted)
     deadline = time.monotonic() + 10.5
     while time.monotonic() < deadline:
         assert await cluster.allocatable() == wanted
@@ -129,7 +130,7 @@ async def test_release_takes_everything_away_once_the_pods_have_ended(cluster: C
 
     await eventually(released, "released")
     assert await cluster.slices() == {}
-    assert await cluster.allocatable() == {}
+    await cluster.offers({})
     annotations = (await cluster.kube.read(NODES, cluster.node.name))["metadata"]["annotations"]
     assert not [key for key in annotations if key.startswith("nos.nebuly.com/")]
 

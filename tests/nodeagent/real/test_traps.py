@@ -323,6 +323,7 @@ async def test_no_pod_is_lost_to_a_scheduler_that_is_late_to_see_a_withdrawal(
         os.kill(scheduler, signal.SIGSTOP)
         try:
             await cluster.apply({"40gb": 1}, {})
+            await cluster.offers({resource(40): 1})
             generation = await cluster.lay_out({"20gb": 4}, {})
             await eventually(closed(cluster), "the node's status shows no 40gb", every=0.001)
             await asyncio.sleep(dice.uniform(0.0, LATE))
