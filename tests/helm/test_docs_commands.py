@@ -17,13 +17,16 @@ from hack.cluster.images import BUSYBOX_IMAGE
 from hack.cluster.progress import Say
 from tests.chart import CHART
 from tests.docs.blocks import Command, commands
+from tests.e2e.cluster import until
 from tests.helm.release import NAMESPACE, RELEASE, Release
+from tests.waiting import DEADLINE
 
 # Before the tests that share the session's node: a machine can have one.
 pytestmark = [pytest.mark.usefixtures("machine_without_node")]
 
 IMAGE = "nvcr.io/nvidia/cuda:12.4.1-base-ubuntu22.04"
 REGISTRY = "registry.example.com/mpslice"
+LOOKS = tuple(f"kubectl {verb} " for verb in ("get", "describe", "logs", "exec", "mpslice"))
 _SECONDS = 600
 
 
@@ -64,14 +67,28 @@ class Reader:
 
     def _here(self, text: str) -> str:
         text = re.sub(r"\bgpu-1\b", self._release.node.name, text)
+        text = text.replace("--timeout=60s", f"--timeout={DEADLINE:.0f}s")
         return text.replace(IMAGE, BUSYBOX_IMAGE).replace(REGISTRY, "localhost/mpslice")
 
     def read(self, page_commands: list[Command]) -> None:
         """Types all of them; each shows what the page says."""
         for command in page_commands:
             output = self.type(command)
+            if command.text.startswith(LOOKS) and command.missing(output):
+                output = self._again(command)
             missing = command.missing(output)
             assert not missing, f"{command.title}\nlacks {missing}\nin {output}"
+
+    def _again(self, command: Command) -> str:
+        """Types what only looks until it shows what the page says: pods may have just started."""
+        outputs: list[str] = []
+
+        def shown() -> bool:
+            outputs.append(self.type(command))
+            return not command.missing(outputs[-1])
+
+        until(shown, f"{command.title} shows what the page says")
+        return outputs[-1]
 
 
 @pytest.fixture
