@@ -236,4 +236,4 @@ def test_stops_at_once_when_told_so_while_everything_is_away(
         process.terminate()
         assert process.wait(DEADLINE) == 0
     assert "following failed" in first
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20

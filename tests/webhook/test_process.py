@@ -168,7 +168,7 @@ async def test_standalone_without_files_serves_all_the_same() -> None:
 
 
 async def test_after_sigterm_it_is_unready_first_serves_on_and_then_ends(pair: tls.Tls) -> None:
-    async with standalone(pair, ["--shutdown-delay=1s"]) as webhook:
+    async with standalone(pair, ["--shutdown-delay=5s"]) as webhook:
         webhook.process.terminate()
         await eventually(webhook.not_ready, "/readyz says no", every=0.01)
         assert await webhook.not_ready() == "shutting down\n"
