@@ -332,6 +332,14 @@ async def test_no_pod_is_lost_to_a_scheduler_that_is_late_to_see_a_withdrawal(
         await cluster.acknowledged(generation)
         assert await cluster.failures() == []
         await cluster.delete(f"waits-{turn}", grace=0)
+        await eventually(nobody_holds(cluster), "its slice is free")
+
+
+def nobody_holds(cluster: Cluster) -> Callable[[], Awaitable[bool]]:
+    async def probe() -> bool:
+        return not any((await cluster.slices()).values())
+
+    return probe
 
 
 def closed(cluster: Cluster) -> Callable[[], Awaitable[bool]]:
