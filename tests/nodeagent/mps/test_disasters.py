@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from nodeagent.mps.decision import Policy
+from tests.freezing import freeze
 from tests.nodeagent.mps.machine import DEFAULT, EXCLUSIVE, STRANGER, USER, MpsMachine
 
 IMPATIENT = Policy(USER, poll_seconds=0.3, quit_seconds=1)
@@ -28,11 +29,11 @@ def kill_both(machine: MpsMachine) -> None:
 
 
 def hang_daemon(machine: MpsMachine) -> None:
-    os.kill(machine.daemon() or 0, signal.SIGSTOP)
+    freeze(machine.daemon() or 0)
 
 
 def hang_server(machine: MpsMachine) -> None:
-    os.kill(machine.servers()[0], signal.SIGSTOP)
+    freeze(machine.servers()[0])
 
 
 def fault(machine: MpsMachine) -> None:

@@ -11,6 +11,7 @@ from nodeagent.mps.control import DEVICE
 from nodeagent.mps.decision import Policy
 from nodeagent.mps.processes import uid_of
 from nodeagent.mps.records import MpsState
+from tests.freezing import freeze, thaw
 from tests.nodeagent.mps.machine import (
     DEFAULT,
     EXCLUSIVE,
@@ -238,13 +239,13 @@ async def test_hung_daemon_is_told_of_and_left_while_it_is_in_use(
         await mps_machine.ready()
         daemon = mps_machine.daemon()
         assert daemon
-        os.kill(daemon, signal.SIGSTOP)
+        freeze(daemon)
         mps_machine.want(used=True, check="1")
         await mps_machine.until(lambda: mps_machine.is_state(MpsState.DOWN), "the hang told")
         message = mps_machine.status().message  # type: ignore[union-attr]  # until saw it
         assert "does not answer; its slices are in use" in message
         await asyncio.sleep(0)
-        os.kill(daemon, signal.SIGCONT)
+        thaw(daemon)
         await mps_machine.ready()
         assert mps_machine.daemon() == daemon
 
@@ -257,7 +258,7 @@ async def test_hung_daemon_that_nobody_uses_is_replaced(
         await mps_machine.ready()
         daemon = mps_machine.daemon()
         assert daemon
-        os.kill(daemon, signal.SIGSTOP)
+        freeze(daemon)
         await mps_machine.checked("1")
         assert mps_machine.daemon() not in (None, daemon)
 
@@ -270,10 +271,10 @@ async def test_hung_server_hangs_its_daemon(
     async with mps_machine.supervised(IMPATIENT):
         await mps_machine.ready()
         (server,) = mps_machine.servers()
-        os.kill(server, signal.SIGSTOP)
+        freeze(server)
         mps_machine.want(used=True, check="1")
         await mps_machine.until(lambda: mps_machine.is_state(MpsState.DOWN), "the hang told")
-        os.kill(server, signal.SIGCONT)
+        thaw(server)
         await mps_machine.ready()
 
 

@@ -4,9 +4,7 @@ They lose pods, crash the kubelet, or give two pods one slice when a plugin does
 """
 
 import asyncio
-import os
 import random
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,6 +13,7 @@ import pytest
 
 from mpslice.kube.api import NODES, PODS, Json
 from mpslice.kube.reflector import Change, Reflector
+from tests.freezing import freeze, thaw
 from tests.nodeagent.conftest import device, resource
 from tests.nodeagent.real.agent_process import pids_in_slice
 from tests.nodeagent.real.cluster import DEAF, Cluster, container_of, plain_container
@@ -320,7 +319,7 @@ async def test_no_pod_is_lost_to_a_scheduler_that_is_late_to_see_a_withdrawal(
         await cluster.apply({}, {})
         await cluster.create(f"waits-{turn}", 40, stuck=True)
         await cluster.unschedulable(f"waits-{turn}")
-        os.kill(scheduler, signal.SIGSTOP)
+        freeze(scheduler)
         try:
             await cluster.apply({"40gb": 1}, {})
             await cluster.offers({resource(40): 1})
@@ -328,7 +327,7 @@ async def test_no_pod_is_lost_to_a_scheduler_that_is_late_to_see_a_withdrawal(
             await eventually(closed(cluster), "the node's status shows no 40gb", every=0.001)
             await asyncio.sleep(dice.uniform(0.0, LATE))
         finally:
-            os.kill(scheduler, signal.SIGCONT)
+            thaw(scheduler)
         await cluster.acknowledged(generation)
         assert await cluster.failures() == []
         await cluster.delete(f"waits-{turn}", grace=0)
