@@ -121,12 +121,12 @@ def decide(view: View) -> Decision:
     for action in for_pods:
         if isinstance(action, Nominate) and action.pod.uid in progress:
             progress[action.pod.uid] = nominated(progress[action.pod.uid], now)
-    said, tell_at = _conditions(view, snapshot, made, standing, carving, refused)
-    for_pods += _words(view.pods, progress, said, for_pods)
+    said, tell_at = _conditions(view, snapshot, made, standing, carving, refused, progress)
     return Decision(
         actions=(
             *for_pods,
-            *spec_writes(made, sites.here, snapshot.set_aside),
+            *spec_writes(made, sites.here, snapshot.set_aside),  # before what nobody waits for
+            *_words(view.pods, progress, said, for_pods),
             *_node_actions(view),
         ),
         carving=tuple(carving),
@@ -237,11 +237,13 @@ def _conditions(
     standing: Sequence[Placement],
     carving: Sequence[Placement],
     refused: Sequence[Refusal],
+    progress: Mapping[str, Progress],
 ) -> tuple[Mapping[str, Available], datetime | None]:
     if view.now is None:
         return {}, None
     states = {state.node.name: state for state in snapshot.nodes}
-    verdicts = Verdicts(standing, carving, refused, made.reservations, states, "=".join(view.label))
+    label = "=".join(view.label)
+    verdicts = Verdicts(standing, carving, refused, made.reservations, states, label, progress)
     return conditions(view.pods, verdicts, view.now)
 
 

@@ -27,6 +27,10 @@ from mpslice.kube.errors import (
 )
 
 _CONNECT: Final = 5.0  # seconds
+_IDLE: Final = 75.0
+"""Seconds that an idle connection is kept, 15 by default: the pod that comes next would wait for a
+handshake. The API server ends it after 90 (apiserver/pkg/server/secure_serving.go, IdleTimeout)."""
+
 _REQUEST: Final = 15.0  # seconds for a whole request but a list
 _LIST: Final = 60.0
 _WATCH_ANSWER = 15.0  # seconds until a watch is at least accepted
@@ -80,7 +84,7 @@ class Session:
             raise credentials.unusable(error) from error
         client.user_agent = f"mpslice-{component}/{__version__}"
         named = [("Impersonate-User", user)] if user else []
-        _look_up_no_proxies(client, [*named, *(("Impersonate-Group", each) for each in groups)])
+        _exchange_session(client, [*named, *(("Impersonate-Group", each) for each in groups)])
         return cls(client, credentials)
 
     async def __aenter__(self) -> "Session":
@@ -270,14 +274,16 @@ def _proxy_from_environment(host: str) -> str | None:
     return getproxies().get(url.scheme)
 
 
-def _look_up_no_proxies(client: ApiClient, headers: Sequence[tuple[str, str]] = ()) -> None:
+def _exchange_session(client: ApiClient, headers: Sequence[tuple[str, str]] = ()) -> None:
     """Takes the look into environment and netrc out of every request: two thread hops each.
 
-    `headers` go with every request; one may be there several times.
+    `headers` go with every request; one may be there several times. Connections are kept for _IDLE.
     """
     session = client.rest_client.pool_manager
     connector = session.connector
     session.detach()
+    if connector is not None:  # the client makes it, and passes no such option on
+        connector._keepalive_timeout = _IDLE
     # The same buffer as before: a watch event of a large object is one line.
     client.rest_client.pool_manager = aiohttp.ClientSession(
         connector=connector, read_bufsize=2**21, headers=headers

@@ -98,8 +98,8 @@ class Progress:
     since it last backed off. `attempts` counts its backoffs, `words` is why it backed off last,
     `gate_refusals` how many there had been of its gate by then. `nominations` counts those since
     `nominated`, in a time of RENOMINATE.
-    `since` is when its waiting began, where that was later than its creation; `reserving` when
-    its reservation did.
+    `entered` is when it came to be carved for, or to be offered its slices. `since` is when its
+    waiting began, where that was later than its creation; `reserving` when its reservation did.
     """
 
     phase: Phase = Phase.PENDING
@@ -114,6 +114,7 @@ class Progress:
     gate_refusals: int = 0
     nominated: datetime | None = None
     nominations: int = 0
+    entered: datetime | None = None
     since: datetime | None = None
     reserving: datetime | None = None
 
@@ -128,7 +129,9 @@ NEW: Final = Progress()
 def _step(progress: Progress, phase: Phase, **changes: object) -> Progress:
     if phase not in LEGAL[progress.phase]:
         raise IllegalStep(f"a pod cannot go from {progress.phase} to {phase}")
-    blank = replace(progress, phase=phase, node="", until=None, verdict="", heard=False)
+    blank = replace(
+        progress, phase=phase, node="", until=None, verdict="", heard=False, entered=None
+    )
     return replace(blank, **changes)  # type: ignore[arg-type]  # the record's own fields
 
 
@@ -153,7 +156,8 @@ def carve(progress: Progress, node: str, now: datetime, *, missing: bool) -> Pro
     if there and missing == (progress.until is not None):
         return progress
     until = now + CARVE if missing else None
-    return _step(progress, Phase.CARVING, node=node, until=until)
+    entered = _entered(progress, Phase.CARVING, now)
+    return _step(progress, Phase.CARVING, node=node, until=until, entered=entered)
 
 
 def offer(progress: Progress, pod: Pod, node: str, now: datetime) -> Progress:
@@ -161,8 +165,10 @@ def offer(progress: Progress, pod: Pod, node: str, now: datetime) -> Progress:
     there = progress.phase is Phase.OFFERED and progress.node == node
     if there and (progress.until is not None or pod.gated):
         return progress
+    entered = _entered(progress, Phase.OFFERED, now)
     if pod.gated:
-        return _step(progress, Phase.OFFERED, node=node, verdict=pod.unschedulable)
+        verdict = pod.unschedulable
+        return _step(progress, Phase.OFFERED, node=node, verdict=verdict, entered=entered)
     standing = refuses_everywhere(pod.unschedulable)
     until = now + (PATIENCE if standing else SILENCE)
     return _step(
@@ -172,7 +178,12 @@ def offer(progress: Progress, pod: Pod, node: str, now: datetime) -> Progress:
         until=until,
         verdict=pod.unschedulable,
         heard=standing,
+        entered=entered,
     )
+
+
+def _entered(progress: Progress, phase: Phase, now: datetime) -> datetime:
+    return (progress.entered if progress.phase is phase else None) or now
 
 
 def back_off(progress: Progress, now: datetime, words: str, *, again: bool = False) -> Progress:

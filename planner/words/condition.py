@@ -1,20 +1,23 @@
 """The pod condition mpslice.io/SliceAvailable: the planner's verdict where `kubectl describe pod`
 shows it, long after Events are gone. Pure.
 
-Only a pod that waits longer than a second has it, and it is written rarely: at once when its status
-or reason changes, after SOON when its words do, after LATER when only figures and names of nodes
-do. The place in the queue is told in steps (1, 3, 10, 30, 100, …), so that a thousand pods that
-wait are not written a thousand times when the first of them goes.
+Only a pod that waits longer than a second has it, and it is written rarely: when its status or
+reason changes, but at most every OFTEN; after SOON when its words do, after LATER when only figures
+and names of nodes do. That slices are being made or stand is told once it lasts OFTEN: a pod is
+bound in milliseconds then, and the writes would hold up those that pods wait for. The place in the
+queue is told in steps (1, 3, 10, 30, 100, …), so that a thousand pods that wait are not written a
+thousand times when the first of them goes.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from planner.model import Available, Cause, NodeState, Placement, Pod, Refusal, Reservation
 from planner.packing.order import planned_order
+from planner.progress.machine import NEW, Progress
 from planner.progress.note import time_text
 from planner.words.explain import placement_text, refusal_text, reservation_text
 
@@ -22,6 +25,7 @@ AVAILABLE: Final = "mpslice.io/SliceAvailable"
 QUEUE: Final = "; in the queue: "
 """What stands before the place in the queue, in the message of a pod that has one."""
 
+OFTEN: Final = timedelta(seconds=5)
 SOON: Final = timedelta(minutes=1)
 LATER: Final = timedelta(minutes=10)
 
@@ -29,7 +33,8 @@ _WAITED: Final = timedelta(seconds=2)  # a second, and the one that a creation t
 _TICK: Final = 10  # seconds: writes that are due within one wake the planner once
 _LONGEST: Final = 1024  # characters of a message; the API server takes 32 KiB
 _FIGURES: Final = re.compile(r"\d[\d.]*|(?<= on )\S+")
-_BOUND: Final = "Bound"
+_READY, _CARVING, _BOUND = "SliceReady", "Carving", "Bound"
+_PASSING: Final = frozenset({_READY, _CARVING})
 _UNQUEUED: Final = frozenset({Cause.BACKOFF, Cause.VOLUME})
 
 
@@ -37,7 +42,8 @@ _UNQUEUED: Final = frozenset({Cause.BACKOFF, Cause.VOLUME})
 class Verdicts:
     """What the conditions are made from: the parts of a decision.
 
-    `offered` can be bound now, `carving` waits for its slices, `refused` has no place.
+    `offered` can be bound now, `carving` waits for its slices, `refused` has no place; `progress`
+    by pod uid says since when.
     """
 
     offered: Sequence[Placement]
@@ -46,6 +52,7 @@ class Verdicts:
     reservations: Sequence[Reservation]
     states: Mapping[str, NodeState]
     label: str
+    progress: Mapping[str, Progress] = field(default_factory=dict)
 
 
 def conditions(
@@ -56,6 +63,9 @@ def conditions(
     dues: list[datetime] = []
     for pod, said in (*_verdicts(verdicts, now), *_of_bound(pods, now)):
         due = _due(pod, said, now)
+        if due is not None and said.reason in _PASSING:
+            entered = verdicts.progress.get(pod.uid, NEW).entered
+            due = max(due, (entered or now) + OFTEN)
         if due is not None and due <= now:
             wanted[pod.uid] = said
         elif due is not None:
@@ -66,10 +76,10 @@ def conditions(
 def _verdicts(verdicts: Verdicts, now: datetime) -> Iterator[tuple[Pod, Available]]:
     for placement in verdicts.offered:
         text = placement_text(placement, verdicts.states)
-        yield placement.pod, _said(placement.pod, True, "SliceReady", text, now)
+        yield placement.pod, _said(placement.pod, True, _READY, text, now)
     for placement in verdicts.carving:
         text = f"{placement_text(placement, verdicts.states)}: its slices are being made"
-        yield placement.pod, _said(placement.pod, False, "Carving", text, now)
+        yield placement.pod, _said(placement.pod, False, _CARVING, text, now)
     kept = {r.pod.key: r for r in verdicts.reservations if r.node in verdicts.states}
     queue = enumerate(queued(verdicts.refused), start=1)
     places = {refusal.pod.uid: place for place, refusal in queue}
@@ -122,11 +132,11 @@ def _due(pod: Pod, said: Available, now: datetime) -> datetime | None:
     before = pod.available
     if before is None:
         return _time(pod.waits_since) + _WAITED if pod.waits_since else None
+    written = _time(before.written) if before.written else now - LATER
     if (before.status, before.reason) != (said.status, said.reason):
-        return now
+        return now if said.reason == _BOUND else max(now, written + OFTEN)
     if before.message == said.message:
         return None
-    written = _time(before.written) if before.written else now - LATER
     return written + (LATER if _words(before.message) == _words(said.message) else SOON)
 
 

@@ -4,15 +4,18 @@ import configparser
 import importlib.util
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from hack.cluster.layout import CHECKOUT
+from mpslice.kube.api import NODES
 from mpslice.kube.client import ApiClient, Configuration
-from mpslice.kube.session import _look_up_no_proxies
+from mpslice.kube.session import Session, _exchange_session
 from tests.waiting import DEADLINE
 
 
@@ -80,7 +83,7 @@ async def test_session_of_the_client_can_be_exchanged() -> None:
         session = getattr(getattr(client, "rest_client", None), "pool_manager", None)
         what = seam("ApiClient.rest_client.pool_manager", "mpslice/kube/session.py")
         assert isinstance(session, aiohttp.ClientSession), what
-        _look_up_no_proxies(client)
+        _exchange_session(client)
         exchanged = client.rest_client.pool_manager
         assert exchanged is not session, what
         assert exchanged.connector is not None, what
@@ -88,6 +91,35 @@ async def test_session_of_the_client_can_be_exchanged() -> None:
         assert session.closed, what
     finally:
         await client.close()
+
+
+async def test_idle_connection_is_kept_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that comes after a pause does not wait for a handshake."""
+    connections: set[object] = set()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        connections.add(request.transport)
+        return web.json_response({})
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    client = ApiClient(configuration)
+    _exchange_session(client)
+    try:
+        async with Session(client) as session:
+            await session.read(NODES, "n1")
+            later = time.monotonic() + 60
+            monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
+            await session.read(NODES, "n1")
+    finally:
+        await runner.cleanup()
+    assert len(connections) == 1
 
 
 @pytest.mark.parametrize("name", ["aiohttp", "kubernetes-asyncio"])

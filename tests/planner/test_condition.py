@@ -1,13 +1,26 @@
 """When the condition mpslice.io/SliceAvailable is written, and what it says."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import Available, Cause, Pod, Refusal, SliceClaim
-from planner.words.condition import LATER, SOON, Verdicts, conditions, place_text
+from planner.model import (
+    Available,
+    Cause,
+    Gpu,
+    Node,
+    NodeState,
+    Placement,
+    Pod,
+    Refusal,
+    SliceClaim,
+)
+from planner.progress.machine import NEW, Progress, carve, offer
+from planner.words.condition import LATER, OFTEN, SOON, Verdicts, conditions, place_text
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(
@@ -17,6 +30,18 @@ POD = Pod(
     claims=(SliceClaim("main", SliceSize(10), 0),),
     created=START.isoformat(),
 )
+
+
+def carve_now(now: datetime) -> Progress:
+    return carve(NEW, "n1", now, missing=True)
+
+
+def offer_now(now: datetime) -> Progress:
+    return offer(carve_now(START), POD, "n1", now)
+
+
+PLACE = Placement(POD, "n1", (GpuUuid("g"),))
+STATE = NodeState(Node("n1"), (Gpu(GpuUuid("g"), 0, 80),))
 
 
 def said(pod: Pod, after: timedelta, *refused: Refusal) -> Available | None:
@@ -36,13 +61,28 @@ def test_pod_that_waits_less_than_a_second_has_none() -> None:
     assert (later.status, later.reason) == (False, "GPUMemory")
 
 
-def test_change_of_reason_is_written_at_once_and_a_change_of_words_after_a_minute() -> None:
+@pytest.mark.parametrize(("phase", "reason"), [(carve_now, "Carving"), (offer_now, "SliceReady")])
+def test_step_that_passes_in_milliseconds_is_told_only_once_it_lasts(
+    phase: Callable[[datetime], Progress], reason: str
+) -> None:
+    offered, carving = ((), (PLACE,)) if reason == "Carving" else ((PLACE,), ())
+    began = START + timedelta(seconds=30)
+    progress = {"p": phase(began)}
+    verdicts = Verdicts(offered, carving, (), (), {"n1": STATE}, "part=mps", progress)
+    told, due = conditions([POD], verdicts, began + timedelta(seconds=4))
+    assert (told, due) == ({}, began + OFTEN)
+    told, _ = conditions([POD], verdicts, began + OFTEN)
+    assert told["p"].reason == reason
+
+
+def test_change_of_reason_is_written_after_seconds_and_a_change_of_words_after_a_minute() -> None:
     first = said(POD, timedelta(seconds=2), refusal(GPUMemory=2))
     assert first is not None
     told = replace(POD, available=first)
     moment = timedelta(seconds=3)
     assert said(told, moment, refusal(told, GPUMemory=2)) is None
-    other = said(told, moment, refusal(told, CPU=2))
+    assert said(told, moment, refusal(told, CPU=2)) is None
+    other = said(told, timedelta(seconds=2) + OFTEN, refusal(told, CPU=2))
     assert other is not None
     assert other.reason == "CPU"
     ahead = refusal(replace(POD, name="ahead", uid="ahead", priority=1), GPUMemory=2)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -21,13 +22,23 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.decide import Decision, View, decide
-from planner.model import GATE, Constraints, Node, Placement, Pod, Resources, SliceClaim
+from planner.model import (
+    GATE,
+    Available,
+    Constraints,
+    Node,
+    Placement,
+    Pod,
+    Resources,
+    SliceClaim,
+)
 from planner.state.absence import Absence
 from planner.writes.actions import (
     MANAGED_LABEL,
     Action,
     CreateLayout,
     DeleteLayout,
+    Inform,
     Nominate,
     SetManaged,
     Ungate,
@@ -426,3 +437,12 @@ def test_node_that_cannot_be_read_is_set_aside_counted_and_left_alone() -> None:
 def test_without_gates_every_pod_is_let_go_at_once() -> None:
     view = View((a_node(),), {"n1": a_layout()}, (a_pod("p", 10), a_pod("huge", 500)), LABEL)
     assert ungated(decide(replace(view, gate=False))) == ["p", "huge"]
+
+
+def test_layouts_are_written_before_pods_are_told_anything() -> None:
+    """Pods wait for the one, and a burst has hundreds of the other."""
+    told = Available(False, "GPUMemory", "10gb", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
+    pods = (replace(a_pod("there", 20, node="n1"), available=told), a_pod("p", 10))
+    view = View((a_node(),), {"n1": a_layout(used=[(20, "default/there")])}, pods, LABEL)
+    actions = decide(replace(view, now=datetime(2026, 1, 2, tzinfo=UTC))).actions
+    assert [type(action) for action in actions] == [WriteSpec, Inform]
