@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 from mpslice.slices import SliceSize
@@ -84,14 +84,14 @@ class Rivals:
                 claims.placeless[pod.constraints, pod.priority] += 1
 
     def _find_mixed(self, placements: Iterable[Placement]) -> None:
-        apart = [claims for claims in self._claims.values() if len(claims.homes) > 1]
-        for claims in apart:
+        apart = {size: claims for size, claims in self._claims.items() if len(claims.homes) > 1}
+        for claims in apart.values():
             claims.mixed = len(claims.kinds) > 1
-        unlike = [claims for claims in apart if len(claims.requests) > 1 and not claims.mixed]
+        unlike = {s for s, claims in apart.items() if len(claims.requests) > 1 and not claims.mixed}
         if unlike:
-            left = self._left({node for claims in unlike for node in claims.homes}, placements)
-            for claims in unlike:
-                claims.mixed = _is_tight(claims, left)
+            left = self._left({node for s in unlike for node in apart[s].homes}, placements)
+            for size in _short_of_room(unlike, placements, left):
+                apart[size].mixed = True
 
     def _left(
         self, names: Iterable[str], placements: Iterable[Placement]
@@ -189,20 +189,36 @@ def _kind(pod: Pod) -> Hashable:
     return alone, pod.relations, pod.group_key, several
 
 
-def _is_tight(claims: _Claims, left: Mapping[str, Counter[str]]) -> bool:
-    """Whether a node could be short of something if those who ask for most of it came there."""
-    wanted = [_amounts(requests) for requests in claims.requests]
-    names = {name for amounts in wanted for name in amounts}
-    counts = {name: [amounts[name] for amounts in wanted] for name in names}
-    spans = {name: max(found) - min(found) for name, found in counts.items()}
-    everybody = claims.homes.total()
-    return any(
-        left[node][name] < min(many, everybody - many) * span
-        for node, many in claims.homes.items()
-        if node in left
-        for name, span in spans.items()
-        if span
-    )
+def _short_of_room(
+    sizes: Collection[SliceSize],
+    placements: Iterable[Placement],
+    left: Mapping[str, Counter[str]],
+) -> set[SliceSize]:
+    """Those of the sizes by which a node could be short of something.
+
+    It is, if of each size those pods came there that ask for most of it, as many as are to go
+    there, and that is more than `left` of the node has beside those that are to go there.
+    """
+    asked: dict[SliceSize, list[tuple[str, Counter[str]]]] = {}
+    for placement in placements:
+        for size in set(placement.pod.seats).intersection(sizes):
+            asked.setdefault(size, []).append((placement.node, _amounts(placement.pod.requests)))
+    more: Counter[tuple[str, str]] = Counter()
+    blamed: dict[tuple[str, str], set[SliceSize]] = {}
+    for size, pods in asked.items():
+        many = Counter(node for node, _ in pods)
+        there: dict[str, Counter[str]] = {node: Counter() for node in many}
+        for node, amounts in pods:
+            there[node].update(amounts)
+        for name in {name for _, amounts in pods for name in amounts}:
+            falling = sorted((amounts[name] for _, amounts in pods), reverse=True)
+            most = [0, *accumulate(falling)]
+            for node, count in many.items():
+                if node in left and most[count] > there[node][name]:
+                    more[node, name] += most[count] - there[node][name]
+                    blamed.setdefault((node, name), set()).add(size)
+    short = (key for key, amount in more.items() if amount > left[key[0]][key[1]])
+    return {size for key in short for size in blamed[key]}
 
 
 def _amounts(resources: Resources) -> Counter[str]:

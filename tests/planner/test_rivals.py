@@ -64,15 +64,28 @@ def test_pods_that_may_not_take_each_others_slices_are_all_nominated() -> None:
     assert nominated(at(flexible, "n2"), at(pinned, "n2")) == {}
 
 
-@pytest.mark.parametrize(("idle", "named"), [(4000, {"light": "n2", "heavy": "n1"}), (8000, {})])
+@pytest.mark.parametrize(("idle", "named"), [(3500, {"light": "n2", "heavy": "n1"}), (3800, {})])
 def test_pods_are_nominated_where_one_could_take_the_cpu_that_another_needs(
     idle: int, named: dict[str, str]
 ) -> None:
     light = replace(gated("light"), requests=Resources(cpu_milli=500))
     heavy = replace(gated("heavy"), requests=Resources(cpu_milli=3800))
-    states = tuple(replace(state, idle=Resources(cpu_milli=idle)) for state in STATES)
+    idles = (Resources(cpu_milli=4000), Resources(cpu_milli=idle))
+    states = tuple(replace(s, idle=idle) for s, idle in zip(STATES, idles, strict=True))
     assert nominated(at(light, "n2"), at(heavy, "n1"), states=states) == named
     assert nominated(at(light, "n1"), at(heavy, "n1"), states=states) == {}
+
+
+def test_pods_of_several_sizes_are_nominated_where_together_they_could_take_too_much() -> None:
+    def asking(name: str, size: int, cpu: int, node: str) -> Placement:
+        return at(replace(gated(name, size), requests=Resources(cpu_milli=cpu)), node)
+
+    states = tuple(replace(state, idle=Resources(cpu_milli=4000)) for state in STATES)
+    tens = asking("a", 10, 500, "n1"), asking("b", 10, 2500, "n2")
+    twenties = asking("c", 20, 500, "n1"), asking("d", 20, 1500, "n2")
+    assert nominated(*tens, *twenties, states=states) == {}
+    more = asking("d", 20, 1500, "n2"), asking("c", 20, 500, "n1"), asking("e", 40, 500, "n1")
+    assert set(nominated(*tens, *more, states=states)) == {"a", "b", "c", "d"}
 
 
 def test_pod_that_needs_two_slices_of_one_node_is_kept_from_losing_one() -> None:
