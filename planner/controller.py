@@ -290,7 +290,7 @@ class Controller:
             return False
         try:
             async with asyncio.timeout(_WRITE):
-                answer = await perform(self._kube, action)
+                answer = await perform(self._kube, self._cluster.on_newest(action))
             self._cluster.remember(action, answer)
         except (Conflict, NotFound) as error:
             self._cluster.forget(action)

@@ -42,9 +42,9 @@ from nodeagent.slices.table import SliceTable
 Ready = tuple[str, str, str]
 """Of the condition Ready what tells whether the node is served: status, reason and message."""
 
-ANNOTATIONS_SECONDS: Final = 10.0
-"""How long nos's annotations may be behind where they alone would be a write: as often as nos's own
-agent writes them (reportConfigIntervalSeconds). A pod's life would else cost two writes more."""
+ANNOTATIONS_SECONDS: Final = 60.0
+"""How long nos's annotations may be behind where they alone would be a write. Nothing of mpslice
+reads them, and a pod's life would else cost two writes more."""
 
 log = logging.getLogger(__name__)
 

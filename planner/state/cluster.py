@@ -145,6 +145,20 @@ class Cluster:
         """The PodGroups' minMember by `Pod.group_key`."""
         return dict(self._groups.minimums)
 
+    def on_newest(self, action: Action) -> Action:
+        """A layout on the newest version that is known of its object, where its spec is still the
+        one that was decided on: its agent's reports change the version and make no spec wrong.
+        """
+        if not isinstance(action, WriteSpec):
+            return action
+        base = action.layout
+        seen = self._written.get(base.name) or self._layouts.objects.get(base.name)
+        if not isinstance(seen, NodeLayout):
+            return action
+        if (seen.uid, seen.generation) != (base.uid, base.generation):
+            return action
+        return replace(action, layout=replace(base, resource_version=seen.resource_version))
+
     def remember(self, action: Action, answer: Json) -> None:
         """What the API server answered to a write; raises InvalidNodeLayout for what is none."""
         match action:

@@ -21,12 +21,12 @@ class Memory:
             for plural, listed in items.items()
         }
         self._events: defaultdict[str, asyncio.Queue[Json]] = defaultdict(asyncio.Queue)
-        self._version = 1
+        self.version = 1
 
     def stamped(self, obj: Json) -> Json:
         """The object as a newer version."""
-        self._version += 1
-        return {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
+        self.version += 1
+        return {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.version)}}
 
     def show(self, resource: Resource, obj: Json, kind: str = "ADDED") -> None:
         """Sends the object to whoever watches its kind."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ import pytest
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, PatchType, Query, Resource
 from mpslice.kube.errors import ApiError
 from mpslice.kube.events import EventType, ObjectRef
-from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
+from mpslice.nodelayout import (
+    LayoutSpec,
+    NodeLayout,
+    parse_node_layout,
+    spec_to_json,
+    status_to_json,
+)
 from planner import controller
 from planner.controller import Controller
 from planner.decide import Decision, View, decide
@@ -20,7 +27,7 @@ from planner.metrics import Metrics
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.words import storyteller
-from planner.writes.actions import MANAGED_LABEL
+from planner.writes.actions import MANAGED_LABEL, WriteSpec
 from tests.planner.agents import LABEL, node_manifest, node_status
 from tests.planner.conftest import SETTINGS
 from tests.planner.memory import Memory
@@ -135,6 +142,36 @@ async def test_labels_of_a_namespace_that_is_seen_after_its_pods_are_decided_upo
         kube.show(NAMESPACES, {"metadata": {"name": "team-a", "labels": {"team": "a"}}})
         await eventually(lambda: known("team-a"), "the namespace is seen")
         assert heard == 1
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+
+
+async def test_layout_is_written_on_top_of_what_its_agent_has_reported_since() -> None:
+    """A report changes the version of the object, and the spec is the one that was decided on."""
+    decided_on = parse_node_layout(layout_object(a_layout("n1")))
+    kube = Memory(nodelayouts=[layout_object(a_layout("n1"))])
+    cluster = Cluster(kube, lambda _change: None, lambda: None)
+    following = asyncio.create_task(cluster.follow())
+
+    def version() -> str:
+        action = cluster.on_newest(WriteSpec(decided_on, LayoutSpec()))
+        assert isinstance(action, WriteSpec)
+        return action.layout.resource_version
+
+    def shows(generation: int, uid: str = "n1") -> Callable[[], Awaitable[bool]]:
+        shown = layout_object(replace(a_layout("n1"), uid=uid))
+        shown["metadata"]["generation"] = generation
+        kube.show(NODE_LAYOUTS, shown, "MODIFIED")
+        return until(lambda: cluster.layouts["n1"].resource_version == str(kube.version))
+
+    try:
+        await eventually(until(lambda: cluster.is_synced), "all is listed")
+        await eventually(shows(1), "the report is seen")
+        assert version() == str(kube.version)
+        for other in ((2, "n1"), (1, "another node's")):
+            await eventually(shows(*other), "another spec or object is seen")
+            assert version() == decided_on.resource_version
     finally:
         following.cancel()
         await asyncio.wait({following})
