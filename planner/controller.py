@@ -56,8 +56,8 @@ class Settings:
     batch_max: float
     gate: bool
     max_slices_per_gpu: int
-    qps: int = 200
-    burst: int = 400
+    qps: int = 400
+    burst: int = 1000
     solver: bool = False
 
 
