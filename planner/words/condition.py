@@ -1,12 +1,12 @@
 """The pod condition mpslice.io/SliceAvailable: the planner's verdict where `kubectl describe pod`
 shows it, long after Events are gone. Pure.
 
-Only a pod that waits longer than a second has it, and it is written rarely: when its status or
-reason changes, but at most every OFTEN; after SOON when its words do, after LATER when only figures
-and names of nodes do. That slices are being made or stand is told once it lasts OFTEN: a pod is
-bound in milliseconds then, and the writes would hold up those that pods wait for. The place in the
-queue is told in steps (1, 3, 10, 30, 100, …), so that a thousand pods that wait are not written a
-thousand times when the first of them goes.
+Only a pod that waits longer than a second has it, and it is written rarely: at once when its status
+or reason changes, after SOON when its words do, after LATER when only figures and names of nodes
+do. That slices are being made or stand is told once it has lasted LASTS: a pod is bound in
+milliseconds then, and the writes would hold up those that pods wait for. The place in the queue is
+told in steps (1, 3, 10, 30, 100, …), so that a thousand pods that wait are not written a thousand
+times when the first of them goes.
 """
 
 import re
@@ -25,7 +25,7 @@ AVAILABLE: Final = "mpslice.io/SliceAvailable"
 QUEUE: Final = "; in the queue: "
 """What stands before the place in the queue, in the message of a pod that has one."""
 
-OFTEN: Final = timedelta(seconds=5)
+LASTS: Final = timedelta(seconds=5)
 SOON: Final = timedelta(minutes=1)
 LATER: Final = timedelta(minutes=10)
 
@@ -63,9 +63,9 @@ def conditions(
     dues: list[datetime] = []
     for pod, said in (*_verdicts(verdicts, now), *_of_bound(pods, now)):
         due = _due(pod, said, now)
-        if due is not None and said.reason in _PASSING:
-            entered = verdicts.progress.get(pod.uid, NEW).entered
-            due = max(due, (entered or now) + OFTEN)
+        entered = verdicts.progress.get(pod.uid, NEW).entered
+        if due is not None and entered is not None and said.reason in _PASSING:
+            due = max(due, entered + LASTS)
         if due is not None and due <= now:
             wanted[pod.uid] = said
         elif due is not None:
@@ -132,11 +132,11 @@ def _due(pod: Pod, said: Available, now: datetime) -> datetime | None:
     before = pod.available
     if before is None:
         return _time(pod.waits_since) + _WAITED if pod.waits_since else None
-    written = _time(before.written) if before.written else now - LATER
     if (before.status, before.reason) != (said.status, said.reason):
-        return now if said.reason == _BOUND else max(now, written + OFTEN)
+        return now
     if before.message == said.message:
         return None
+    written = _time(before.written) if before.written else now - LATER
     return written + (LATER if _words(before.message) == _words(said.message) else SOON)
 
 
