@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mpslice.slices import GB_RESOURCE
 from webhook.pods import Container, Pod, show
-from webhook.quota import charges, is_as, names_gb
+from webhook.quota import charges, is_as
 from webhook.rules.mounts import stripped
 from webhook.settings import GATE, DevShm, Settings
 from webhook.verdicts import EMPTY, Operation, Remark
@@ -49,9 +49,10 @@ def operations(pod: Pod, settings: Settings) -> tuple[Operation, ...]:
         for mount in reversed(stripped(container, settings)):
             pointer = f"{container.pointer}/volumeMounts/{mount.position}"
             patch.append({"op": "remove", "path": pointer})
-    if settings.quota or names_gb(pod):
+    if settings.quota or pod.names_gb:
         for container, gb in zip(pod.containers, charges(pod, settings), strict=True):
-            patch += _counted(container, gb)
+            if gb or GB_RESOURCE in container.amounts:
+                patch += _counted(container, gb)
     if settings.gate and not pod.bound and not pod.gated:
         patch.append(_ANOTHER_GATE if "schedulingGates" in pod.spec else _ONLY_GATE)
     return tuple(patch)

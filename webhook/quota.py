@@ -30,7 +30,7 @@ def charges(pod: Pod, settings: Settings) -> list[int]:
 
 def _left_behind(pod: Pod) -> int:
     """The gb of init containers that have ended which no later container takes over."""
-    if not any(container.ends for container in pod.slice_containers):
+    if True not in [container.ends for container in pod.slice_containers]:
         return 0
     running, most = Counter[SliceSize](), Counter[SliceSize]()
     for container in pod.slice_containers:
@@ -52,17 +52,12 @@ def is_as(amounts: Mapping[str, Any], gb: int) -> bool:
     return bool(written == str(gb)) or whole_count(written) == gb
 
 
-def names_gb(pod: Pod) -> bool:
-    """Whether a container of the pod says anything of mpslice.io/gb."""
-    return True in [GB_RESOURCE in container.amounts for container in pod.containers]
-
-
 def corrections(pod: Pod, settings: Settings) -> Iterator[Remark]:
     """Warns of each container that gets another amount than its manifest says.
 
     0 is what a LimitRange's default says of all containers of its namespace.
     """
-    if not pod.slice_containers or not names_gb(pod):
+    if not pod.slice_containers or not pod.names_gb:
         return
     for container, gb in zip(pod.containers, charges(pod, settings), strict=True):
         written = container.amounts.get(GB_RESOURCE, "0")

@@ -7,7 +7,8 @@ than 1000 levels.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from msgspec import DecodeError, ValidationError, json
 
@@ -27,7 +28,8 @@ _decode_anything: Final = json.Decoder().decode
 _encode: Final = json.Encoder().encode
 
 
-class Review(NamedTuple):
+@dataclass(slots=True)
+class Review:
     """One request of the API server; its objects are as far as they have the shape that is read."""
 
     uid: str

@@ -1,14 +1,15 @@
 """What a rule may know besides the pod, and what a rule is."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from webhook.pods import Pod
 from webhook.settings import Settings
 from webhook.verdicts import Remark, Violation
 
 
-class Facts(NamedTuple):
+@dataclass(slots=True)
+class Facts:
     """`largest` in gb, None while no GPU is known; `creating` unless an existing pod is changed.
 
     With `completing`, a pod is judged as /mutate will leave it (`webhook.mutation`): what that adds

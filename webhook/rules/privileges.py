@@ -17,13 +17,16 @@ _ADMIN: Final = frozenset({"SYS_ADMIN", "ALL"})
 
 def no_escalation(pod: Pod, facts: Facts) -> Iterator[Violation]:
     """A slice container is not privileged, does not administrate, and has no_new_privs."""
-    late = passed_over(pod, facts)
     for container in () if pod.windows else pod.slice_containers:
-        if late and container.escalation_open and shows_late(pod, container, facts):
-            continue  # it is told that, and only that
         found = _escalation(container, facts)
-        if found:
-            yield violation(Reason.PRIVILEGE_ESCALATION, container.place, found)
+        if not found or (
+            # A container that is told of that is told only that.
+            container.escalation_open
+            and passed_over(pod, facts)
+            and shows_late(pod, container, facts)
+        ):
+            continue
+        yield violation(Reason.PRIVILEGE_ESCALATION, container.place, found)
 
 
 def _escalation(container: Container, facts: Facts) -> str:
@@ -32,12 +35,12 @@ def _escalation(container: Container, facts: Facts) -> str:
             "securityContext.privileged is true, so it sees every GPU of the node and can end the "
             "GPU's MPS daemon; leave privileged out"
         )
-    index, capability = _admin_capability(container)
-    if capability:
-        return (
-            f"securityContext.capabilities.add[{index}] is {show(capability)}, with which it can "
-            "end the GPU's MPS daemon, and every slice there with it; leave it out"
-        )
+    for index, name in enumerate(container.added_capabilities):
+        if isinstance(name, str) and name.upper().removeprefix("CAP_") in _ADMIN:
+            return (
+                f"securityContext.capabilities.add[{index}] is {show(name)}, with which it can "
+                "end the GPU's MPS daemon, and every slice there with it; leave it out"
+            )
     value = container.security.get("allowPrivilegeEscalation")
     if value is False or (facts.completing and value is None):
         return ""
@@ -58,10 +61,3 @@ def privileged_debugging(pod: Pod, _: Facts) -> Iterator[Remark]:
                 "securityContext.privileged is true, so it sees every GPU of the node and not only "
                 "the pod's slices; leave privileged out",
             )
-
-
-def _admin_capability(container: Container) -> tuple[int, str]:
-    for index, name in enumerate(container.added_capabilities):
-        if isinstance(name, str) and name.upper().removeprefix("CAP_") in _ADMIN:
-            return index, name
-    return 0, ""

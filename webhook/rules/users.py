@@ -11,14 +11,13 @@ from webhook.verdicts import Reason, Violation, violation
 def mps_user(pod: Pod, facts: Facts) -> Iterator[Violation]:
     """An MPS server serves one uid."""
     served = facts.settings.mps_user
-    late = passed_over(pod, facts)
     for container in () if pod.windows else pod.slice_containers:
         user = pod.user_of(container)
         if type(user) is int and user == served:
             continue
         if user is None and facts.completing:
             continue
-        if user is None and late:
+        if user is None and passed_over(pod, facts):
             if not facts.settings.host_ipc:  # host_ipc says it otherwise
                 place = container.place
                 yield violation(Reason.RUN_AS_USER_MISMATCH, place, added_late(container))
