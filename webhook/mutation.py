@@ -84,9 +84,10 @@ def _limits_and_requests(container: Container) -> Iterator[Operation]:
 
 def _counted(container: Container, gb: int) -> Iterator[Operation]:
     """What makes both ask for so many gb; a container with slices has both by then."""
-    sides = (("requests", container.requests), ("limits", container.limits))
-    for side, present in [each for each in sides if not is_as(each[1], gb)]:
-        resources = f"{container.pointer}/resources"
+    resources = f"{container.pointer}/resources"
+    for side, present in (("requests", container.requests), ("limits", container.limits)):
+        if is_as(present, gb):
+            continue
         if present is not EMPTY or container.slices:
             yield _add(f"{resources}/{side}/{_GB}", str(gb))
             continue

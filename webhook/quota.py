@@ -30,7 +30,7 @@ def charges(pod: Pod, settings: Settings) -> list[int]:
 
 def _left_behind(pod: Pod) -> int:
     """The gb of init containers that have ended which no later container takes over."""
-    if True not in [container.ends for container in pod.slice_containers]:
+    if not pod.spec.get("initContainers"):
         return 0
     running, most = Counter[SliceSize](), Counter[SliceSize]()
     for container in pod.slice_containers:
