@@ -18,7 +18,8 @@ from hack.cluster.parts import Parts
 from hack.cluster.progress import Say
 from planner.model import Cause
 from tests.cli.session.page import PAGE, Typed, record
-from tests.cli.session.world import GPUS, NOT_PLAYED, World, holding, waiting
+from tests.cli.session.pods import GPUS, NOT_PLAYED, holding, waiting
+from tests.cli.session.world import World
 
 log = logging.getLogger(__name__)
 
