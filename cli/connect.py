@@ -27,7 +27,7 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 def name(text: str) -> str:
     """Reads the name of an object or a namespace (RFC 1123); raises ValueError for another text."""
     if not is_name(text):
-        raise ValueError("is no name of an object; names have small letters, digits, - and .")
+        raise ValueError("is not a valid name; names have lowercase letters, digits, - and .")
     return text
 
 

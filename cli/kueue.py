@@ -68,7 +68,7 @@ def gpu_sizes(text: str) -> range:
         raise ValueError("is not the memory of a GPU; write for example 80GB or 81920MiB")
     largest = int(match[1]) * _BYTES[match[2].removesuffix("B")] // MemoryUnit.GB.value
     if not 0 < largest <= _LARGEST_GPU:
-        raise ValueError(f"is no GPU of 1 to {_LARGEST_GPU} gb")
+        raise ValueError(f"is not between 1 and {_LARGEST_GPU} gb")
     return range(1, largest + 1)
 
 

@@ -55,7 +55,7 @@ def boolean(text: str) -> bool:
 def duration(text: str) -> float:
     """Seconds from `200ms`, `5m` or `1h30m`."""
     if _DURATION.fullmatch(text) is None:
-        raise ValueError("is no duration; write for example 200ms, 5s or 1h30m")
+        raise ValueError("is not a duration; write for example 200ms, 5s or 1h30m")
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
@@ -63,7 +63,7 @@ def address(text: str) -> Address:
     """`0.0.0.0:8443`, `[::]:8443` or `:8443`."""
     host, separator, port = text.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("is no host:port; write for example 0.0.0.0:8443")
+        raise ValueError("is not host:port; write for example 0.0.0.0:8443")
     return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
@@ -82,14 +82,14 @@ def loopback(text: str) -> Address:
 def user_id(text: str) -> int:
     """A numeric uid."""
     if not text.isascii() or not text.isdigit() or int(text) > _MAX_ID:
-        raise ValueError("is no numeric user id; write for example 1000")
+        raise ValueError("is not a numeric user id; write for example 1000")
     return int(text)
 
 
 def positive(text: str) -> int:
     """A whole number, at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError("is no whole number above 0")
+        raise ValueError("is not a whole number above 0")
     return int(text)
 
 
@@ -114,7 +114,7 @@ def mebibytes(text: str) -> int:
     try:
         size = whole(text)
     except InvalidQuantity as error:
-        raise ValueError("is no quantity of bytes; write for example 256Mi") from error
+        raise ValueError("is not a quantity of bytes; write for example 256Mi") from error
     if size < 0:
         raise ValueError("is negative")
     return -(-size >> 20)
@@ -124,14 +124,14 @@ def label(text: str) -> tuple[str, str]:
     """A node label, `key=value`."""
     key, separator, value = text.partition("=")
     if not separator or not key or not value:
-        raise ValueError("is no label; write KEY=VALUE")
+        raise ValueError("is not a label; write KEY=VALUE")
     return key, value
 
 
 def absolute_path(text: str) -> Path:
     """A path that others are told too, the kubelet for one, and so means the same to all."""
     if not text.startswith("/"):
-        raise ValueError("is no absolute path; write it from / on")
+        raise ValueError("is not an absolute path; begin it with /")
     return Path(text)
 
 
@@ -196,7 +196,7 @@ class FlagParser(argparse.ArgumentParser):
     ) -> None:
         """Adds a flag; `default` is written as a user would write it, "" for none (None)."""
         variable = environment_name(name)
-        shown = f"default {default}" if default else "no default"
+        shown = f"default {default}; " if default else ""
         self._parsers[_destination(name)] = (name, parse)
         if not default:
             self._optional.add(_destination(name))
@@ -205,7 +205,7 @@ class FlagParser(argparse.ArgumentParser):
         shape: dict[str, Any] = {"metavar": metavar or name.rpartition("-")[2].upper()}
         if parse is boolean:
             shape = {"metavar": "true|false", "nargs": "?", "const": "true"}
-        text = f"{help} ({shown}; ${variable})".replace("%", "%%")
+        text = f"{help} ({shown}${variable})".replace("%", "%%")
         names = (short, name) if short else (name,)
         self.add_argument(*names, default=_Default(default), help=text, **shape)
 
@@ -292,9 +292,9 @@ class FlagParser(argparse.ArgumentParser):
         if word.startswith("-"):
             flag = word.partition("=")[0]
             known = [each for action in self._actions for each in action.option_strings]
-            self.error(f"no flag {flag}{_meant(flag, known)}")
+            self.error(f"unknown flag {flag}{_meant(flag, known)}")
         files = "; give files with -f" if "-f" in self._option_string_actions else ""
-        self.error(f"{word!r} is a word too many{files}")
+        self.error(f"unexpected argument {word!r}{files}")
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {self._plain(message)}; see {self.prog} --help", file=sys.stderr)
@@ -302,15 +302,16 @@ class FlagParser(argparse.ArgumentParser):
 
     def _plain(self, message: str) -> str:
         """What argparse says, in the words of the other messages."""
+        commands = {
+            a.metavar: list(a.choices) for a in self._actions if isinstance(a.choices, dict)
+        }
         for said, plain in _ARGPARSES_WORDS:
             if found := said.fullmatch(message):
-                return found.expand(plain)
+                return found.expand(plain) + _one_of(commands.get(found[1], ()))
         if found := _NO_COMMAND.match(message):
-            known = [
-                name for a in self._actions if isinstance(a.choices, dict) for name in a.choices
-            ]
-            meant = _meant(found[1], known) or f"; write one of {', '.join(known)}"
-            return f"no command {found[1]!r}{meant}"
+            known = [name for names in commands.values() for name in names]
+            meant = _meant(found[1], known) or _one_of(known)
+            return f"unknown command {found[1]!r}{meant}"
         return message
 
 
@@ -320,6 +321,10 @@ _ARGPARSES_WORDS: Final = (
     (re.compile(r"the following arguments are required: (.+)"), r"\1 is missing"),
 )
 _NO_COMMAND: Final = re.compile(r"argument \S+: invalid choice: '([^']*)'")
+
+
+def _one_of(words: Sequence[str]) -> str:
+    return f"; write one of {', '.join(words)}" if words else ""
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

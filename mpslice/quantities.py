@@ -29,14 +29,16 @@ def parse_quantity(value: object) -> Fraction:
         return _parse(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _parse(repr(value))
-    raise InvalidQuantity(f"{value!r:.80} is no quantity; write a number such as 1, 500m or 4Gi")
+    raise InvalidQuantity(f"{value!r:.80} is not a quantity; write a number such as 1, 500m or 4Gi")
 
 
 @lru_cache(maxsize=8192)
 def _parse(text: str) -> Fraction:
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise InvalidQuantity(f"{text!r:.80} is no quantity; write a number such as 1, 500m or 4Gi")
+        raise InvalidQuantity(
+            f"{text!r:.80} is not a quantity; write a number such as 1, 500m or 4Gi"
+        )
     sign, digits, exponent, suffix = match.groups()
     number = Fraction(digits if digits[-1] != "." else digits[:-1])
     if exponent:

@@ -91,7 +91,7 @@ def _whole(entry: Mapping[str, Any], field: str, where: str, *, least: int) -> i
     value = entry.get(field, 0)
     known = isinstance(value, int) and not isinstance(value, bool)
     if not (known and least <= value <= _LARGEST_MIB):
-        raise BadSimulation(f"{where}.{field}: {value!r:.60} is no whole number from {least} up")
+        raise BadSimulation(f"{where}.{field}: {value!r:.60} is not a whole number from {least} up")
     return int(value)
 
 

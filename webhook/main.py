@@ -116,7 +116,7 @@ def _lifetime(text: str) -> timedelta:
 def _sizes(text: str) -> frozenset[SliceSize]:
     sizes = {label: parse_size_label(label) for label in _names(text)}
     if None in sizes.values():
-        raise ValueError("is no list of sizes; write for example 10gb,20gb")
+        raise ValueError("is not a list of sizes; write for example 10gb,20gb")
     return frozenset(size for size in sizes.values() if size is not None)
 
 

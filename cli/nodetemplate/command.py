@@ -59,7 +59,7 @@ def _run(options: Namespace) -> int:
     from cli.nodetemplate.show import ask, shown
 
     if not options.like:
-        raise UnusableInput("--like names no node; write for example --like=gpu-1")
+        raise UnusableInput("--like is missing; write for example --like=gpu-1")
     chosen: str = getattr(options, "for")
 
     async def show(kube: Session) -> int:

@@ -51,8 +51,8 @@ def add_command(commands: Any) -> None:
     )
     text = "YAML or JSON file, folder, or - for standard input"
     plan.repeatable("--filename", str, text, "FILE", short="-f")
-    plan.add_argument("--live", action="store_true", help="read the cluster's objects, too")
-    add_flags(plan, namespaces="of manifests that name none, else default")
+    plan.add_argument("--live", action="store_true", help="read the cluster, too")
+    add_flags(plan, namespaces="the namespace of manifests that name none, else default")
     formats = choice("table", "wide", "json", "yaml", "name")
     text = "wide: every GPU and pod; name: the pods that have a place"
     plan.flag("--output", formats, "table", text, short="-o")
@@ -77,7 +77,8 @@ def _add_settings(plan: FlagParser) -> None:
     plan.repeatable("--values", str, text, "FILE")
     plan.flag("--mps-user", user_id, "1000", "the uid that the MPS servers serve")
     plan.flag("--memory-unit", choice("GB", "GiB"), "GB", "what a gb is: 10^9 bytes or 2^30")
-    plan.flag("--max-slices-per-gpu", slice_limit, "48", "at most so many slices on one GPU")
+    text = "the most slices on one GPU"
+    plan.flag("--max-slices-per-gpu", slice_limit, "48", text, "COUNT")
     add_node_label(plan)
 
 

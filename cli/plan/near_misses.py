@@ -1,7 +1,7 @@
 """Finds pods that ask for no slice though a slice was probably meant, and says which. Pure.
 
-A name that is a wrong slice is refused at admission. Here are the names that admission has no
-business with, and slices that stand where Kubernetes does not look.
+Admission refuses a wrong name that begins like a slice. This module looks for names that admission
+lets pass, and for slices in places that Kubernetes does not read.
 """
 
 import re
@@ -29,10 +29,10 @@ _ALIASES: Final = frozenset({"mpslice.io", "nos.nebuly.com", "nebuly.com", "n8s.
 _CLOSE: Final = 2  # letters that a mistyped domain differs by
 _GPU_WORDS: Final = frozenset({"gpu", "gpus", "vgpu", "slice", "mps", "gpumem", "gpumemory", "mem"})
 _AMOUNT: Final = re.compile(
-    r"(?P<word>[a-z]*?)[-_.]?(?P<number>\d{1,7}(?:\.\d{1,3})?)[-_.]?"
-    r"(?P<unit>[gmt]i?b?|[gmt]i?bytes?|gigs?)\Z",
+    r"(?P<word>[a-z]*?)[-_.]?(?P<number>\d{1,7}(?:\.\d{1,3})?)[-_.]?(?P<unit>[a-z]{1,8})\Z",
     re.ASCII | re.IGNORECASE,
 )
+_UNIT: Final = re.compile(r"[gm]i?b?|ti?b|[gmt]i?bytes?|gigs?", re.ASCII)
 _BARE_NUMBER: Final = re.compile(r"(?:gpu|gpus|slice)[-_](?P<number>\d{1,3})\Z", re.ASCII)
 _LARGEST_BARE: Final = 288  # gb; more is a model's number, such as 3090
 _WORDS: Final = {
@@ -67,7 +67,8 @@ _MOST: Final = 10**7 - 1
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """`whole` is one that asks for GPUs in another way, which is no mistake beside slices."""
+    """What is said of one resource name. `whole`: it asks for GPUs in another way, which is not a
+    mistake in a pod that asks for slices, too."""
 
     message: str
     whole: bool = False
@@ -114,10 +115,8 @@ def _meant(name: str, quantity: Any) -> str:
         return _ANYTHING
     ours = not slash or domain in _ALIASES or _is_close(domain)
     amount = _AMOUNT.fullmatch(last)
-    if amount and ours and _is_gpu_word(amount["word"], bare=bool(slash)):
-        unit = amount["unit"].lower()
-        unit = "gb" if unit.startswith("gig") else unit
-        unit = unit if "b" in unit else f"{unit}b"
+    unit = _unit(amount["unit"].lower()) if amount else ""
+    if amount and unit and ours and _is_gpu_word(amount["word"], bare=bool(slash)):
         return probably_meant(f"{RESOURCE_PREFIX}{amount['number']}{unit}") or _ANYTHING
     bare = _BARE_NUMBER.fullmatch(last)
     if bare and ours and 0 < int(bare["number"]) <= _LARGEST_BARE:
@@ -126,6 +125,15 @@ def _meant(name: str, quantity: Any) -> str:
     if ours and head in _GPU_WORDS and (number := _WORDS.get(word.removesuffix("gb").strip("-"))):
         return resource_name(SliceSize(number))
     return ""
+
+
+def _unit(word: str) -> str:
+    """Returns the unit that was probably meant, such as `gb` or `mib`; "" for another word."""
+    if not _UNIT.fullmatch(word):
+        return "gb" if _distance(word, "gb") <= 1 else ""
+    if word.startswith("gig"):
+        return "gb"
+    return word if "b" in word else f"{word}b"
 
 
 def _is_gpu_word(word: str, *, bare: bool) -> bool:

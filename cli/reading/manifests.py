@@ -257,7 +257,7 @@ def _objects(document: Any, source: Source, at: tuple[str | int, ...]) -> Iterat
             yield from _objects(item, source, (*at, index))
         return
     if not _has_kind(document):
-        why = text_mistake(source.text, 1, document) or "is no Kubernetes object: it has no kind"
+        why = text_mistake(source.text, 1, document) or "is not a Kubernetes object: it has no kind"
         raise UnusableInput(f"{_where(source, at)}: {why}")
     items = document.get("items")
     if document["kind"].endswith("List") and isinstance(items, list):

@@ -79,7 +79,7 @@ def _foreign_text(text: str) -> str:
     first = text.lstrip()[:400]
     if _MESSAGE.match(first):
         said = first.splitlines()[0][:120]
-        return f"is an error message and no manifest ({said}); repeat the command that wrote it"
+        return f"is an error message, not a manifest ({said}); repeat the command that wrote it"
     if first.startswith("No resources found"):
         return "says that there are no resources; nothing was written to it"
     if first[:15].lower().startswith(("<!doctype", "<html")):
@@ -134,7 +134,9 @@ _PARSERS_WORDS: Final = (
 
 def _no_object(document: Any) -> str:
     if isinstance(document, dict) and document.keys() & _CHART_VALUES:
-        return "is no Kubernetes object: it has no kind; a chart's values are given with --values"
+        return (
+            "is not a Kubernetes object: it has no kind; a chart's values are given with --values"
+        )
     return ""
 
 

@@ -39,13 +39,13 @@ def parse_selector(text: str) -> Selector:
     while True:
         term = _TERM.match(text, position)
         if term is None or (term["not"] and (term["op"] or term["set"])):
-            raise ValueError("is no label selector; write for example gpu=a100,zone in (a, b)")
+            raise ValueError("is not a label selector; write for example gpu=a100,zone in (a, b)")
         requirements.append(_requirement(term))
         position = term.end()
         if position == len(text):
             return Selector(text, tuple(requirements))
         if text[position] != ",":
-            raise ValueError("is no label selector; put a comma between its terms")
+            raise ValueError("is not a label selector; put a comma between its terms")
         position += 1
 
 

@@ -50,14 +50,14 @@ def url(text: str) -> str:
     """Reads an http or https URL; raises ValueError for another text."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is no URL; write for example http://localhost:9090")
+        raise ValueError("is not a URL; write for example http://localhost:9090")
     return text
 
 
 def window(text: str) -> str:
     """Reads a duration as PromQL writes it; raises ValueError for another text."""
     if _WINDOW.fullmatch(text) is None:
-        raise ValueError("is no duration; write for example 24h or 7d")
+        raise ValueError("is not a duration; write for example 24h or 7d")
     return text
 
 

@@ -57,9 +57,9 @@ def target(text: str) -> Target:
     found = _kind(kind)
     if slash and not found:
         known = ", ".join(each.lower() for each in _KINDS)
-        text = f"names no kind that is known; write NAME, or one of {known} before the /"
+        text = f"has an unknown kind; write NAME or KIND/NAME, where KIND is one of {known}"
         if is_name(kind) and is_name(name):
-            text += f"; where {kind} is a namespace, write {name} --namespace={kind}"
+            text += f"; if {kind} is a namespace, write {name} --namespace={kind}"
         raise ValueError(text)
     return Target(found, object_name(name))
 

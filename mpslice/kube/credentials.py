@@ -90,13 +90,16 @@ class Credentials:
         if isinstance(error, TimeoutError):
             said = f"its plugin has not answered in {_PLUGIN:g} s"
         elif isinstance(error, _MALFORMED):
-            said = "it is no kubeconfig"
+            said = "it is not a kubeconfig"
         elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             said = f"line {error.problem_mark.line + 1} is not YAML: {error.problem}"
+        elif isinstance(error, UnicodeDecodeError):
+            said = "it is not UTF-8 text"
         elif isinstance(error, ssl.SSLError):
             said = f"its certificates or keys cannot be read, or do not belong together: {error}"
         elif isinstance(error, OSError) and error.strerror and error.filename:
-            said = f"{error.filename}: {error.strerror}"
+            is_own = str(error.filename) == self._kubeconfig
+            said = error.strerror if is_own else f"{error.filename}: {error.strerror}"
         else:
             said = " ".join(str(error).split()).replace("does not exists", "does not exist")
         if self._kubeconfig:
@@ -142,12 +145,13 @@ def _files(kubeconfig: str) -> Mapping[Path, Mapping[str, Any]]:
     named = [Path(part).expanduser() for part in kubeconfig.split(os.pathsep) if part]
     there = [path for path in named if path.exists()]
     if not there:
-        which = "no such file" if len(named) == 1 else "none of these files exists"
-        raise BadCredentials(f"kubeconfig {kubeconfig}: {which}; name another one")
+        missing = "does not exist" if len(named) == 1 else "names no file that exists"
+        advice = "give another with --kubeconfig or $KUBECONFIG"
+        raise BadCredentials(f"kubeconfig {kubeconfig} {missing}; {advice}")
     read = {path: _parsed(path) for path in there}
     for path, said in read.items():
         if said is not None and not isinstance(said, dict):
-            raise ConfigException(f"{path} is no kubeconfig")
+            raise ConfigException(f"{path} is not a kubeconfig")
     found = {path: said for path, said in read.items() if said}
     if not found:
         raise ConfigException("it is empty" if len(there) == 1 else "all of these files are empty")
@@ -175,20 +179,27 @@ def _namespace(files: Mapping[Path, Mapping[str, Any]], context: str | None) -> 
         raise ConfigException("it has no current-context; `kubectl config use-context` sets one")
     found = _entry(files, "contexts", context)
     if found is None:
-        known = ", ".join(sorted(_names(files, "contexts"))) or "none"
-        raise ConfigException(f"it has no context {context!r}; it has {known}")
+        known = ", ".join(sorted(_names(files, "contexts")))
+        others = f"; its contexts are: {known}" if known else ", and no other context"
+        raise ConfigException(f"it has no context {context!r}{others}")
     said = found.get("context") or {}
     cluster, user = said.get("cluster"), said.get("user")
     told = _entry(files, "clusters", cluster)
     if told is None:
-        raise ConfigException(f"context {context!r} names cluster {cluster!r}, which it has not")
+        raise ConfigException(_undefined(context, "cluster", cluster))
     server = (told.get("cluster") or {}).get("server")
     if not str(server).startswith(("https://", "http://")):
         text = f"its cluster {cluster!r} has {server!r} as server; write https://HOST:PORT"
         raise ConfigException(text if server else f"its cluster {cluster!r} has no server")
     if user and _entry(files, "users", user) is None:
-        raise ConfigException(f"context {context!r} names user {user!r}, which it has not")
+        raise ConfigException(_undefined(context, "user", user))
     return str(said.get("namespace") or "default")
+
+
+def _undefined(context: str, kind: str, name: object) -> str:
+    if not name:
+        return f"its context {context!r} names no {kind}"
+    return f"its context {context!r} names {kind} {name!r}, but no {kind} of that name is defined"
 
 
 def _entry(

@@ -302,7 +302,7 @@ def _watch_event(line: bytes, what: str) -> Json:
         raise Unreachable(f"{what}: the stream was cut in the middle of an event")
     event = _decode(line)
     if event is None or "type" not in event:
-        raise Unreachable(f"{what}: the stream carries something that is no watch event")
+        raise Unreachable(f"{what}: the stream carries something that is not a watch event")
     if event["type"] == "ERROR":
         error = from_status(0, event.get("object"), what=what)
         raise error if error.status != 0 else Gone(str(error), status=410)

@@ -82,7 +82,9 @@ class GpuBoard:
         self._excluded = excluded
         unknown = unknown_entries(excluded, self._gpus)
         if unknown:
-            text = f"{EXCLUDE_ANNOTATION} names {', '.join(unknown)}, which is no GPU of this node"
+            text = (
+                f"{EXCLUDE_ANNOTATION} names {', '.join(unknown)}, which is not a GPU of this node"
+            )
             self._tell(EventType.WARNING, "InvalidAnnotation", text)
         self.settle()
 

@@ -50,7 +50,7 @@ def parse_ignored_xids(text: str) -> IgnoredXids:
     everything = [word for word in words if word in ("all", "xids")]
     numbers = [word for word in words if word not in everything]
     if not all(word.isascii() and word.isdigit() for word in numbers):
-        raise ValueError("is no list of Xids; write for example 48,63, or all")
+        raise ValueError("is not a list of Xids; write for example 48,63, or all")
     return IgnoredXids(APPLICATION_XIDS | {int(word) for word in numbers}, bool(everything))
 
 

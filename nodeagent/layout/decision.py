@@ -105,7 +105,7 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
         if gpu.uuid in wanted or gpu.refusal
     ]
     unknown = [
-        Blocked(Obstacle.UNKNOWN_GPU, f"{uuid} is no GPU of this node")
+        Blocked(Obstacle.UNKNOWN_GPU, f"{uuid} is not a GPU of this node")
         for uuid in wanted
         if uuid not in known
     ]

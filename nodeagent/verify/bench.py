@@ -215,7 +215,7 @@ def fit_gpu(nvml: Nvml, wanted: str) -> Gpu:
     gpu = next((g for g in gpus if wanted in (str(g.index), g.uuid)), None)
     if gpu is None:
         known = ", ".join(f"{g.index} ({g.uuid})" for g in gpus)
-        raise Unfit(f"--gpu: {wanted!r} is no GPU of this machine, which has {known or 'none'}")
+        raise Unfit(f"--gpu: {wanted!r} is not a GPU of this machine, which has {known or 'none'}")
     if gpu.mig:
         raise Unfit(f"GPU {gpu.index} is in MIG mode; nvidia-smi -mig 0 ends that")
     used = sorted(nvml.memory_by_process(GpuUuid(gpu.uuid)))

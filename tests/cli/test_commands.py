@@ -39,15 +39,15 @@ def test_kubectls_flags_are_taken(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["why", "pytorchjob/x"], "'pytorchjob/x' names no kind that is known"),
-        (["why", "../x"], "names no kind"),
-        (["why", "UPPER"], "'UPPER' is no name of an object"),
-        (["status", "--namespace=a/b"], "--namespace: 'a/b' is no name"),
+        (["why", "pytorchjob/x"], "'pytorchjob/x' has an unknown kind"),
+        (["why", "../x"], "has an unknown kind"),
+        (["why", "UPPER"], "'UPPER' is not a valid name"),
+        (["status", "--namespace=a/b"], "--namespace: 'a/b' is not a valid name"),
         (["status", "--output=yaml"], "is not one of table, wide, json"),
-        (["top", "--prometheus=localhost"], "--prometheus: 'localhost' is no URL"),
-        (["top", "--window=1"], "--window: '1' is no duration"),
+        (["top", "--prometheus=localhost"], "--prometheus: 'localhost' is not a URL"),
+        (["top", "--window=1"], "--window: '1' is not a duration"),
         (["status", "--as-group=a"], "--as-group needs --as"),
-        (["status"], "no such file"),
+        (["status"], "does not exist"),
     ],
 )
 def test_mistake_is_answered_with_one_line_and_status_2(
@@ -67,7 +67,7 @@ def test_unknown_context_names_those_that_there_are(tmp_path: Path) -> None:
     config.write_text(json.dumps({"clusters": [cluster], "contexts": [context], "users": users}))
     done = run("status", f"--kubeconfig={config}", "--context=test", home=tmp_path)
     assert done.returncode == 2
-    assert "it has no context 'test'; it has prod" in done.stderr
+    assert "it has no context 'test'; its contexts are: prod" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "why", "top"])

@@ -68,11 +68,12 @@ def test_command_has_examples_that_its_parser_takes(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_flag_says_what_it_does_and_its_default(command: Command) -> None:
+def test_every_flag_says_what_it_does_its_default_and_its_variable(command: Command) -> None:
     for flag in command.flags:
         assert flag.meaning, f"{command.name} {flag.names[-1]}"
         if flag.metavar and not flag.repeats:
-            assert re.search(r"\((no )?default", flag.meaning), f"{command.name} {flag.names[-1]}"
+            told = re.search(r"\((default .+; )?\$MPSLICE_[A-Z_]+\)$", flag.meaning)
+            assert told, f"{command.name} {flag.names[-1]}"
         if flag.words:
             assert all(word in flag.metavar.split("|") for word in flag.words)
 

@@ -233,13 +233,13 @@ def test_owner_is_the_deployment_behind_a_replica_set_and_else_the_controller() 
 
 @pytest.mark.parametrize("text", ["localhost:9090", "ftp://x", "http://", "/metrics"])
 def test_address_that_is_no_url_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no URL"):
+    with pytest.raises(ValueError, match="is not a URL"):
         url(text)
 
 
 @pytest.mark.parametrize("text", ["1 day", "24", "1h}", ""])
 def test_window_goes_into_a_query_only_as_a_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         window(text)
 
 

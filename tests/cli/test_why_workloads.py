@@ -237,10 +237,10 @@ async def test_what_is_not_there_is_said_with_the_way_to_learn_more() -> None:
         await why(FakeApi((), view("team-a")), "node/n1")
 
 
-NO_NAME = "is no name of an object; names have small letters, digits, - and ."
+NO_NAME = "is not a valid name; names have lowercase letters, digits, - and ."
 NO_KIND = (
-    "names no kind that is known; write NAME, or one of pod, node, deployment, replicaset, "
-    "statefulset, daemonset, job, cronjob before the /"
+    "has an unknown kind; write NAME or KIND/NAME, where KIND is one of pod, node, deployment, "
+    "replicaset, statefulset, daemonset, job, cronjob"
 )
 WRONG = {
     "": NO_NAME,
@@ -263,8 +263,8 @@ WRONG = {
     "n1/": NO_KIND,
     "node//n1": NO_KIND,
     "http://x/p": NO_KIND,
-    "team-a/train-0": f"{NO_KIND}; where team-a is a namespace, write train-0 --namespace=team-a",
-    "pytorchjob/x": f"{NO_KIND}; where pytorchjob is a namespace, write x --namespace=pytorchjob",
+    "team-a/train-0": f"{NO_KIND}; if team-a is a namespace, write train-0 --namespace=team-a",
+    "pytorchjob/x": f"{NO_KIND}; if pytorchjob is a namespace, write x --namespace=pytorchjob",
 }
 
 

@@ -35,8 +35,8 @@ WRONG = {
         changed("server:", "x: {{ .Values.a }}, server:"),
         "line 5 is not YAML: found unhashable key",
     ),
-    "a list": ("- a\n", "FILE is no kubeconfig"),
-    "a text": ("hello\n", "FILE is no kubeconfig"),
+    "a list": ("- a\n", "FILE is not a kubeconfig"),
+    "a text": ("hello\n", "FILE is not a kubeconfig"),
     "a manifest": (
         "kind: Pod\nmetadata: {name: p}\n",
         f"it has no current-context; {USE}",
@@ -47,25 +47,28 @@ WRONG = {
     ),
     "another context": (
         changed("current-context: c", "current-context: d"),
-        "it has no context 'd'; it has c",
+        "it has no context 'd'; its contexts are: c",
     ),
-    "no contexts": ("current-context: c\n", "it has no context 'c'; it has none"),
-    "a context without a name": (changed("{name: c, ", "{"), "it has no context 'c'; it has none"),
+    "no contexts": ("current-context: c\n", "it has no context 'c', and no other context"),
+    "a context without a name": (
+        changed("{name: c, ", "{"),
+        "it has no context 'c', and no other context",
+    ),
     "contexts that are no list": (
         changed("[{name: c, context: {cluster: k, user: u}}]", "{c: {cluster: k}}"),
-        "it is no kubeconfig",
+        "it is not a kubeconfig",
     ),
     "a context without a cluster": (
         changed("{cluster: k, user: u}", "{user: u}"),
-        "context 'c' names cluster None, which it has not",
+        "its context 'c' names no cluster",
     ),
     "another cluster": (
         changed("cluster: k, user", "cluster: x, user"),
-        "context 'c' names cluster 'x', which it has not",
+        "its context 'c' names cluster 'x', but no cluster of that name is defined",
     ),
     "another user": (
         changed("user: u}", "user: x}"),
-        "context 'c' names user 'x', which it has not",
+        "its context 'c' names user 'x', but no user of that name is defined",
     ),
     "no server": (changed('server: "https://SERVER"', "a: b"), "its cluster 'k' has no server"),
     "a server without scheme": (
@@ -115,11 +118,21 @@ def test_wrong_kubeconfig_is_one_line(run: Run, tmp_path: Path, case: str) -> No
     assert run.err.startswith(start) if said is UNFIT else run.err == f"{start}\n"
 
 
+def test_kubeconfig_that_is_a_folder_or_binary_is_one_line(run: Run, tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xce\xff\x00\x01")
+    for path, said in ((tmp_path, "Is a directory"), (binary, "it is not UTF-8 text")):
+        run("status", "--kubeconfig", path)
+        assert run.err == f"kubectl mpslice: cannot use kubeconfig {path}: {said}\n"
+
+
 @pytest.mark.parametrize("command", ["status", "why p", "top", "plan --live", "holders", "ungate"])
 def test_missing_kubeconfig_is_one_line_in_every_command(run: Run, command: str) -> None:
     run(*command.split(), "--kubeconfig=/no/such/config")
     assert run.status == 2
-    said = "kubeconfig /no/such/config: no such file; name another one"
+    said = (
+        "kubeconfig /no/such/config does not exist; give another with --kubeconfig or $KUBECONFIG"
+    )
     assert run.err == f"kubectl mpslice: {said}\n"
 
 

@@ -108,7 +108,7 @@ def assert_plans_and_completes(folder: Path, completer: tuple[str, ...], home: P
         words = (command, "pod-0") if command == "why" else (command,)
         done = run(folder, "kubectl-mpslice", *words, home=home)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "no such file" in done.stderr  # all was imported, and there is no kubeconfig
+        assert "does not exist" in done.stderr  # all was imported, and there is not a kubeconfig
 
 
 def test_krew_finds_nothing_wrong_with_the_manifest(archive: Path) -> None:

@@ -138,10 +138,11 @@ async def test_first_file_says_which_cluster_is_meant(tmp_path: Path) -> None:
 
 
 async def test_missing_files_are_said_to_be_missing(tmp_path: Path) -> None:
+    another = "give another with --kubeconfig or $KUBECONFIG"
     a, b = tmp_path / "a", tmp_path / "b"
     for listed, said in (
-        (f"{a}", f"kubeconfig {a}: no such file; name another one"),
-        (f"{a}:{b}", f"kubeconfig {a}:{b}: none of these files exists; name another one"),
+        (f"{a}", f"kubeconfig {a} does not exist; {another}"),
+        (f"{a}:{b}", f"kubeconfig {a}:{b} names no file that exists; {another}"),
     ):
         with pytest.raises(BadCredentials) as raised:
             await Session.connect("test", listed)
@@ -154,11 +155,11 @@ async def test_missing_files_are_said_to_be_missing(tmp_path: Path) -> None:
         ("a: [1\nb: }", "line 2 is not YAML: expected ',' or ']', but got ':'"),
         ("a: \0", "unacceptable character"),
         ("", "it is empty"),
-        ("- 1", "is no kubeconfig"),
-        ("hello", "is no kubeconfig"),
+        ("- 1", "is not a kubeconfig"),
+        ("hello", "is not a kubeconfig"),
         ("current-context: c", "it has no context"),
-        ("current-context: c\ncontexts: [1]", "it is no kubeconfig"),
-        ("current-context: c\ncontexts: [{name: c, context: 1}]", "it is no kubeconfig"),
+        ("current-context: c\ncontexts: [1]", "it is not a kubeconfig"),
+        ("current-context: c\ncontexts: [{name: c, context: 1}]", "it is not a kubeconfig"),
         ("contexts: {}", "it has no current-context"),
     ],
 )
@@ -190,7 +191,7 @@ async def test_unknown_context_is_answered_with_those_that_there_are(tmp_path: P
     with pytest.raises(BadCredentials) as raised:
         await Session.connect("test", path, context="two")
     assert str(raised.value) == (
-        f"cannot use kubeconfig {path}: it has no context 'two'; it has one"
+        f"cannot use kubeconfig {path}: it has no context 'two'; its contexts are: one"
     )
 
 

@@ -46,9 +46,9 @@ def test_boolean_is_written_as_kubernetes_does(arguments: list[str], gate: bool)
 @pytest.mark.parametrize(
     ("arguments", "environment", "line"),
     [
-        (["--batch-idle=fast"], {}, "prog: --batch-idle: 'fast' is no duration"),
+        (["--batch-idle=fast"], {}, "prog: --batch-idle: 'fast' is not a duration"),
         ([], {"MPSLICE_GATE": "maybe"}, "prog: --gate: 'maybe' is neither true nor false"),
-        (["--no-such"], {}, "prog: no flag --no-such"),
+        (["--no-such"], {}, "prog: unknown flag --no-such"),
     ],
 )
 def test_unusable_value_ends_with_one_line_that_names_the_flag(
@@ -152,4 +152,4 @@ def test_repeatable_flag_is_a_list_of_parsed_values(capsys: pytest.CaptureFixtur
     assert parser().parse([], {}).user == []
     with pytest.raises(SystemExit):
         parser().parse(["--user=root"], {})
-    assert "--user: 'root' is no numeric user id" in capsys.readouterr().err
+    assert "--user: 'root' is not a numeric user id" in capsys.readouterr().err

@@ -81,18 +81,30 @@ def test_flags_are_parsed_without_anything_heavy() -> None:
             ["--node-name=n", "--host-ipc=perhaps"],
             "--host-ipc: 'perhaps' is neither true nor false",
         ),
-        (["--node-name=n", "--ignored-xids=1,ecc"], "--ignored-xids: '1,ecc' is no list of Xids"),
+        (
+            ["--node-name=n", "--ignored-xids=1,ecc"],
+            "--ignored-xids: '1,ecc' is not a list of Xids",
+        ),
         (
             ["--node-name=n", "--device-list-strategy=cdi"],
             "--device-list-strategy: 'cdi' is not one of envvar, cdi-cri",
         ),
         (["--node-name=n", "--compute=fair"], "--compute: 'fair' is not one of shared, proport"),
         (["--node-name=n", "--memory-unit=MB"], "--memory-unit: 'MB' is not one of GB, GiB"),
-        (["--node-name=n", "--reserved-memory=much"], "--reserved-memory: 'much' is no quantity"),
-        (["--node-name=n", "--mps-user=root"], "--mps-user: 'root' is no numeric user id"),
-        (["--node-name=n", "--mps-root=run"], "--mps-root: 'run' is no absolute path"),
-        (["--node-name=n", "--device-plugin-dir="], "--device-plugin-dir: '' is no absolute path"),
-        (["--node-name=n", "--mps-users=1000"], "no flag --mps-users; did you mean --mps-user?"),
+        (
+            ["--node-name=n", "--reserved-memory=much"],
+            "--reserved-memory: 'much' is not a quantity",
+        ),
+        (["--node-name=n", "--mps-user=root"], "--mps-user: 'root' is not a numeric user id"),
+        (["--node-name=n", "--mps-root=run"], "--mps-root: 'run' is not an absolute path"),
+        (
+            ["--node-name=n", "--device-plugin-dir="],
+            "--device-plugin-dir: '' is not an absolute path",
+        ),
+        (
+            ["--node-name=n", "--mps-users=1000"],
+            "unknown flag --mps-users; did you mean --mps-user?",
+        ),
         ([], "--node-name: is required"),
     ],
 )
@@ -154,7 +166,7 @@ def test_nvidias_list_of_xids_adds_to_ours(gpus: Path) -> None:
 def test_unusable_list_of_nvidias_is_said(short_path: Path) -> None:
     refused(
         1,
-        "$DP_DISABLE_HEALTHCHECKS: 'ecc' is no list of Xids",
+        "$DP_DISABLE_HEALTHCHECKS: 'ecc' is not a list of Xids",
         f"--device-plugin-dir={short_path}",
         environment={NVIDIAS_VARIABLE: "ecc"},
     )

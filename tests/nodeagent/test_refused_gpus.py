@@ -59,7 +59,7 @@ async def test_annotation_that_names_no_gpu_is_told_of(machine: Machine) -> None
     async with machine.agent():
         await machine.applied({"10gb": 1})
         await machine.until(lambda: machine.events("InvalidAnnotation"), "the Event")
-    assert f"{EXCLUDE} names 7, which is no GPU" in machine.events("InvalidAnnotation")[0]
+    assert f"{EXCLUDE} names 7, which is not a GPU" in machine.events("InvalidAnnotation")[0]
 
 
 # Other plugins.

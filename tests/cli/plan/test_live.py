@@ -178,7 +178,7 @@ def test_context_that_does_not_exist_is_answered_with_those_that_do(
 ) -> None:
     run("plan", "--live", f"--kubeconfig={cluster.kubeconfig}", "--context", "nowhere")
     assert run.status == 2
-    assert "it has no context 'nowhere'; it has " in run.err
+    assert "it has no context 'nowhere'; its contexts are: " in run.err
     assert run.err.count("\n") == 1
 
 

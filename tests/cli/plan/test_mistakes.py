@@ -59,7 +59,7 @@ BAD = {
         "n1   Ready   <none>   1d   v1.33.1\n",
         "is the table that kubectl get prints for people",
     ),
-    "gcloud's error": (None, "ERROR: (gcloud.container) no\n", "is an error message and no"),
+    "gcloud's error": (None, "ERROR: (gcloud.container) no\n", "is an error message, not a manifest"),
     "a TOML": (None, '[[pods]]\nname = "a"\n', ":2: "),
     "an empty count": (
         None,
@@ -68,8 +68,8 @@ BAD = {
     ),
     "bad JSON": ("bad.json", '{"kind": "Pod",\n "metadata": }', ":2: is not JSON: Expecting value"),
     "cut off": ("bad.json", '{"kind": "Pod",\n "spec": {"a": ', "ends in the middle of a JSON"),
-    "no kind": (None, "a: 1\n", ":1: is no Kubernetes object: it has no kind"),
-    "a text": (None, "hello\n", ":1: is no Kubernetes object"),
+    "no kind": (None, "a: 1\n", ":1: is not a Kubernetes object: it has no kind"),
+    "a text": (None, "hello\n", ":1: is not a Kubernetes object"),
     "values": (None, "admission: {}\nmps: {}\n", "a chart's values are given with --values"),
     "no name": (None, "kind: Pod\nmetadata: {}\n", ":1: this Pod has no metadata.name"),
     "no containers": (
@@ -104,7 +104,7 @@ BAD = {
     "an error": (
         None,
         'Error from server (Forbidden): nodes is forbidden: User "x" cannot list\n',
-        "is an error message and no manifest (Error from server (Forbidden)",
+        "is an error message, not a manifest (Error from server (Forbidden)",
     ),
     "nothing found": (None, "No resources found in ml namespace.\n", "says that there are no"),
     "HTML": (None, "<!DOCTYPE html>\n<html><body>Log in</body></html>\n", "is an HTML page"),
@@ -224,8 +224,8 @@ def test_bad_flags_are_one_line(run: Run, given: Given) -> None:
         ("--gpu", "gpu=a100", "is not SELECTOR=COUNTxMEMORY; write for example"),
         ("--gpu", "a=b=2x40960", "is not SELECTOR=COUNTxMEMORY"),
         ("--gpu", "a=b=0x40960MiB", "names 0x40960MiB; write 1 to 1024 GPUs"),
-        ("--gpu", "a b=2x40960MiB", "is no label selector; put a comma between its terms"),
-        ("--assume-label", "a=b)", "is no label selector"),
+        ("--gpu", "a b=2x40960MiB", "is not a label selector; put a comma between its terms"),
+        ("--assume-label", "a=b)", "is not a label selector"),
         ("--add-node", "n1=none", "is not NODE or NODE=COUNT with a count from 1 to 10000"),
         ("--output", "xml", "is not one of table, wide, json, yaml, name"),
     ):

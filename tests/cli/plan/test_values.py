@@ -148,7 +148,7 @@ def test_values_of_a_chart_that_has_mpslices_as_a_part(
         ("admission: {tooLarge: maybe}", "admission.tooLarge: 'maybe' is not one of deny, warn"),
         ("admission: {allowedSizes: [10]}", "admission.allowedSizes: [10] is not a list of texts"),
         ("admission: {allowedSizes: [10g]}", "is not a list of sizes such as [10gb, 20gb]"),
-        ("mps: {userID: root}", "mps.userID: 'root' is no numeric user id"),
+        ("mps: {userID: root}", "mps.userID: 'root' is not a numeric user id"),
         ("mps: {maxSlicesPerGPU: 49}", "mps.maxSlicesPerGPU: 49 is more than the 48 clients"),
         ("mps: {hostIPC: []}", "mps.hostIPC: [] is not a text or a number"),
         ("replicas: 2", "holds no value of mpslice's chart"),

@@ -67,7 +67,7 @@ REFUSED: list[tuple[Json, str]] = [
     ),
     (
         {"overhead": {"cpu": "many"}},
-        "'many' is no quantity; write a number such as 1, 500m or 4Gi",
+        "'many' is not a quantity; write a number such as 1, 500m or 4Gi",
     ),
 ]
 

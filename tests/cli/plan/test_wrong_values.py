@@ -55,9 +55,9 @@ VALUES = {
     "admission: {devShm: keep}": "admission.devShm: 'keep' is not one of deny, strip",
     "admission: {enforcement: off}": "admission.enforcement: False is not one of deny, warn",
     "admission: {tooLarge: maybe}": "admission.tooLarge: 'maybe' is not one of deny, warn",
-    "mps: {userID: root}": "mps.userID: 'root' is no numeric user id; write for example 1000",
-    "mps: {userID: -1}": "mps.userID: -1 is no numeric user id; write for example 1000",
-    "mps: {maxSlicesPerGPU: 0}": "mps.maxSlicesPerGPU: 0 is no whole number above 0",
+    "mps: {userID: root}": "mps.userID: 'root' is not a numeric user id; write for example 1000",
+    "mps: {userID: -1}": "mps.userID: -1 is not a numeric user id; write for example 1000",
+    "mps: {maxSlicesPerGPU: 0}": "mps.maxSlicesPerGPU: 0 is not a whole number above 0",
     "mps: {maxSlicesPerGPU: 64}": (
         "mps.maxSlicesPerGPU: 64 is more than the 48 clients that MPS serves"
     ),

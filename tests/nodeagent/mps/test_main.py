@@ -67,9 +67,9 @@ def test_help_names_every_flag() -> None:
     [
         ("--compute-mode=shared", "--compute-mode: 'shared' is not one of exclusive, keep"),
         ("--on-fault=ignore", "--on-fault: 'ignore' is not one of recover, report"),
-        ("--mps-user=root", "--mps-user: 'root' is no numeric user id"),
-        ("--mps-root=run", "--mps-root: 'run' is no absolute path"),
-        ("--shm-size=much", "--shm-size: 'much' is no quantity"),
+        ("--mps-user=root", "--mps-user: 'root' is not a numeric user id"),
+        ("--mps-root=run", "--mps-root: 'run' is not an absolute path"),
+        ("--shm-size=much", "--shm-size: 'much' is not a quantity"),
     ],
 )
 def test_unusable_flag_is_named(flag: str, line: str) -> None:

@@ -158,7 +158,7 @@ async def test_failing_start_is_told_in_one_line_and_in_the_layout(cluster: Clus
     cluster.agent.end()
     cluster.agent.write_gpus({"memoryMiB": "lots"})
     cluster.agent.start()
-    wait_for_line(cluster.agent.log, "memoryMiB: 'lots' is no whole number")
+    wait_for_line(cluster.agent.log, "memoryMiB: 'lots' is not a whole number")
 
     async def told() -> bool:
         return (await cluster.condition("Ready")).get("reason") == "BadSimulation"

@@ -113,7 +113,7 @@ def test_gpu_that_is_used_is_left_alone(mps_machine: MpsMachine, memory: Path) -
 def test_gpu_that_is_not_there_is_named(mps_machine: MpsMachine, memory: Path) -> None:
     done = verify(environment(mps_machine, memory), "--gpu=7")
     assert done.returncode == 2
-    assert f"'7' is no GPU of this machine, which has 0 ({ONE})" in done.stderr
+    assert f"'7' is not a GPU of this machine, which has 0 ({ONE})" in done.stderr
 
 
 @pytest.mark.usefixtures("before")
