@@ -5,10 +5,11 @@ agent, the GPUs, the plan, and at last whether anything asks for it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Final
 
+from cli.drawing.folding import ranges
 from cli.terminal import natural
 from cli.why import advice
 from cli.why.answer import Answer, Remedy, State, Told
@@ -43,11 +44,16 @@ def about_node(raw: Json, told: Sequence[Told], insight: Insight) -> Answer:
     layout = (observed.layouts or {}).get(node.name)
     findings = list(_findings(raw, node, layout, insight))
     about, lacking = f"Node {node.name}", observed.lacking
+    known = {reason for reason, _, _ in findings}
+    remedies = (
+        *(remedy for _, _, remedy in findings if remedy is not None),
+        *_gpu_remedies(layout, known),
+    )
     if not findings:
-        return replace(_used(about, node, layout, insight), told=tuple(told), lacking=lacking)
+        answer = _used(about, node, layout, insight)
+        return replace(answer, told=tuple(told), remedies=remedies, lacking=lacking)
     reason, text, _ = findings[0]
     facts = (*(words for _, words, _ in findings[1:]), *_layout_facts(layout))
-    remedies = tuple(remedy for _, _, remedy in findings if remedy is not None)
     return Answer(
         about,
         State.NOT_USED,
@@ -156,6 +162,18 @@ def _gpus(layout: NodeLayout) -> Iterator[_Finding]:
         helps = advice.NODES.get(reason)
         remedy = Remedy("gpu", helps) if helps else None
         yield reason, f"none of its GPUs is served: {_sick(layout)}", remedy
+
+
+def _gpu_remedies(layout: NodeLayout | None, known: Set[str]) -> Iterator[Remedy]:
+    """Returns what helps for each reason of an unhealthy GPU, except for the reasons in `known`."""
+    gpus = layout.status.gpus if layout is not None and layout.status is not None else ()
+    indexes: dict[str, list[int]] = {}
+    for gpu in gpus:
+        if not gpu.healthy:
+            indexes.setdefault(gpu.reason or "Unhealthy", []).append(gpu.index)
+    for reason, found in indexes.items():
+        if reason in advice.NODES and reason not in known:
+            yield Remedy("gpu", f"GPU {ranges(found)} {reason}: {advice.NODES[reason]}")
 
 
 def _sick(layout: NodeLayout) -> str:

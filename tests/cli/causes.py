@@ -10,22 +10,11 @@ from planner.model import GATE, Cause
 from planner.progress.machine import Progress
 from planner.state.volumes import CLAIMS, VOLUMES
 from tests.cli.fake_api import cluster
-from tests.cli.objects import gpu, layout, node, pod, taint
+from tests.cli.objects import ZONE, anti_affinity, gpu, layout, node, pod, taint, zone_spread
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = "2026-01-01T11:50:00Z"
 OTHERS = {"app": "other"}
-ZONE = "topology.kubernetes.io/zone"
-NEAR = {"labelSelector": {"matchLabels": OTHERS}, "topologyKey": "kubernetes.io/hostname"}
-APART = {
-    "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [NEAR]},
-}
-SPREAD = {
-    "maxSkew": 1,
-    "topologyKey": ZONE,
-    "whenUnsatisfiable": "DoNotSchedule",
-    "labelSelector": {"matchLabels": OTHERS},
-}
 BACKOFF = (
     '{"backoff":{"attempts":1,"until":"2026-01-01T12:01:00Z","words":"refused on n1: no port"}}'
 )
@@ -150,7 +139,7 @@ CASES = [
     Case(
         Cause.POD_AFFINITY,
         "1 PodAffinity",
-        wants={"affinity": APART},
+        wants={"affinity": anti_affinity(OTHERS)},
         others=[pod("web", on="n1", labels=OTHERS)],
         helps="anti-affinity to other pods",
     ),
@@ -158,7 +147,7 @@ CASES = [
         Cause.TOPOLOGY_SPREAD,
         "TopologySpread",
         nodes=[node("n1", labels={ZONE: "a"}), node("n2", labels={ZONE: "b"}, handed_over=False)],
-        wants={"labels": OTHERS, "topologySpreadConstraints": [SPREAD]},
+        wants={"labels": OTHERS, "topologySpreadConstraints": [zone_spread(OTHERS)]},
         others=[pod("web", on="n1", labels=OTHERS)],
         helps="maxSkew",
     ),

@@ -17,6 +17,8 @@ from mpslice.slices import SliceSize
 
 Json = dict[str, Any]
 
+HOSTNAME = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
 LABEL = ("nos.nebuly.com/gpu-partitioning", "mps")
 CREATED = "2026-01-01T11:59:00Z"
 READY = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "posts"}
@@ -42,7 +44,7 @@ def node(
     resources = {"cpu": "32", "memory": "256Gi", "pods": "110", **(amounts or {})}
     state = READY if ready else {**READY, "status": "False", "message": "kubelet stopped posting"}
     return {
-        "metadata": meta(name, labels={"kubernetes.io/hostname": name, **own, **(labels or {})}),
+        "metadata": meta(name, labels={HOSTNAME: name, **own, **(labels or {})}),
         "spec": {"unschedulable": cordoned, "taints": list(taints)},
         "status": {"allocatable": resources, "capacity": resources, "conditions": [state]},
     }
@@ -149,6 +151,22 @@ def pod(
             "conditions": list(conditions),
             **(status or {}),
         },
+    }
+
+
+def anti_affinity(labels: Mapping[str, str]) -> Json:
+    """The `affinity` of a pod that no node with a pod of these labels may have."""
+    term = {"labelSelector": {"matchLabels": dict(labels)}, "topologyKey": HOSTNAME}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def zone_spread(labels: Mapping[str, str]) -> Json:
+    """A topology spread constraint: zones differ by one pod of these labels at most."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": ZONE,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": dict(labels)},
     }
 
 

@@ -59,7 +59,11 @@ BAD = {
         "n1   Ready   <none>   1d   v1.33.1\n",
         "is the table that kubectl get prints for people",
     ),
-    "gcloud's error": (None, "ERROR: (gcloud.container) no\n", "is an error message, not a manifest"),
+    "gcloud's error": (
+        None,
+        "ERROR: (gcloud.container) no\n",
+        "is an error message, not a manifest",
+    ),
     "a TOML": (None, '[[pods]]\nname = "a"\n', ":2: "),
     "an empty count": (
         None,

@@ -11,6 +11,7 @@ from typing import Any, Final
 from mpslice.kube.api import Json
 from planner.model import Cause
 from planner.progress.note import PROGRESS, time_text
+from tests.cli.objects import HOSTNAME, ZONE, anti_affinity, zone_spread
 from tests.planner.pods import slice_pod
 
 TEAM: Final = "research"
@@ -38,13 +39,11 @@ NOT_PLAYED: Final = {
 """Causes that no pod of the session has, and why."""
 
 NAMES: Final = {"n1": "train", "n2": "vision", "n3": "serve", "n4": "notebook"}
-PINNED: Final = "kubernetes.io/hostname"
-ZONE: Final = "topology.kubernetes.io/zone"
 WEB: Final = {"app": "web"}
 
 
 def on(node: str) -> Json:
-    return {"nodeSelector": {PINNED: node}}
+    return {"nodeSelector": {HOSTNAME: node}}
 
 
 def waiting() -> dict[Cause, Json]:
@@ -56,13 +55,6 @@ def waiting() -> dict[Cause, Json]:
     soon = time_text(datetime.now(UTC) + timedelta(minutes=5))
     backoff = {"attempts": 5, "until": soon, "words": "refused on n3: the scheduler found no port"}
     long_ago = time_text(datetime.now(UTC) - timedelta(minutes=10))
-    apart = {"labelSelector": {"matchLabels": WEB}, "topologyKey": PINNED}
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": ZONE,
-        "whenUnsatisfiable": "DoNotSchedule",
-        "labelSelector": {"matchLabels": WEB},
-    }
     in_b_or_c = {"matchExpressions": [{"key": ZONE, "operator": "In", "values": ["b", "c"]}]}
     zones = {
         "nodeAffinity": {
@@ -90,19 +82,12 @@ def waiting() -> dict[Cause, Json]:
         Cause.HOST_PORT: pod("port", 10, port=9000, **on("n1")),
         Cause.MEMORY: pod("memory", 10, requests={"memory": "512Gi"}),
         Cause.NODE_AFFINITY: pod("model", 10, nodeSelector={"gpu": "h100"}),
-        Cause.POD_AFFINITY: pod(
-            "apart",
-            10,
-            affinity={
-                "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
-            },
-            **on("n3"),
-        ),
+        Cause.POD_AFFINITY: pod("apart", 10, affinity=anti_affinity(WEB), **on("n3")),
         Cause.PODS: pod("places", 10, **on("n5")),
         Cause.RESERVED: pod("young", 20, **on("n1")),
         Cause.TAINT: pod("taint", 10, **on("n2")),
         Cause.TOPOLOGY_SPREAD: pod(
-            "spread", 10, labels=WEB, affinity=zones, topologySpreadConstraints=[spread]
+            "spread", 10, labels=WEB, affinity=zones, topologySpreadConstraints=[zone_spread(WEB)]
         ),
         Cause.VOLUME: pod("volume", 10, volumes=[data]),
     }

@@ -23,14 +23,13 @@ from mpslice.nodelayout import NodeLayout, SliceState, parse_node_layout
 from planner.model import Cause
 from planner.state.parse import parse_node
 from tests.chart import render
+from tests.cli.objects import HOSTNAME, ZONE
 from tests.cli.session.page import Typed, normal
 from tests.cli.session.pods import (
     GPUS,
     HELD,
-    PINNED,
     RELEASE,
     TEAM,
-    ZONE,
     ZONES,
     holding,
     pod,
@@ -157,7 +156,7 @@ class World:
 
     async def _add(self, node: str) -> None:
         labels = {
-            PINNED: node,
+            HOSTNAME: node,
             ZONE: ZONES[node],
             "nvidia.com/gpu.present": "true",
             "nvidia.com/gpu.count": "8",
