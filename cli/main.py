@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -127,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return complete(words[1:])
     options = parser().parse(words)
     try:
-        sys.exit(options.run(options))
+        result = options.run(options)
+        sys.stdout.flush()
+        sys.exit(result)
     except MpsliceError as error:
         print(f"kubectl mpslice: {inert(error)}", file=sys.stderr)
         sys.exit(_UNUSABLE)
@@ -136,12 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; nothing is left to say, not even at exit
         sys.exit(_UNUSABLE)
+    except OSError as error:  # such as a full disk behind `>`
+        print(f"kubectl mpslice: {inert(error.strerror or error)}", file=sys.stderr)
+        # Python flushes what is left at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_UNUSABLE)
 
 
 def complete(words: Sequence[str] | None = None) -> None:
     """The program `kubectl_complete-mpslice`: prints what the last of the words may become."""
-    import os
-
     from cli.completion import answer, ask_kubectl
     from mpslice.commandline import describe
 

@@ -1,10 +1,12 @@
-"""What to do where no node is handed over: the GPU nodes that were found, and a selector for them.
-Pure."""
+"""What to do where no node is handed over: the GPU nodes that were found, and a selector for them;
+and flags that change nothing. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from cli.plan.hardware import is_whole_gpu
+from cli.plan.hardware import GpuRule, is_whole_gpu
+from cli.reading.inventory import Notice
+from cli.reading.selectors import Selector
 from planner.model import Node
 
 _KEYS: Final = (
@@ -25,6 +27,32 @@ _KEYS: Final = (
 """Labels by which GPU nodes are picked, those first that say nothing else."""
 _TELLING: Final = frozenset(_KEYS[:9])
 _MOST_VALUES: Final = 4
+
+
+NO_NODE_GIVEN: Final = Notice(
+    "the input",
+    "NoNode",
+    "has no Node; add --live, or give what kubectl get nodes -o json prints with -f",
+)
+
+
+NO_GPU_NODE: Final = Notice(
+    "the input",
+    "NoGpuNode",
+    "shows a GPU on none of its nodes; --gpu and --assume-label plan as if they had some",
+)
+
+
+def unused_flags(
+    nodes: Sequence[Node], rules: Iterable[GpuRule], assumed: Selector | None
+) -> Iterator[Notice]:
+    """Warns of `--gpu` and `--assume-label` where their selector picks none of the nodes."""
+    flags = [("--gpu", rule.selector) for rule in rules]
+    if assumed is not None:
+        flags.append(("--assume-label", assumed))
+    for flag, selector in flags:
+        if nodes and not any(selector.picks(node.labels) for node in nodes):
+            yield Notice(f"{flag} {selector.text}", "PicksNoNode", "no node has these labels")
 
 
 def is_gpu_node(node: Node) -> bool:

@@ -5,13 +5,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cli.errors import UnusableInput
-from cli.plan.advice import is_gpu_node, selector_for
+from cli.plan.advice import (
+    NO_GPU_NODE,
+    NO_NODE_GIVEN,
+    is_gpu_node,
+    selector_for,
+    unused_flags,
+)
 from cli.plan.cluster import layout_of, node_of
 from cli.plan.hardware import (
     UNKNOWN,
     Assumptions,
     Hardware,
     count_mismatch,
+    gpu_count,
     hardware_of,
     holds_gpus,
     identity,
@@ -123,8 +130,9 @@ def fleet_of(stock: Inventory, pods: Sequence[Pod], options: Options) -> Fleet:
     if options.assume_empty:
         fleet.gone = {pod.key for pod in pods if pod.node in fleet.hardware and holds_gpus(pod)}
     fleet.layouts = {name: _freed(each, stock) for name, each in fleet.layouts.items()}
+    fleet.warnings += unused_flags(fleet.nodes, options.rules, options.assume_label)
     if not fleet.handed_over:
-        fleet.candidates = list(_candidates(fleet))
+        fleet.candidates = list(_candidates(fleet) if manifests else [NO_NODE_GIVEN])
     return fleet
 
 
@@ -310,6 +318,7 @@ def _candidates(fleet: Fleet) -> Iterator[Notice]:
     found = [node for node in fleet.nodes if is_gpu_node(node) and node.name not in fleet.hardware]
     others = [node for node in fleet.nodes if not is_gpu_node(node)]
     if not found:
+        yield NO_GPU_NODE
         return
     kinds: dict[tuple[str, str], list[Node]] = {}
     for node in sorted(found, key=lambda node: natural(node.name)):
@@ -329,7 +338,7 @@ def _described(node: Node, known: Hardware) -> str:
     status = known.layout.status if known.layout else None
     if status is None or not status.gpus:
         count = dict(node.allocatable.extended).get("nvidia.com/gpu")
-        gpus = f"{count} GPUs; " if count else ""
+        gpus = f"{gpu_count(count)}; " if count else ""
         if known.reason != UNKNOWN:
             return known.message
         rule = f"{identity(node)}={count or 'COUNT'}xMEMORYMiB"

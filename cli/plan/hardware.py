@@ -223,14 +223,14 @@ def _left_alone(
     busy = gpus.count if shared and held else min(held, gpus.count)
     if not busy:
         return 0, "", ""
-    return busy, FOREIGN_PLUGIN, f"{_gpu_count(busy)} held by {by} through another device plugin"
+    return busy, FOREIGN_PLUGIN, f"{gpu_count(busy)} held by {by} through another device plugin"
 
 
 def _offered(count: int, held: int, offered: Mapping[str, int], by: str) -> str:
     if held >= count:
-        return f"{_gpu_count(count)} held by {by} through another device plugin"
+        return f"{gpu_count(count)} held by {by} through another device plugin"
     names = ", ".join(n if c == count else f"{c} {n}" for n, c in offered.items())
-    said = f"{_gpu_count(count)} offered as {names} by another device plugin"
+    said = f"{gpu_count(count)} offered as {names} by another device plugin"
     return f"{said}, {held} of them held by {by}" if held else said
 
 
@@ -238,7 +238,8 @@ def _whole_gpus(pod: Pod) -> Iterable[tuple[str, int]]:
     return ((name, count) for name, count in pod.requests.extended if is_whole_gpu(name))
 
 
-def _gpu_count(count: int) -> str:
+def gpu_count(count: int) -> str:
+    """Returns `1 GPU` or `4 GPUs`."""
     return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 

@@ -59,6 +59,16 @@ def test_mistake_is_answered_with_one_line_and_status_2(
     assert said in done.stderr
 
 
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_output_that_cannot_be_written_is_one_line(output: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli.main", "plan", "-f", "examples", "-o", output]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (2, "kubectl mpslice: No space left on device\n")
+
+
 def test_unknown_context_names_those_that_there_are(tmp_path: Path) -> None:
     config = tmp_path / "config"
     cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}

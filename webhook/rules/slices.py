@@ -51,7 +51,7 @@ def _no_slice(ask: Ask) -> str:
     remedy = (
         f"write {shorten(meant)}"
         if meant
-        else f"write {RESOURCE_PREFIX}<N>gb with a whole number N of 1 or more"
+        else f"write {RESOURCE_PREFIX}<N>gb with a whole number N from 1 to {LARGEST_SIZE}"
     )
     return f"{ask.field} asks for {ask}, which is not a slice; {remedy}"
 

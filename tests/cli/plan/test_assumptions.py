@@ -25,6 +25,24 @@ def test_where_nothing_is_labelled_the_gpu_nodes_are_listed_with_a_selector(
     assert run.status == 0
 
 
+def test_input_without_nodes_or_without_gpus_says_what_to_give(plan: Plan) -> None:
+    (told,) = plan(pod("p", 10)).json["candidates"]
+    assert told["message"].startswith("has no Node; add --live, or give what kubectl get nodes")
+    plain = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cpu-1", "labels": {}}}
+    (told,) = plan(plain, pod("p", 10)).json["candidates"]
+    assert told["message"].startswith("shows a GPU on none of its nodes; --gpu and --assume-label")
+
+
+def test_flag_whose_selector_picks_no_node_is_warned_of(plan: Plan) -> None:
+    flags = ("--assume-label", "gpu=a100", "--gpu", "gpu=l4=1x23034MiB")
+    made = plan(node(), pod("p", 10), flags=flags)
+    assert made.warnings == dict.fromkeys(
+        ("--gpu gpu=l4", "--assume-label gpu=a100"), "no node has these labels"
+    )
+    here = ("--assume-label", "nvidia.com/gpu.count", "--gpu", "nvidia.com/gpu.count=1x23034MiB")
+    assert plan(node(), pod("p", 10), flags=here).warnings == {}
+
+
 def test_gpus_of_clouds_are_found_without_feature_discovery(plan: Plan) -> None:
     gke = node("gke-1", count=None, memory=None)
     gke["metadata"]["labels"] = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
@@ -32,7 +50,7 @@ def test_gpus_of_clouds_are_found_without_feature_discovery(plan: Plan) -> None:
     made = plan(gke, pod("p", 10))
     told = [each["message"] for each in made.json["candidates"]]
     rule = "cloud.google.com/gke-accelerator=nvidia-l4=1xMEMORYMiB"
-    assert told[0] == f"1 GPUs; nothing says how large: add --gpu '{rule}'"
+    assert told[0] == f"1 GPU; nothing says how large: add --gpu '{rule}'"
     assert "--assume-label 'cloud.google.com/gke-accelerator=nvidia-l4'" in told[1]
     flags = (
         *("--assume-label", "cloud.google.com/gke-accelerator"),
