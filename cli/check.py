@@ -1,7 +1,6 @@
 """`kubectl mpslice check`: does admission complete a slice pod, and refuse a wrong one?
 
-The API server is asked in dry run, so that nothing is made and no GPU is needed; `helm test`
-runs it.
+It asks the API server in dry run, so it creates nothing and needs no GPU. `helm test` runs it.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ class DryRun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was asked and answered, in lines for people; `good` if it is as it should be."""
+    """The question and the answer in lines for people; `good` where admission works."""
 
     good: bool
     lines: tuple[str, ...]
@@ -45,7 +44,7 @@ def pod(resource: str, count: str) -> Json:
 
 
 async def completed(kube: DryRun, namespace: str, size: SliceSize) -> Finding:
-    """Whether a slice pod gets what it needs: all that a pod without slices does not get, too.
+    """Returns what a slice pod is given that a pod without slices is not given.
 
     Raises a KubeError where the API server cannot be asked.
     """
@@ -84,9 +83,9 @@ async def refused(kube: DryRun, namespace: str, size: SliceSize) -> Finding:
 
 
 async def _ask(kube: DryRun, namespace: str, body: Json) -> Json | str:
-    """The pod as the API server would have made it, or why it would not.
+    """Returns the pod as the API server would create it, or the words of its refusal.
 
-    Raises ApiError where the account may not ask.
+    Raises ApiError where the account may not create pods.
     """
     try:
         return await kube.create(PODS, body, namespace=namespace, dry_run=True)

@@ -81,7 +81,7 @@ def with_session(options: Namespace, ask: Callable[[Session], Awaitable[int]]) -
 
 
 def _unreachable(server: str, error: Exception) -> str:
-    """What a person reads where the API server gives no answer."""
+    """Returns the message for an API server that does not answer."""
     cause = error.__cause__
     system = getattr(cause, "os_error", None)
     certificate = getattr(cause, "certificate_error", None)
@@ -90,7 +90,7 @@ def _unreachable(server: str, error: Exception) -> str:
     if isinstance(cause, TimeoutError):
         said = "no answer in time"
     elif isinstance(system, socket.gaierror):
-        said = "there is no host of this name"
+        said = "no host has this name"
     elif isinstance(system, OSError) and system.errno:
         said = os.strerror(system.errno)
     else:
@@ -101,14 +101,14 @@ def _unreachable(server: str, error: Exception) -> str:
 def _unknown(server: str) -> str:
     return (
         f"the API server {server} does not know you (401): the kubeconfig's token or certificate "
-        "has ended, or belongs to another cluster"
+        "has expired, or belongs to another cluster"
     )
 
 
 async def _session(options: Namespace) -> Session:
     from mpslice.kube.session import Session  # late, so that --help answers at once
 
-    # What the loader logs it also raises, and one line says it.
+    # The loader also raises what it logs, and one line of it is enough.
     logging.getLogger("kubernetes_asyncio").addHandler(logging.NullHandler())
     user, groups = getattr(options, "as", None) or "", getattr(options, "as_group", None) or []
     if groups and not user:

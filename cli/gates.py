@@ -1,7 +1,7 @@
 """`kubectl mpslice ungate`: takes mpslice's scheduling gate away from pods that still carry it.
 
 For a cluster that mpslice was removed from: nothing else there knows the gate, so those pods would
-stay SchedulingGated. It needs nothing of mpslice's in the cluster.
+stay SchedulingGated. It does not need mpslice in the cluster.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """A pod that carries the gate, and which others it carries."""
+    """A pod that carries the gate, and its other gates."""
 
     namespace: str
     name: str
@@ -59,7 +59,7 @@ async def is_installed(kube: Kube) -> bool:
 
 
 async def ungate(kube: Kube, pod: Gated) -> str:
-    """Takes the gate away; the error's message where that was refused, else "".
+    """Takes the gate away; returns the error's message where that was refused, else "".
 
     A pod that is deleted meanwhile has no gate either.
     """

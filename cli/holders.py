@@ -31,7 +31,7 @@ class Holder:
 def holders(layouts: Iterable[NodeLayout], node: str = "") -> list[Holder]:
     """Returns the used slices, of one node or of all, by node, GPU, size and holder.
 
-    Which of several equal slices a pod got is the kubelet's choice, and nothing to sort by.
+    The kubelet chooses among equal slices, so they are not sorted by their number.
     """
     found = [
         Holder(layout.name, gpu.index, each.id.size, each.pod or "", each.container or "")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpslice.kube.session import Session
 
 _DESCRIPTION = """\
-GPU memory slices for pods: what is, and what would be.
+Shows GPU memory slices of pods, explains why pods wait, and plans without a cluster.
 
 Examples:
   kubectl mpslice plan --live -f my-pods.yaml --assume-label=nvidia.com/gpu.present=true
@@ -52,7 +52,7 @@ def parser() -> FlagParser:
             "Examples:\n"
             "  kubectl mpslice holders --node=gpu-1\n"
             "  kubectl mpslice holders --gated\n\n"
-            "Exit status: 0 there are none; 1 there are some; 2 it cannot be told."
+            "Exit status: 0 there are none; 1 there are some; 2 the answer is unknown."
         ),
     )
     holders.flag("--node", str, "", "of this node alone", "NAME")
@@ -66,12 +66,12 @@ def parser() -> FlagParser:
         description=(
             "Takes the gate mpslice.io/carve away from all pods that carry it, so that the\n"
             "scheduler says why they wait. Meant for a cluster that mpslice was removed from;\n"
-            "it needs nothing of mpslice's there.\n\n"
+            "mpslice need not be there.\n\n"
             "Examples:\n"
             "  kubectl mpslice ungate --dry-run\n"
             "  kubectl mpslice ungate --namespace=team-a\n\n"
             "Exit status: 0 no pod carries the gate; 1 a gate could not be taken away, or\n"
-            "--dry-run found some; 2 it cannot be told."
+            "--dry-run found some; 2 the answer is unknown."
         ),
     )
     ungate.add_argument("--dry-run", action="store_true", help="only name the pods")
@@ -90,7 +90,7 @@ def parser() -> FlagParser:
             "Examples:\n"
             "  kubectl mpslice check --namespace=team-a --size=20gb\n"
             "  kubectl mpslice check --enforcement=warn\n\n"
-            "Exit status: 0 all is as it should be; 1 it is not; 2 it cannot be told."
+            "Exit status: 0 all is as it should be; 1 it is not; 2 the answer is unknown."
         ),
     )
     check.flag("--namespace", str, "default", "where the pods would be made", "NAME", short="-n")

@@ -1,6 +1,6 @@
 """`python -m cli.manual FOLDER`: writes the manual pages of all programs, from their parsers.
 
-They are made when they are packaged, so that no page can be older than its program.
+The pages are made when the programs are packaged, so no page is older than its program.
 """
 
 import sys

@@ -78,7 +78,7 @@ def judged(observed: Observed) -> Decision | None:
     if not observed.complete:
         return None
     layouts = dict(observed.layouts or {})
-    # What has lasted a moment only cannot be told from what has lasted long: all of it counts.
+    # One look does not show how long something has lasted, so everything counts.
     away = Absences(patience=0.0).watch(observed.labelled, layouts, 0.0)
     return decide(
         View(
@@ -129,7 +129,7 @@ class Observer:
         self._changed = asyncio.Event()
 
     def nudge(self) -> None:
-        """Has `follow` show what it has again, though nothing changed."""
+        """Makes `follow` yield again although nothing changed."""
         self._changed.set()
 
     async def look(self) -> Observed:

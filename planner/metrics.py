@@ -75,7 +75,7 @@ class Metrics:
         self._stranded.latest = decision
 
     def idle(self) -> None:
-        """Somebody else leads: what waits is theirs to count."""
+        """Another replica leads, and counts the waiting pods."""
         self._pending.clear()
         self._stranded.latest = None
 
@@ -91,7 +91,7 @@ class Metrics:
         self._first_seen[pod.uid] = time.monotonic()
 
     def left(self, uid: str) -> None:
-        """It is pending no more."""
+        """It is no longer pending."""
         self._first_seen.pop(uid, None)
 
     def carved(self, pod: Pod) -> None:
@@ -100,7 +100,7 @@ class Metrics:
         waited = now - self._first_seen.get(pod.uid, now)
         if pod.created:
             age = (datetime.now(UTC) - datetime.fromisoformat(pod.created)).total_seconds()
-            waited = max(waited, age - _CREATED)  # it may have been there before us
+            waited = max(waited, age - _CREATED)  # the pod may be older than this process
         self._carved.observe(waited)
 
 

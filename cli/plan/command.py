@@ -95,7 +95,7 @@ def run(options: Namespace) -> int:
         raise UnusableInput("plan: give -f FILE, --live, or both; see kubectl mpslice plan --help")
     if not options.live:
         _warn_of_cluster_flags(options)
-    # A process of seconds that keeps nearly all it makes: collecting would only cost time.
+    # The process ends within seconds and keeps nearly all objects: collecting only costs time.
     gc.disable()
     chosen = _options(options)
     with Progress() as progress:
@@ -146,7 +146,7 @@ def _options(options: Namespace) -> Options:
 
 
 def _as_installed(chosen: Options, installed: Installed, given: frozenset[str]) -> Options:
-    """What the cluster's own webhook and planner are told, under the flags that were given."""
+    """The settings of the cluster's webhook and planner, and over them the flags given."""
     settings = installed.settings or chosen.settings
     if "mps_user" in given:
         settings = replace(settings, mps_user=chosen.settings.mps_user)

@@ -59,7 +59,7 @@ class Fleet:
     warnings: list[Notice] = field(default_factory=list)
     candidates: list[Notice] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
-    """Keys of pods that are taken for gone, since the nodes are taken for empty."""
+    """Keys of pods that count as gone because their nodes count as empty (--assume-empty)."""
 
     @property
     def handed_over(self) -> list[Node]:
@@ -113,7 +113,7 @@ def fleet_of(stock: Inventory, pods: Sequence[Pod], options: Options) -> Fleet:
     manifests = {m.obj["metadata"]["name"]: m for m in stock.of("Node")}
     for manifest in manifests.values():
         try:
-            # What an agent offers, it offers once the node is handed over and the chart says so.
+            # An agent offers mpslice.io/gb as soon as the node is handed over.
             fleet.nodes.append(replace(node_of(manifest), offers_gb=True))
         except UnusableInput as error:
             stock.bad_nodes[manifest.obj["metadata"]["name"]] = str(error)
@@ -189,7 +189,7 @@ def _remarks(node: Node, found: Hardware, *, assumed: bool) -> Iterator[Notice]:
     name = f"Node {node.name}"
     offered = [n for n, count in node.allocatable.extended if is_whole_gpu(n) and count]
     if offered and assumed and found.reason in ("", FOREIGN_PLUGIN):
-        text = f"take the device plugin that offers {offered[0]} off it when you hand it over"
+        text = f"remove the device plugin that offers {offered[0]} when you hand the node over"
         yield Notice(name, FOREIGN_PLUGIN, text)
     if said := count_mismatch(node, found):
         yield Notice(name, "GPUCount", said)

@@ -27,8 +27,8 @@ _LEAST_MIB: Final = 1024  # no GPU that mpslice serves has less: it was meant in
 _MOST_MIB: Final = 1 << 27
 _RANGES: Final = {"count": (1, _MOST_GPUS), "memory": (_LEAST_MIB, _MOST_MIB)}
 _WANTED: Final = {
-    "count": f"it is to be a whole number from 1 to {_MOST_GPUS}",
-    "memory": "it is to be the MiB of one GPU, such as 81920",
+    "count": f"write a whole number from 1 to {_MOST_GPUS}",
+    "memory": "write the MiB of one GPU, such as 81920",
 }
 """What GPU feature discovery writes into its labels."""
 

@@ -201,7 +201,7 @@ def _is_containers_own(at: _Path) -> bool:
 def _misplaced_text(path: _Path) -> str:
     if path[1:3] in (("resources", "limits"), ("resources", "requests")):
         return (
-            f"{dotted(path[:3])} takes cpu, memory and huge pages alone; write {path[-1]} in "
+            f"{dotted(path[:3])} takes only cpu, memory and huge pages; write {path[-1]} in "
             "spec.containers[0].resources.limits"
         )
     container = (

@@ -1,6 +1,6 @@
-"""An offline plan: input is gathered, admission and planning are called, answers collected.
+"""Makes an offline plan: gathers the input, asks admission and the planner, collects the answers.
 
-Nothing is decided here; the webhook's and the planner's own functions decide.
+It decides nothing: the webhook's and the planner's own functions do.
 """
 
 import time
@@ -116,7 +116,7 @@ def _split(stock: Inventory) -> tuple[list[Manifest], list[Candidate]]:
 
 
 def _of_groups(candidates: Iterable[Candidate], pods: Iterable[Pod]) -> Iterator[Notice]:
-    """Annotations that are to say how large a group is, and count for nothing."""
+    """Warns of annotations that are meant as a group's minimum and are ignored."""
     read = {pod.key: pod for pod in pods}
     told: set[str] = set()
     for candidate in candidates:
@@ -132,12 +132,10 @@ def _of_groups(candidates: Iterable[Candidate], pods: Iterable[Pod]) -> Iterator
             yield Notice(
                 about,
                 "MinMember",
-                f"{said} is {text!r:.60} and counts for nothing; write a whole number above 0",
+                f"{said} is {text!r:.60} and is ignored; write a whole number above 0",
             )
         elif not pod.group:
-            yield Notice(
-                about, "MinMember", f"{said} counts for nothing without the label {GROUP_LABEL}"
-            )
+            yield Notice(about, "MinMember", f"{said} is ignored without the label {GROUP_LABEL}")
 
 
 def _made(stock: Inventory, fleet: Fleet) -> Iterator[Candidate]:
@@ -271,7 +269,7 @@ def _set_aside(snapshot: Snapshot) -> Iterator[Notice]:
 
 def _gone(fleet: Fleet) -> Iterator[Notice]:
     if fleet.gone:
-        text = "holds GPUs through another device plugin and is taken for gone (--assume-empty)"
+        text = "holds GPUs through another device plugin and counts as gone (--assume-empty)"
         for key in sorted(fleet.gone):
             yield Notice(f"Pod {key}", "AssumedGone", text)
 

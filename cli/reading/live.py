@@ -36,7 +36,7 @@ async def read_cluster(kube: Kube, progress: Progress) -> Read:
         except Forbidden as error:
             lacking = [denied(error, "list", resource)]
             commands = "; ".join(granting(lacking))
-            said = sentence(lacking, "there is no plan without them")
+            said = sentence(lacking, "a plan needs them")
             raise UnusableInput(f"{said}; an administrator can grant it: {commands}") from error
     for kind, (resource, consequence) in _USEFUL.items():
         try:

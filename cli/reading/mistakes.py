@@ -162,6 +162,8 @@ def _variable(line: str) -> str:
 def _colon(line: str) -> str:
     if re.match(r"\s*(- )?[\w.-]+:[^\s/:].*$", line) and ": " not in line:
         return "has no space after the colon of a key"
+    if re.search(r"[\w.-]:[}\],]", line):
+        return "has no value after the colon of a key"
     if line.count(": ") > 1 and "{" not in line:
         return "has two colons; write the value in quotes"
     return ""

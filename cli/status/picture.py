@@ -299,7 +299,7 @@ def _as_told(pod: Pod) -> Waiting:
         return Waiting(pod.key, sizes_text(pod), "Gated", text)
     said = pod.available
     if said is None:
-        text = pod.unschedulable or "the planner has said nothing of it yet"
+        text = pod.unschedulable or "the planner has written nothing about it yet"
         return Waiting(pod.key, sizes_text(pod), "Pending", text)
     text = said.message.removeprefix(f"{sizes_text(pod)}: ")
     coming = said.status or said.reason == "Carving"

@@ -46,7 +46,7 @@ async def show(
 def _head(now: datetime, trouble: str) -> Line:
     at = f"{now.astimezone():%H:%M:%S}"
     if trouble:
-        return line(Span(f"the cluster is not followed at {at}: {inert(trouble)}", "bad"))
+        return line(Span(f"the cluster could not be watched at {at}: {inert(trouble)}", "bad"))
     return line(Span(f"as of {at}; ctrl-c ends it", "faint"))
 
 
@@ -76,5 +76,5 @@ def _consequence(lacking: Sequence[Denied]) -> str:
         said.append("node pools and the state of nodes are not shown")
     if "pods" in resources:
         said.append("pods of other namespaces are not shown")
-    said.append("why a pod waits is what the planner last told")
+    said.append("the reasons are those that the planner last wrote")
     return ", ".join(said)

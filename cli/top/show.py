@@ -17,7 +17,7 @@ from planner.model import Pod
 from planner.state.parse import parse_pod
 
 _MOST_SILENT: Final = 5
-_CONSEQUENCE: Final = "how much memory is used is not known here, only what was asked for"
+_CONSEQUENCE: Final = "the memory in use is unknown; only what was asked for is shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ def draw(top: Top) -> list[Line]:
     unknown = top.total.unmeasured
     if unknown:
         text = "1 pod is" if unknown == 1 else f"{unknown} pods are"
-        lines.append(line(Span(f"{text} not measured, and not part of sums", "faint")))
+        lines.append(line(Span(f"{text} not measured and not part of the sums", "faint")))
     lines += (
         line(Span(f"the agent on {inert(node)} did not answer: {inert(why)}", "bad"))
         for node, why in top.silent[:_MOST_SILENT]
     )
     if len(top.silent) > _MOST_SILENT:
-        lines.append(line(f"nor did {len(top.silent) - _MOST_SILENT} more agents"))
+        lines.append(line(f"{len(top.silent) - _MOST_SILENT} more agents did not answer"))
     if top.lacking:
         lines += [line(), *draw_lacking(top.lacking, _consequence(top.lacking))]
     return lines

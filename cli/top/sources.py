@@ -73,7 +73,7 @@ async def from_agents(kube: Proxy, namespace: str) -> Measured:
         elif isinstance(answer, KubeError):
             silent.append((node, str(answer)))
         elif isinstance(answer, ValueError):
-            silent.append((node, "what it answers are no metrics"))
+            silent.append((node, "its answer is not in the format of metrics"))
         else:
             samples += _samples(answer)
     return Measured(tuple(samples), tuple(sorted(silent)), tuple(lacking))

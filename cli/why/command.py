@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from mpslice.kube.session import Session
 
 _WELL, _UNWELL = 0, 1
-_CONSEQUENCE: Final = "only what the planner has told is known here, not what each node lacks"
+_CONSEQUENCE: Final = "the answer is what the planner wrote, without what each node lacks"
 
 
 _DESCRIPTION: Final = """\
-Says what stands in the way of a pod, node by node, what would help, and its place in the queue;
-which rule refuses the pods of a workload; why a node's GPUs are not used. With the rights of a
-namespace it says what the planner told.
+Says why a pod waits: what stands in the way on each node, what would help, and the pod's place in
+the queue; which rule refuses the pods of a workload; why a node's GPUs are not used. With rights in
+one namespace only, it shows what the planner wrote on the pod.
 
 Examples:
   kubectl mpslice why train-0 --namespace=team-a
   kubectl mpslice why deployment/server
   kubectl mpslice why node/n3
 
-Exit status: 0 nothing stands in the way; 1 something does; 2 it cannot be told."""
+Exit status: 0 nothing stands in the way; 1 something does; 2 the answer is unknown."""
 
 
 def add_command(commands: Any) -> None:

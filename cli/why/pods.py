@@ -92,7 +92,7 @@ def _answer(raw: Json, pod: Pod, insight: Insight) -> Answer:
 
 def _finished(about: str, pod: Pod, status: Json) -> Answer:
     if pod.succeeded:
-        return Answer(about, State.FINE, "Succeeded", "it has ended well, and holds nothing")
+        return Answer(about, State.FINE, "Succeeded", "it has succeeded, and holds no slice")
     reason = str(status.get("reason") or "Failed")
     message = str(status.get("message") or "one of its containers failed")
     return Answer(about, State.FAILED, reason, f"it has failed: {message}")
@@ -254,9 +254,9 @@ def _as_told(about: str, pod: Pod, now: datetime) -> Answer:
         remedy = (Remedy("advice", helps),) if helps and state is State.WAITS else ()
         return Answer(about, state, said.reason, said.message, remedies=remedy)
     if pod.created and now - datetime.fromisoformat(pod.created) < EARLY:
-        text = "it was made seconds ago, and the planner has said nothing yet"
+        text = "it was created seconds ago, and the planner has written nothing yet"
         return Answer(about, State.ON_ITS_WAY, "New", text)
-    text = "the planner has said nothing of it; it tells within seconds why a pod waits"
+    text = "the planner has written nothing about it, though it does so within seconds"
     remedy = (
         Remedy(
             "planner",

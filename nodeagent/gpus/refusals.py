@@ -63,7 +63,7 @@ def _refusal(gpu: Gpu, claims: Claims) -> Refusal | None:
         return Refusal(FOREIGN_PARTITIONER, claims.partitioner)
     resource = (claims.foreign or {}).get(gpu.uuid)
     if resource:
-        why = f"another device plugin offers it as {resource}; take that plugin off this node"
+        why = f"another device plugin offers it as {resource}; remove that plugin from this node"
         return Refusal(FOREIGN_PLUGIN, why)
     return None
 

@@ -27,7 +27,7 @@ KEPT: Final = 30.0
 """Seconds for which an answer that admits is kept."""
 
 REFUSED: Final = 10.0
-"""Seconds for which an answer that refuses is kept: whoever is given the right waits so long."""
+"""Seconds for which a refusal is kept; a user who is then given the right waits that long."""
 
 MOST_NAMESPACES: Final = 100
 """Namespaces that one reader is asked about; of those beyond, no waiting pod is shown."""

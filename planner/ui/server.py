@@ -62,7 +62,7 @@ class PageServer:
         self._streams: Counter[str] = Counter()  # by user
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers a request. Others than readers get a status and nothing else."""
+        """Answers a request. Everybody who is not a reader gets a status and nothing else."""
         reads = request.method in ("GET", "HEAD")
         if request.path == "/" and reads:
             headers = {**EVERYWHERE, "Content-Security-Policy": self._page.policy}
@@ -100,7 +100,7 @@ class PageServer:
             log.debug("a page has gone", extra={"reader": reader.name})
         finally:
             self._streams[reader.name] -= 1
-            self._streams += Counter()  # forgets names that count no stream any more
+            self._streams += Counter()  # forgets users without a stream
         return stream.response
 
     async def _send_events(self, stream: "_Stream", request: web.BaseRequest, token: str) -> None:

@@ -200,7 +200,7 @@ CASES = [
         Cause.BACKOFF,
         "Backoff (refused on n1: no port; tried again at 2026-01-01T12:01:00Z)",
         wants={"annotations": {"mpslice.io/progress": BACKOFF}},
-        helps="mend what is quoted",
+        helps="correct what is quoted",
     ),
     Case(
         Cause.AVOIDED,
@@ -211,7 +211,7 @@ CASES = [
         Cause.GATED,
         "example.com/quota",
         wants={"gates": [GATE, "example.com/quota"]},
-        helps="whoever has set the scheduling gate takes it away",
+        helps="the program that set the scheduling gate has to remove it",
     ),
 ]
 

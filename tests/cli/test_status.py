@@ -151,7 +151,8 @@ async def test_missing_right_is_named_with_the_command_that_grants_it(
     assert (
         "you may not list namespaces, nodelayouts.mpslice.io, nodes or pods in all namespaces: "
         "GPUs and their slices are not shown, node pools and the state of nodes are not shown, "
-        "pods of other namespaces are not shown, why a pod waits is what the planner last told\n"
+        "pods of other namespaces are not shown, the reasons are those that the planner last "
+        "wrote\n"
     ) in text
     assert "  kubectl create clusterrolebinding mpslice-sees-" in text
     assert "--user=jane" in text
@@ -274,7 +275,7 @@ async def test_screen_is_drawn_over_tells_of_trouble_and_is_given_back(
     await eventually(drawn("team-a/waits"), "the first frame")
     kube.down = True
     kube.put(PODS, pod("another", 10))
-    await eventually(drawn("the cluster is not followed at "), "the trouble")
+    await eventually(drawn("the cluster could not be watched at "), "the trouble")
     assert "WATCH /api/v1/pods: connection refused" in stream.getvalue()
     task.cancel()
     await asyncio.wait({task})

@@ -79,7 +79,7 @@ async def test_largest_waste_comes_first_and_what_is_not_measured_last() -> None
         "team-a/server-7d9-b   9533Mi   9000Mi   9500Mi     33Mi            94%  n2 GPU 0",
         "team-b/lost           9536Mi        ?        ?        ?              ?  n3",
         "total                76264Mi  39100Mi  47700Mi  28564Mi            51%",
-        "1 pod is not measured, and not part of sums",
+        "1 pod is not measured and not part of the sums",
         ("the agent on n3 did not answer: GET: no answer of agent-n3:8081/metrics"),
     ]
 
@@ -112,7 +112,7 @@ async def test_rights_of_a_namespace_show_what_was_asked_and_which_right_is_miss
     assert "team-b" not in text
     assert (
         "you may not list pods in namespace mpslice-system, get pods/proxy in namespace "
-        "mpslice-system or list pods in all namespaces: how much memory is used is not known here"
+        "mpslice-system or list pods in all namespaces: the memory in use is unknown"
     ) in text
     assert "kubectl create role mpslice-sees-" in text
     granted = await top(a_cluster((*view("team-a"), *PROXY)), namespace="team-a")

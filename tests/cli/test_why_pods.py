@@ -62,7 +62,7 @@ def waiting(reason: str, message: str = "") -> Json:
             pod("p", 10, on="n1", status={"phase": "Succeeded"}),
             State.FINE,
             "Succeeded",
-            "it has ended well",
+            "it has succeeded",
         ),
         (
             pod(

@@ -87,5 +87,5 @@ async def test_agent_that_answers_something_else_is_named_and_hides_nobody(text:
     agents = sorted(cluster.metrics)
     cluster.metrics[agents[0]] = text
     shown = await top(cluster)
-    assert "did not answer: what it answers are no metrics" in text_of(draw(shown))
+    assert "did not answer: its answer is not in the format of metrics" in text_of(draw(shown))
     assert {row.name for row in shown.rows} == {row.name for row in before.rows}

@@ -181,7 +181,7 @@ def test_server_that_knows_nobody_says_so_in_every_command(
     assert run.status == 2
     assert run.err == (
         f"kubectl mpslice: the API server {server} does not know you (401): the kubeconfig's token "
-        "or certificate has ended, or belongs to another cluster\n"
+        "or certificate has expired, or belongs to another cluster\n"
     )
 
 

@@ -88,7 +88,7 @@ def test_assumed_nodes_keep_the_pods_that_hold_their_gpus(plan: Plan) -> None:
     assert len(made.json["placed"]) == 1
     assert made.json["nodes"][0]["assumed"] is True
     assert made.warnings["Node n1"] == (
-        "take the device plugin that offers nvidia.com/gpu off it when you hand it over"
+        "remove the device plugin that offers nvidia.com/gpu when you hand the node over"
     )
 
 
@@ -100,7 +100,7 @@ def test_nodes_taken_for_empty_have_neither_the_plugin_nor_its_pods(plan: Plan) 
     assert plan(used, holder, wanting).status == 1
     made = plan(used, holder, wanting, flags=("--assume-empty",))
     assert made.status == 0
-    assert "taken for gone" in made.warnings["Pod default/train"]
+    assert "counts as gone" in made.warnings["Pod default/train"]
 
 
 def test_agents_gpus_come_free_of_other_plugins_too(plan: Plan) -> None:

@@ -167,7 +167,7 @@ def test_person_without_rights_is_told_which_and_how_to_get_them(
     run("plan", "--live", f"--kubeconfig={cluster.kubeconfig}", "--as", "dana")
     assert run.status == 2
     assert run.err.startswith(
-        "kubectl mpslice: you may not list nodes: there is no plan without them; an administrator "
+        "kubectl mpslice: you may not list nodes: a plan needs them; an administrator "
         "can grant it: kubectl create clusterrole "
     )
     assert "--user=dana" in run.err

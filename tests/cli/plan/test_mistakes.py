@@ -123,6 +123,11 @@ BAD = {
         "has typographic quotes",
     ),
     "a variable": (None, "kind: Pod\nmetadata: {name: ${NAME}}\n", "run envsubst first"),
+    "a key without value in braces": (
+        None,
+        "kind: Pod\nspec:\n  limits: {nvidia.com/gpu-10gb:}\n",
+        ":3: has no value after the colon of a key",
+    ),
     "two colons": (None, "kind: Pod\nmetadata:\n  name: a: b\n", "has two colons"),
     "deep": ("bad.json", '{"kind": ' + "[" * 100_000, "is nested too deeply"),
 }

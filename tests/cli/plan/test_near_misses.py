@@ -119,7 +119,7 @@ def test_pod_level_resources_take_no_slices(plan: Plan) -> None:
     made = plan(node(), bad)
     assert made.status == 1
     assert made.json["unplanned"][0]["message"] == (
-        "spec.resources.limits takes cpu, memory and huge pages alone; write nvidia.com/gpu-10gb "
+        "spec.resources.limits takes only cpu, memory and huge pages; write nvidia.com/gpu-10gb "
         "in spec.containers[0].resources.limits"
     )
 

@@ -10,7 +10,7 @@ from tests.cli.plan.given import Json, Run, node, pod, workload
 
 GROUP = "scheduling.x-k8s.io/pod-group"
 MINIMUM = "mpslice.io/min-member"
-NOTHING = f"annotation {MINIMUM} is {{}} and counts for nothing; write a whole number above 0"
+NOTHING = f"annotation {MINIMUM} is {{}} and is ignored; write a whole number above 0"
 
 
 def member(minimum: str, group: str = "g", name: str = "p") -> Json:
@@ -33,7 +33,7 @@ def test_minimum_without_a_group_is_warned_of(plan: Plan) -> None:
     lone = member("2")
     del lone["metadata"]["labels"]
     for each in (lone, member("2", group="")):
-        said = f"annotation {MINIMUM} counts for nothing without the label {GROUP}"
+        said = f"annotation {MINIMUM} is ignored without the label {GROUP}"
         assert plan(node(), each).warnings == {"Pod default/p": said}
 
 

@@ -8,8 +8,8 @@ from tests.cli.conftest import Given
 from tests.cli.plan.conftest import Plan
 from tests.cli.plan.given import Json, Run, node, pod
 
-COUNT = "label nvidia.com/gpu.count is {}; it is to be a whole number from 1 to 1024"
-MEMORY = "label nvidia.com/gpu.memory is {}; it is to be the MiB of one GPU, such as 81920"
+COUNT = "label nvidia.com/gpu.count is {}; write a whole number from 1 to 1024"
+MEMORY = "label nvidia.com/gpu.memory is {}; write the MiB of one GPU, such as 81920"
 MISSING = "label nvidia.com/gpu.{} is missing: nothing says what its GPUs are; add --gpu '{}'"
 LABELS: list[tuple[Json, str]] = [
     *(
