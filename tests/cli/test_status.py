@@ -257,10 +257,14 @@ async def test_screen_is_drawn_over_tells_of_trouble_and_is_given_back(
         async def watch(
             self, resource: Resource, *, namespace: str | None = None, query: Query
         ) -> AsyncIterator[Json]:
+            self.fail_if_down()  # the first frame is there before the watches are
             async for told in super().watch(resource, namespace=namespace, query=query):
-                if self.down:
-                    raise Unreachable("WATCH /api/v1/pods: connection refused")
+                self.fail_if_down()
                 yield told
+
+        def fail_if_down(self) -> None:
+            if self.down:
+                raise Unreachable("WATCH /api/v1/pods: connection refused")
 
     kube, stream = Failing(OBJECTS), Tty()
     terminal = Terminal.of(stream, {"TERM": "xterm"})
