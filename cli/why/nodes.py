@@ -161,31 +161,36 @@ def _gpus(layout: NodeLayout) -> Iterator[_Finding]:
         reason = gpus[0].reason or "Unhealthy"
         helps = advice.NODES.get(reason)
         remedy = Remedy("gpu", helps) if helps else None
-        yield reason, f"none of its GPUs is served: {_sick(layout)}", remedy
+        yield reason, f"none of its GPUs is served: {_sick_text(layout)}", remedy
 
 
 def _gpu_remedies(layout: NodeLayout | None, known: Set[str]) -> Iterator[Remedy]:
     """Returns what helps for each reason of an unhealthy GPU, except for the reasons in `known`."""
+    for reason, indexes in _sick(layout).items():
+        if reason in advice.NODES and reason not in known:
+            yield Remedy("gpu", f"GPU {ranges(indexes)} {reason}: {advice.NODES[reason]}")
+
+
+def _sick(layout: NodeLayout | None) -> dict[str, list[int]]:
+    """The indexes of the unhealthy GPUs by reason."""
     gpus = layout.status.gpus if layout is not None and layout.status is not None else ()
-    indexes: dict[str, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for gpu in gpus:
         if not gpu.healthy:
-            indexes.setdefault(gpu.reason or "Unhealthy", []).append(gpu.index)
-    for reason, found in indexes.items():
-        if reason in advice.NODES and reason not in known:
-            yield Remedy("gpu", f"GPU {ranges(found)} {reason}: {advice.NODES[reason]}")
+            found.setdefault(gpu.reason or "Unhealthy", []).append(gpu.index)
+    return found
 
 
-def _sick(layout: NodeLayout) -> str:
-    gpus = layout.status.gpus if layout.status is not None else ()
-    return ", ".join(f"GPU {gpu.index} {gpu.reason}" for gpu in gpus if not gpu.healthy)
+def _sick_text(layout: NodeLayout) -> str:
+    """`GPU 1-3 MigMode, GPU 0 Lost`."""
+    return ", ".join(f"GPU {ranges(found)} {reason}" for reason, found in _sick(layout).items())
 
 
 def _layout_facts(layout: NodeLayout | None) -> Iterator[str]:
     """Who holds slices, and which GPUs are not served."""
     gpus = layout.status.gpus if layout is not None and layout.status is not None else ()
     if layout is not None and any(gpu.healthy for gpu in gpus) and _sick(layout):
-        yield f"not served: {_sick(layout)}"
+        yield f"not served: {_sick_text(layout)}"
     held = [
         f"GPU {gpu.index}: {each.id.size}gb is held by {each.pod or 'a pod not known yet'}"
         for gpu in gpus

@@ -207,7 +207,7 @@ def _uncordoned(pod: Pod, trials: Trials, states: Iterable[NodeState]) -> Iterat
         node = replace(state.node, unschedulable=False)
         node = replace(node, taints=tuple(t for t in node.taints if not _SYSTEM.match(t.key)))
         if trials.fits(pod, replace(state, node=node)):
-            text = f"{state.node.name} is cordoned, and fits once it is not"
+            text = f"{state.node.name} is cordoned; the pod fits there once it is not"
             yield Remedy("uncordon", text, f"kubectl uncordon {state.node.name}")
             return
 
