@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 NODE_LABEL: Final = "nos.nebuly.com/gpu-partitioning=mps"
 
-KUBECONFIG_HELP: Final = "else $KUBECONFIG, else ~/.kube/config, else the pod's own account"
+KUBECONFIG_HELP: Final = (
+    "the kubeconfig, else $KUBECONFIG, else ~/.kube/config, else the pod's own account"
+)
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 
@@ -40,15 +42,17 @@ def add_flags(parser: FlagParser, *, namespaces: str) -> None:
     """Adds kubectl's flags for the cluster, the namespace and the person."""
     parser.flag("--namespace", name, "", namespaces, "NAME", short="-n")
     parser.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
-    parser.flag("--context", str, "", "the kubeconfig's context, else its current one", "NAME")
+    parser.flag("--context", str, "", "a context of the kubeconfig, else its current one", "NAME")
     parser.flag("--as", str, "", "ask as this user, or service account", "USER")
-    text = "ask as a member of this group, too; may be given several times"
+    text = "ask as a member of this group; may be given several times"
     parser.add_argument("--as-group", action="append", default=[], metavar="GROUP", help=text)
 
 
 def add_all_namespaces(parser: FlagParser) -> None:
     """Adds kubectl's -A."""
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
+    parser.add_argument(
+        "-A", "--all-namespaces", action="store_true", help="show the pods of all namespaces"
+    )
 
 
 def add_node_label(parser: FlagParser) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DESCRIPTION: Final = """\
 Prints the part of Kueue's Configuration by which one quota in gb holds over slices of all sizes.
 The sizes are those that the chart's admission.allowedSizes lists; where it lists none, those that
-nodes, pods and Jobs of the cluster name. With --size or --gpu no cluster is asked.
+nodes, pods and Jobs of the cluster name. With --size or --gpu the cluster is not asked.
 
 Examples:
   kubectl mpslice kueue-config
@@ -54,8 +54,8 @@ def add_command(commands: Any) -> None:
         help="print how Kueue counts slices of every size as gb of one quota",
         description=_DESCRIPTION,
     )
-    parser.repeatable("--size", slice_size, "this size of slices, and no cluster is asked", "SIZE")
-    text = "every size that a GPU of so much memory holds, and no cluster is asked"
+    parser.repeatable("--size", slice_size, "this slice size; the cluster is not asked", "SIZE")
+    text = "every size that fits on a GPU with this memory; the cluster is not asked"
     parser.repeatable("--gpu", gpu_sizes, text, "MEMORY")
     add_flags(parser, namespaces="only the sizes that pods and Jobs of this namespace ask for")
     parser.set_defaults(run=_run)

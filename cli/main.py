@@ -55,7 +55,7 @@ def parser() -> FlagParser:
             "Exit status: 0 there are none; 1 there are some; 2 the answer is unknown."
         ),
     )
-    holders.flag("--node", str, "", "of this node alone", "NAME")
+    holders.flag("--node", str, "", "only this node", "NAME")
     text = "name the pods that carry the gate, too; they do not change the exit status"
     holders.add_argument("--gated", action="store_true", help=text)
     holders.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
@@ -77,7 +77,7 @@ def parser() -> FlagParser:
     ungate.add_argument("--dry-run", action="store_true", help="only name the pods")
     text = "do nothing while mpslice's webhook is installed, which gives pods the gate"
     ungate.add_argument("--if-uninstalled", action="store_true", help=text)
-    ungate.flag("--namespace", str, "", "of this namespace alone", "NAME", short="-n")
+    ungate.flag("--namespace", str, "", "only this namespace", "NAME", short="-n")
     ungate.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
     ungate.set_defaults(run=_ungate)
     kueue.add_command(commands)
@@ -93,9 +93,9 @@ def parser() -> FlagParser:
             "Exit status: 0 all is as it should be; 1 it is not; 2 the answer is unknown."
         ),
     )
-    check.flag("--namespace", str, "default", "where the pods would be made", "NAME", short="-n")
-    check.flag("--size", slice_size, "10gb", "the slice that is asked for")
-    text = "as the chart's admission.enforcement; with warn nothing is refused"
+    check.flag("--namespace", str, "default", "the namespace of the pods", "NAME", short="-n")
+    check.flag("--size", slice_size, "10gb", "the slice size to ask for")
+    text = "the chart's admission.enforcement; with warn nothing is refused"
     check.flag("--enforcement", choice("deny", "warn"), "deny", text)
     check.flag("--kubeconfig", str, "", KUBECONFIG_HELP, "FILE")
     check.set_defaults(run=_check)

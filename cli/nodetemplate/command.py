@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DESCRIPTION: Final = """\
 Prints how cluster-autoscaler and Karpenter are told which slices a new node would offer: tags of
 Auto Scaling groups and scale sets, labels of node pools, annotations of MachineDeployments, a
-NodeOverlay. The new node is one like a node that there is; each size counts as often as it fits on
+NodeOverlay. The new node is like an existing one; each size counts as often as it fits on
 that node with nothing else on it.
 
 The sizes are those that pods ask for and those that stand on the node, or those of --size.
@@ -37,15 +37,15 @@ def add_command(commands: Any) -> None:
     )
     parser.flag("--like", _like, "", "a node of the kind that would be added", "NODE")
     autoscalers = choice(_ALL, "aws", "azure", "gce", "clusterapi", "karpenter")
-    parser.flag("--for", autoscalers, _ALL, "of this autoscaler alone")
+    parser.flag("--for", autoscalers, _ALL, "only for this autoscaler")
     parser.repeatable("--size", slice_size, "a size that a new node is to offer", "SIZE")
     parser.flag("--output", choice("table", "json", "yaml"), "table", "how to print it", short="-o")
     limit = str(MAX_SLICES_PER_GPU)
-    text = "as the planner has it, where its Deployment cannot be read"
+    text = "the most slices on one GPU, where the planner's Deployment cannot be read"
     parser.flag("--max-slices-per-gpu", slice_limit, limit, text, "COUNT")
-    units = "where the node has no NodeLayout: what a gb is, 10^9 bytes or 2^30"
+    units = "what a gb is, 10^9 bytes or 2^30, where the node has no NodeLayout"
     parser.flag("--memory-unit", choice("GB", "GiB"), "GB", units)
-    add_flags(parser, namespaces="count the sizes that pods of this namespace ask for alone")
+    add_flags(parser, namespaces="count only the sizes that pods of this namespace ask for")
     add_node_label(parser)
     parser.set_defaults(run=_run)
 

@@ -36,7 +36,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("-w", "--watch", action="store_true", help="draw it again on every change")
     shapes = "wide shows every GPU and pod, whatever their number"
     parser.flag("--output", choice("table", "wide", "json"), "table", shapes, short="-o")
-    add_flags(parser, namespaces="show the pods of this namespace alone")
+    add_flags(parser, namespaces="show only the pods of this namespace")
     add_all_namespaces(parser)
     add_node_label(parser)
     parser.set_defaults(run=_run)

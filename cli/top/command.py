@@ -40,8 +40,10 @@ def add_command(commands: Any) -> None:
     parser.flag("--output", choice("table", "json"), "table", "how to print it", short="-o")
     parser.flag("--prometheus", url, "", "ask this Prometheus instead of the agents", "URL")
     parser.flag("--window", window, "24h", "how far back Prometheus looks for peaks", "DURATION")
-    parser.flag("--agents-namespace", name, "mpslice-system", "where the node agents run", "NAME")
-    add_flags(parser, namespaces="show the pods of this namespace alone")
+    parser.flag(
+        "--agents-namespace", name, "mpslice-system", "the namespace of the node agents", "NAME"
+    )
+    add_flags(parser, namespaces="show only the pods of this namespace")
     add_all_namespaces(parser)
     parser.set_defaults(run=_run)
 

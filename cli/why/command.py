@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("target", metavar="NAME|KIND/NAME", help="a pod, a node, or a workload")
     shapes = "wide gives each node a row of its own"
     parser.flag("--output", choice("table", "wide", "json"), "table", shapes, short="-o")
-    add_flags(parser, namespaces="where the pod or workload is, else the context's namespace")
+    add_flags(parser, namespaces="the namespace of the pod or workload, else the context's")
     add_node_label(parser)
     parser.set_defaults(run=_run)
 
