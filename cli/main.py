@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; nothing is left to say, not even at exit
+        sys.stderr.close()  # the reader is gone: print nothing more, not even at exit
         sys.exit(_UNUSABLE)
     except OSError as error:  # such as a full disk behind `>`
         print(f"kubectl mpslice: {inert(error.strerror or error)}", file=sys.stderr)

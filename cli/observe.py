@@ -328,8 +328,8 @@ def _volume(obj: Json) -> tuple[NodeTerm, ...] | None:
 
 
 class LastTrouble(logging.Handler):
-    """Keeps what a reflector last complained of, and calls `on_trouble`: a picture that has stood
-    still since then has to say so.
+    """Keeps the last warning of a reflector and calls `on_trouble`, so that a picture that no
+    longer changes says why.
     """
 
     def __init__(self, on_trouble: Callable[[], None]) -> None:

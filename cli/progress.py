@@ -73,5 +73,5 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # nobody reads any more, or not in these letters
+        except (OSError, ValueError):  # the reader is gone, or cannot take the text
             self._ended.set()

@@ -135,7 +135,7 @@ class Terminal:
         stream = sys.stdout if stream is None else stream
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")  # never a traceback for a letter
+            reconfigure(errors="backslashreplace")  # no traceback for a character
         dumb = environment.get("TERM") == "dumb"
         glyphs = ASCII if dumb or not _draws_blocks(stream, environment) else Glyphs()
         if not stream.isatty():
@@ -208,7 +208,7 @@ class Screen:
 
     def show(self, lines: Sequence[Line]) -> None:
         """Draws the lines over the ones before."""
-        self._write(Terminal.of(self._terminal.stream).frame(lines))  # its size may be another now
+        self._write(Terminal.of(self._terminal.stream).frame(lines))  # it may have been resized
 
     def _write(self, text: str) -> None:
         self._terminal.stream.write(text)

@@ -94,7 +94,7 @@ class _Gpus:
 
 
 def is_whole_gpu(resource: str) -> bool:
-    """Whether NVIDIA's own plugin offers GPUs so: whole, shared or MIG."""
+    """Whether NVIDIA's own plugin offers whole, shared or MIG GPUs under this name."""
     return resource in (WHOLE_GPU, _SHARED_GPU) or resource.startswith(MIG_PREFIX)
 
 

@@ -135,7 +135,7 @@ _NOT_FOLLOWED: Final = {
 
 
 def read_values(files: Iterable[str]) -> Options:
-    """The options that the chart's values files say; a later file wins, as with Helm.
+    """Returns the options of the chart's values files; a later file wins, as with Helm.
 
     Raises UnusableInput, naming the value.
     """

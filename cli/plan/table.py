@@ -123,7 +123,7 @@ def _is_pod(notice: Notice) -> bool:
 
 
 def _left_alone(nodes: Iterable[NodeReport]) -> Iterator[Line]:
-    """Nodes, or GPUs of them, that are not planned on; set aside ones stand in the warnings."""
+    """Lists nodes and GPUs that are not planned on; nodes set aside are in the warnings."""
     told = [node for node in nodes if node.reason != UNKNOWN and _why(node)]
     for why, alike in alike_in_order(told, _why):
         names = and_more([node.name for node in alike])

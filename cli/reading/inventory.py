@@ -1,7 +1,7 @@
 """The objects of the input by kind: each once, with a name, and in the shape of its kind.
 
-Of an object that is given twice a file's counts rather than the cluster's, and the later of two
-files', as with `kubectl apply`. Kinds that do not bear on slices are counted.
+Where an object is given twice, a file wins over the cluster, and the later of two files wins, as
+with `kubectl apply`. Kinds that do not bear on slices are counted.
 """
 
 from collections import Counter
@@ -32,11 +32,11 @@ class Notice:
 
 @dataclass(slots=True)
 class Inventory:
-    """The objects that are planned with. `replaced` are the cluster's of which a file has another.
+    """The objects that are planned with.
 
-    `skipped` counts the kinds that do not bear on slices, and `askers` are those of them that ask
-    for slices all the same, such as a PyTorchJob. `bad_nodes` says what is wrong with nodes that
-    cannot be read.
+    `replaced` are objects of the cluster that a file replaces. `skipped` counts the kinds that do
+    not bear on slices, and `askers` are those of them that ask for slices all the same, such as a
+    PyTorchJob. `bad_nodes` says what is wrong with nodes that cannot be read.
     """
 
     by_kind: dict[str, dict[str, Manifest]] = field(default_factory=dict)

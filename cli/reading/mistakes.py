@@ -41,7 +41,7 @@ def path_mistake(name: str) -> str:
 
 
 def bytes_mistake(content: bytes) -> str:
-    """Says what bytes are that are not text; "" where they may be text."""
+    """Says what kind of file the bytes are; "" where they may be text."""
     for magic, name in _COMPRESSED.items():
         if content.startswith(magic):
             return f"is compressed ({name}); unpack it first"

@@ -67,7 +67,7 @@ def _said(
 
 
 def _consequence(lacking: Sequence[Denied]) -> str:
-    """What a person does not see for want of the rights."""
+    """Says what is not shown because rights are missing."""
     resources = {each.right.resource for each in lacking}
     said = []
     if "nodelayouts.mpslice.io" in resources:

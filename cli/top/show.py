@@ -134,7 +134,7 @@ def _amount(mib: int | None) -> str:
 
 
 def as_json(top: Top) -> dict[str, Any]:
-    """The JSON form; amounts in MiB, null where nobody measured (docs/why.md)."""
+    """The JSON form; amounts in MiB, null where nothing was measured (docs/why.md)."""
     return {
         "by": str(top.by),
         "rows": [_row(row) for row in top.rows],

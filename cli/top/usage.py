@@ -1,6 +1,6 @@
 """What pods use of their slices, added up by pod, workload or namespace, the largest waste first.
 
-Pure. Amounts are in MiB; None where nobody measured.
+Pure. Amounts are in MiB; None where nothing was measured.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -27,7 +27,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What somebody else has said: `source` is `condition …`, `event …` or a program; RFC 3339."""
+    """A message of another program.
+
+    `source` is `condition …`, `event …` or the program's name; `at` is in RFC 3339.
+    """
 
     source: str
     message: str

@@ -27,7 +27,7 @@ from planner.words.explain import placement_text, refusal_text, reservation_text
 Json = Mapping[str, Any]
 
 EARLY: Final = timedelta(seconds=5)
-"""So long the planner may take to say its first word of a pod that waits."""
+"""Time that the planner may take to write its first reason on a pod that waits."""
 
 _AHEAD: Final = 5  # pods of the queue that are named
 _NEAR: Final = re.compile(r"([1-9][0-9]{0,6})[-_.]?gi?b?$", re.ASCII | re.IGNORECASE)

@@ -26,7 +26,7 @@ _SYSTEM: Final = re.compile(r"node\.kubernetes\.io/|node\.cloudprovider\.kuberne
 _OF_MACHINES: Final = re.compile(
     r"kubernetes\.io/(hostname|arch|os)|(topology|node)\.kubernetes\.io/|nvidia\.com/gpu\."
 )
-"""Labels that say what a node is: nobody makes another machine of it by changing them."""
+"""Labels that describe a node: to change them does not change the machine."""
 
 _COMES_FREE: Final = frozenset(
     {
@@ -224,7 +224,7 @@ def ends(
     for name in names:
         state, held = trials.states[name], gpus_held(layouts.get(name))
         others = [p for p in trials.bound(name) if p.uid != pod.uid and not p.finished]
-        # What ends last of all is what came first; what matters least ends first.
+        # The lowest priority first, then the youngest.
         others.sort(key=lambda p: (p.priority, [-ord(c) for c in p.created], p.key))
         alone = []
         for other in others[:left]:

@@ -131,14 +131,14 @@ class ApiReviews:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """200 with the reader, 401 for a token that is nobody's, 403 for a reader without the right."""
+    """200 with the reader, 401 for a token without an owner, 403 for a reader without the right."""
 
     status: int
     reader: Reader | None = None
 
 
 class Access:
-    """Asks `reviews`, seldom. `clock` in seconds, monotonic."""
+    """Asks `reviews` and keeps the answers. `clock` in seconds, monotonic."""
 
     def __init__(self, reviews: Reviews, clock: Callable[[], float] = time.monotonic) -> None:
         self._reviews = reviews

@@ -1,5 +1,6 @@
-"""What a reader of the page is sent: the part of a picture that the reader may see, and of that
-what is new. Pure.
+"""What a reader of the page is sent: what is new in the part of a picture that the reader may see.
+
+Pure.
 """
 
 import json
@@ -21,7 +22,7 @@ def restricted(picture: Picture, namespaces: frozenset[str]) -> Picture:
 def changes(sent: Picture | None, new: Picture) -> str | None:
     """The data of the next event, JSON in one line; None where nothing has changed.
 
-    Rows that are new or have changed come in full, those that went are null. Without `sent` the
+    Rows that are new or have changed come in full, removed ones are null. Without `sent` the
     event has everything and says `"first": true`: the reader forgets what it had before.
     """
     old = sent or Picture()

@@ -61,7 +61,7 @@ class Feed:
         finally:
             self._readers -= 1
             if not self._readers:
-                self._newest = None  # it grows old, and nobody needs the memory
+                self._newest = None  # it gets old, and its memory is not needed
 
     async def newer(self, than: Picture | None, seconds: float) -> Picture | None:
         """Waits for a newer picture, or for so many seconds, and returns the newest.
@@ -105,5 +105,5 @@ def _told() -> Iterator[None]:
     """Logs what goes wrong inside: the planner goes on without its page."""
     try:
         yield
-    except Exception:  # whatever it is, pods wait for the planner
+    except Exception:  # the planner goes on, whatever the error
         log.exception("the page could not be brought up to date")

@@ -24,7 +24,7 @@ MOST_ROWS: Final = 5000
 """Pods of the queue that are shown; the others are counted."""
 
 PLACED, QUEUED, ASIDE = range(3)
-"""Where a waiting pod stands: it has a place, it waits for one, it is not to have one now."""
+"""The state of a waiting pod: it has a place, waits for one, or can have none now."""
 
 _UNQUEUED: Final = frozenset({Cause.BACKOFF, Cause.VOLUME})
 
