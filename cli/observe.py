@@ -8,7 +8,7 @@ be wrong.
 import asyncio
 import logging
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
@@ -143,7 +143,7 @@ class Observer:
         )
         return await self._observed(layouts, nodes, namespaces, pods, groups)
 
-    async def follow(self) -> AsyncIterator[Observed]:
+    async def follow(self) -> AsyncGenerator[Observed, None]:
         """Yields what is seen now, and again after every change, until the caller ends it."""
         yield await self.look()  # says in one sentence what is wrong; a reflector would try again
         kinds: dict[str, _Kind[Any]] = {
@@ -181,6 +181,8 @@ class Observer:
                     yield await self._observed(*seen.values())
                     await changed.wait()
                     await asyncio.sleep(SETTLE)
+            except GeneratorExit:
+                return  # a TaskGroup would make an ExceptionGroup of it
             finally:
                 for task in running:
                     task.cancel()

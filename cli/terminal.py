@@ -106,15 +106,18 @@ def natural(name: str) -> tuple[tuple[int, int | str], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The characters of bars: the edge of a slice, a used one, a free one, uncarved memory."""
+    """The characters of bars: the edge of a slice, a used one, a free one, uncarved memory, and one
+    of the namespace or plan that is shown.
+    """
 
     edge: str = "▌"
     used: str = "█"
     free: str = "▒"
     idle: str = "·"
+    mine: str = "▓"
 
 
-ASCII: Final = Glyphs("|", "#", "=", ".")
+ASCII: Final = Glyphs("|", "#", "=", ".", "+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ def _draws_blocks(stream: TextIO, environment: Mapping[str, str]) -> bool:
     if next(filter(None, chosen), "") in _UNSET:
         return False
     try:
-        "▌█▒·".encode(getattr(stream, "encoding", None) or locale.getpreferredencoding(False))
+        "▌█▒·▓".encode(getattr(stream, "encoding", None) or locale.getpreferredencoding(False))
     except (UnicodeEncodeError, LookupError):
         return False
     return True

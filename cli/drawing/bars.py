@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from cli.terminal import ASCII, Glyphs, Line, Span
+from cli.terminal import Glyphs, Line, Span
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize, size_label
 
@@ -38,18 +38,13 @@ def cells(width: int | None) -> int:
     return _PIPED if width is None else max(NARROWEST, min(WIDEST, width - _BESIDE))
 
 
-def new_mark(glyphs: Glyphs) -> str:
-    """The character of slices that a plan makes."""
-    return "+" if glyphs == ASCII else "▓"
-
-
 def bar(look: Look, room: int, glyphs: Glyphs) -> Line:
     """The bar; the first cell of a slice is an edge, so that neighbours can be told apart."""
     spans: list[Span] = []
     drawn = 0
     kinds = (
         (look.used, glyphs.used, "used"),
-        (look.new, new_mark(glyphs), "mine"),
+        (look.new, glyphs.mine, "mine"),
         (look.free, glyphs.free, "free"),
     )
     for slices, mark, style in kinds:
@@ -76,7 +71,7 @@ def legend(glyphs: Glyphs) -> Line:
     return (
         Span(glyphs.used, "used"),
         Span(" used  "),
-        Span(new_mark(glyphs), "mine"),
+        Span(glyphs.mine, "mine"),
         Span(" for a pod of this plan  "),
         Span(glyphs.free, "free"),
         Span(f" free slice  {glyphs.idle} uncarved"),

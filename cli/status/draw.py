@@ -38,9 +38,9 @@ def draw(
     for title, content in parts:
         if content:
             lines += [line(Span(title, "title")), *indented(content), line()]
-    if not lines:
-        where = f" in namespace {inert(picture.namespace)}" if picture.namespace else ""
-        lines = [line(f"no pod asks for a slice{where}"), line()]
+    where = f" in namespace {inert(picture.namespace)}" if picture.namespace else ""
+    if not lines or (where and not (picture.holdings or picture.waiting)):
+        lines += [line(f"no pod asks for a slice{where}"), line()]
     return lines
 
 
@@ -83,7 +83,7 @@ def _gpu_row(node: NodeRow, gpu: Gpu, picture: Picture, glyphs: Glyphs, cells: i
     for each in gpu.slices:
         mine = each.pod.partition("/")[0] == picture.namespace and picture.namespace != ""
         style = ("mine" if mine else "used") if each.used else "free"
-        mark = glyphs.used if each.used else glyphs.free
+        mark = {"mine": glyphs.mine, "used": glyphs.used, "free": glyphs.free}[style]
         width = max(1, each.size * cells // max(gpu.capacity, 1))
         # The first cell of a slice is an edge, so that neighbours can be told apart.
         spans.append(Span(glyphs.edge + mark * (width - 1), style))
@@ -135,7 +135,7 @@ def _filled(spans: Sequence[Span], glyphs: Glyphs, cells: int) -> Line:
 
 
 def _legend(picture: Picture, glyphs: Glyphs) -> Line:
-    mine = (Span(glyphs.used, "mine"), Span(" of this namespace  ")) if picture.namespace else ()
+    mine = (Span(glyphs.mine, "mine"), Span(" of this namespace  ")) if picture.namespace else ()
     return (
         Span(glyphs.used, "used"),
         Span(" used  "),

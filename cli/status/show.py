@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from datetime import datetime
 
 from cli.observe import LastTrouble, Observed, Observer, judged
@@ -32,13 +32,14 @@ async def show(
     log.addHandler(trouble)
     try:
         with Screen(terminal) if on_screen else nullcontext() as screen:
-            async for observed in observer.follow():
-                said, lacking = _said(observed, terminal, output, namespace)
-                if screen is None:
-                    terminal.print([*said, *lacking])
-                    continue
-                words, trouble.words = trouble.words, ""
-                screen.show([_head(observed.now, words), line(), *said, *lacking])
+            async with aclosing(observer.follow()) as pictures:
+                async for observed in pictures:
+                    said, lacking = _said(observed, terminal, output, namespace)
+                    if screen is None:
+                        terminal.print([*said, *lacking])
+                        continue
+                    words, trouble.words = trouble.words, ""
+                    screen.show([_head(observed.now, words), line(), *said, *lacking])
     finally:
         log.removeHandler(trouble)
 

@@ -117,6 +117,8 @@ def _not_there(wanted: Target, namespace: str, hidden: Sequence[Denied]) -> str:
         grants = " && ".join(granting(hidden))
         consequence = f"an administrator grants it with {grants}"
         return f"{what} that you may see{where}; {sentence(hidden, consequence)}"
+    if wanted.kind not in ("", "Pod"):
+        return f"{what}{where}"
     return (
         f"{what}{where}; a pod that admission refused is not stored: "
         "`kubectl mpslice plan -f FILE` says what is wrong with it"

@@ -21,7 +21,7 @@ from planner.model import GATE
 from tests.cli.fake_api import ALL, FakeApi, Grant, cluster, view
 from tests.cli.objects import LABEL, available, gpu, layout, node, pod
 from tests.cli.test_terminal import Tty
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LAYOUTS = Grant("nodelayouts")
@@ -112,6 +112,12 @@ async def test_namespace_shows_its_pods_alone_and_all_gpus() -> None:
     assert "team-a" not in text
     assert "n2 GPU 1" in text
     assert "of this namespace" in text
+    assert "|+++++++|####" in text  # told from the others' without colours
+
+
+async def test_namespace_without_slice_pods_says_so() -> None:
+    text = await shown(FakeApi(OBJECTS), "nowhere")
+    assert "no pod asks for a slice in namespace nowhere" in text
 
 
 async def test_rights_of_a_namespace_show_its_pods_and_what_the_planner_told() -> None:
@@ -289,6 +295,22 @@ async def test_screen_is_drawn_over_tells_of_trouble_and_is_given_back(
     assert all("\x1b[?2026l" in frame for frame in frames[1:])
     assert "\x1b[2J" not in text
     assert text.endswith("\x1b[?25h\x1b[?1049l")
+
+
+async def test_watch_ends_without_a_further_word_when_its_reader_is_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if self.tell():  # the second picture
+                raise BrokenPipeError
+            return super().write(text)
+
+    observer = Observer(FakeApi(OBJECTS), LABEL, "")
+    with pytest.raises(BrokenPipeError):
+        await asyncio.wait_for(show(observer, Terminal(Gone()), "table", "", watch=True), DEADLINE)
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("grants", [ALL, view("team-a")], ids=["all", "view"])

@@ -233,6 +233,8 @@ async def test_job_whose_pods_are_refused_says_the_rule() -> None:
 async def test_what_is_not_there_is_said_with_the_way_to_learn_more() -> None:
     with pytest.raises(Exception, match="a pod that admission refused is not stored"):
         await why(FakeApi(), "nothing")
+    with pytest.raises(Exception, match=r"^there is no node nothing$"):
+        await why(FakeApi(), "node/nothing")
     with pytest.raises(Exception, match="kubectl create clusterrole mpslice-sees-nodes"):
         await why(FakeApi((), view("team-a")), "node/n1")
 
