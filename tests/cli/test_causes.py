@@ -6,6 +6,7 @@ Reasons of admission have the same in test_why_workloads.py, those of nodes in t
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -20,11 +21,12 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision, View, decide
 from planner.model import GATE, Available, Cause
+from planner.progress.machine import Progress
 from planner.state.parse import parse_pod
 from planner.ui.changes import changes
 from planner.ui.picture import Picture, picture
 from planner.ui.seen import Seen
-from planner.words.condition import condition_json
+from planner.words.condition import LASTS, condition_json
 from planner.words.storyteller import Storyteller
 from planner.writes.actions import Inform, Ungate
 from tests.cli.causes import CASES, NOW, UNREACHABLE, Case
@@ -55,23 +57,10 @@ async def seen(kube: FakeApi) -> Observed:
     return await Observer(kube, LABEL, "team-a", clock=lambda: NOW).look()
 
 
-def decided(observed: Observed, case: Case) -> Decision:
-    """What the planner decides on what is seen, with what it remembers of the pod."""
-    decision = judged(observed)
-    assert decision is not None
-    if case.remembers is None:
-        return decision
-    known = {each.uid: case.remembers for each in observed.pods or () if each.name == "p"}
-    return decide(
-        View(
-            observed.nodes or (),
-            observed.layouts or {},
-            observed.pods or (),
-            LABEL,
-            now=NOW,
-            progress=known,
-        )
-    )
+def decided(observed: Observed, remembers: Mapping[str, Progress]) -> Decision:
+    """What the planner decides on what is seen, with what it remembers by pod uid."""
+    nodes, layouts, pods = observed.nodes or (), observed.layouts or {}, observed.pods or ()
+    return decide(View(nodes, layouts, pods, LABEL, now=NOW, progress=remembers))
 
 
 def events_of(decision: Decision) -> dict[str, tuple[str, str]]:
@@ -115,7 +104,8 @@ async def why(kube: FakeApi, name: str = "p") -> Answer:
 async def test_cause_is_told_in_event_condition_why_and_page(case: Case) -> None:
     kube = FakeApi(case.objects)
     observed = await seen(kube)
-    decision = decided(observed, case)
+    known = {pod.uid: case.remembers for pod in observed.pods or () if pod.name == "p"}
+    decision = decided(observed, {uid: each for uid, each in known.items() if each is not None})
     row = queue_of(led(observed, decision))["team-a/p"]
     assert row["reason"] == case.cause
     assert case.told in row["text"]
@@ -209,6 +199,8 @@ async def test_pod_with_a_place_is_told_in_event_condition_why_and_page(way: Way
     decision = judged(observed)
     assert decision is not None
     assert events_of(decision).get("p", ("", ""))[1] == way.event
+    entered = {uid: replace(known, entered=NOW - LASTS) for uid, known in decision.progress.items()}
+    decision = decided(observed, entered)
     condition = condition_of(decision)
     assert (condition.reason, condition.message) == (way.reason, way.condition)
     answer = await why(kube)
