@@ -2,10 +2,11 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.decide import Decision, decide
-from planner.model import Cause, Pod, Refusal
+from planner.model import Cause, Placement, Pod, Refusal
 from planner.progress.machine import RENOMINATE, Phase
 from planner.writes.actions import Inform, WriteSpec
 from tests.planner.lives.life import Life
@@ -30,17 +31,21 @@ class Judge:
         _capacity(life)
         _used(life, decision)
         _backoff_holds_nothing(life, decision)
-        self._bound_in_time(life, decision)
+        bound = [pod for pod in life.world.pods.values() if pod.uid in self._unbound and pod.node]
+        self._bound_in_time(life, decision, bound)
         self._visible(life, decision)
-        self._order(life, decision)
+        self._order(life, decision, bound)
+        self._unbound = {pod.uid for pod in life.world.pods.values() if not pod.node}
         _causes(life, decision)
         if self._dice.random() < 0.3:
             _restart_changes_nothing(life, decision)
 
-    def _bound_in_time(self, life: Life, decision: Decision) -> None:
+    def _bound_in_time(self, life: Life, decision: Decision, bound: Sequence[Pod]) -> None:
+        """The time begins anew where a pod of higher priority that preempts has got the slice."""
         placed = {p.pod.uid: p for p in decision.plan.placements}
         now = life.world.now
-        self._placed = {uid: self._placed.get(uid, now) for uid in placed}
+        lost = {uid for uid, place in placed.items() if any(_took(pod, place) for pod in bound)}
+        self._placed = {uid: now if uid in lost else self._placed.get(uid, now) for uid in placed}
         for uid, since in self._placed.items():
             quiet = life.kind.faults or life.kind.broken or life.kind.denied
             if now - since > (4 * _BOUND_WITHIN if quiet else 1.0):
@@ -66,9 +71,8 @@ class Judge:
                     life.problem(f"{pod.name} fits nowhere and no autoscaler can see it: {pod}")
         self._hidden = hidden
 
-    def _order(self, life: Life, decision: Decision) -> None:
+    def _order(self, life: Life, decision: Decision, bound: Sequence[Pod]) -> None:
         """A holder of a reservation is not passed over by younger equals."""
-        bound = [pod for pod in life.world.pods.values() if pod.uid in self._unbound and pod.node]
         for reservation in decision.plan.reservations:
             holder = reservation.pod
             for pod in bound:
@@ -77,7 +81,12 @@ class Judge:
                     life.seen["holder passed over"] += 1
                     if self._passed[holder.uid] > _PASSED:
                         life.problem(f"{holder.name} holds a reservation and {pod.name} passed it")
-        self._unbound = {pod.uid for pod in life.world.pods.values() if not pod.node}
+
+
+def _took(pod: Pod, place: Placement) -> bool:
+    """Whether a pod that was bound may have taken a slice meant for one of lower priority."""
+    shared = set(pod.seats) & set(place.pod.seats)
+    return pod.node == place.node and pod.priority > place.pod.priority and bool(shared)
 
 
 def _guards(decision: Decision) -> set[str]:
