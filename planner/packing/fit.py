@@ -12,7 +12,6 @@ from planner.model import Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.candidates import best
 from planner.packing.classes import PodClass
-from planner.packing.order import Unit
 from planner.packing.state import Seating, State
 
 _LOOK: Final = 4  # how many GPUs are compared
@@ -53,63 +52,56 @@ def _may_relent(state: State, number: int) -> bool:
 
 
 def place(state: State, number: int, choose: Choose = tightest) -> bool:
-    """Places the unit where it fits best, or what is left of it; whether any of it is placed."""
-    unit = state.units[number]
+    """Places the unit where it fits best, unless it is placed; whether it is then."""
     if state.placed[number]:
-        _top_up(state, number, choose)
         return True
-    if len(unit.pods) == unit.needed == 1:
-        seating = seat(state, unit.pods[0], choose)
-        if seating is None:
-            return False
-        state.put(number, (seating,))
-        return True
-    seatings = _seat_unit(state, unit, choose)
-    if seatings:
-        state.put(number, seatings)
-    return bool(seatings)
+    if not state.may_go(number):
+        return False
+    unit = state.units[number]
+    if unit.needed > 1 or number in state.further:
+        return place_group(state, number, lambda pod: seat(state, pod, choose))
+    seating = seat(state, unit.pods[0], choose)
+    if seating is None:
+        return False
+    state.put(number, (seating,))
+    return True
 
 
-def _top_up(state: State, number: int, choose: Choose) -> None:
-    """Places further pods of a unit that has the pods it needs."""
-    if not state.is_lacking(number):
-        return
-    there = {id(seating.pod) for seating in state.placed[number]}
-    others = (pod for pod in state.units[number].pods if id(pod) not in there)
-    more = [seating for pod in others if (seating := seat(state, pod, choose)) is not None]
-    if more:
-        state.put(number, (*state.placed[number], *more))
+def place_group(state: State, number: int, seat_one: Callable[[Pod], Seating | None]) -> bool:
+    """Places a group's pods that it needs, or others of its pods instead; whether it could.
 
-
-def _seat_unit(state: State, unit: Unit, choose: Choose) -> tuple[Seating, ...]:
-    """Seats as many of the unit's pods as fit, at least `needed`; else none, and () is returned."""
-    if len(unit.pods) < unit.needed:
-        return ()
-    seated = _seat_enough(state, unit.pods, unit.needed, choose)
-    if not seated and unit.needed > 1:
-        # Where all are needed the large ones, which fit in fewer places, go first; else the small.
-        large_first = unit.needed == len(unit.pods)
-        by_size = sorted(unit.pods, key=lambda pod: sum(pod.seats), reverse=large_first)
-        if by_size != list(unit.pods):
-            seated = _seat_enough(state, by_size, unit.needed, choose)
-    return seated
+    `seat_one` books a pod, and returns None where it does not fit.
+    """
+    unit, members = state.units[number], state.members(number)
+    # Where all are needed the large ones, which fit in fewer places, go first; else the small.
+    large_first = unit.needed == len(members)
+    by_size = sorted(members, key=lambda pod: sum(pod.seats), reverse=large_first)
+    seated = _seat_enough(state, members, unit.needed, seat_one)
+    if not seated and by_size != members:
+        seated = _seat_enough(state, by_size, unit.needed, seat_one)
+    if not seated:
+        return False
+    if len(members) > unit.needed:
+        state.divide(number, [seating.pod for seating in seated])
+    state.put(number, seated)
+    return True
 
 
 def _seat_enough(
-    state: State, pods: Sequence[Pod], needed: int, choose: Choose
+    state: State, pods: Sequence[Pod], needed: int, seat_one: Callable[[Pod], Seating | None]
 ) -> tuple[Seating, ...]:
     mark = state.checkpoint()
     seated: list[Seating] = []
     left = len(pods)
     for pod in pods:
         left -= 1
-        seating = seat(state, pod, choose)
+        seating = seat_one(pod)
         if seating is not None:
             seated.append(seating)
-        elif len(seated) + left < needed:
+        if len(seated) == needed:
+            return tuple(seated)
+        if len(seated) + left < needed:
             break
-    if len(seated) >= needed:
-        return tuple(seated)
     for seating in seated:
         state.unbook(seating)
     state.rollback(mark)

@@ -23,17 +23,19 @@ long.
 
 @dataclass(slots=True, eq=False)  # frozen it would take three times as long to make
 class Unit:
-    """A lone pod, or the pending pods of a group, the older first.
+    """A lone pod, or the pods that a group needs to run, the older first: all are placed, or none.
 
-    At least `needed` of the pods have to be placed, or none is; that may be more than there are.
-    `oldest` is the pod that says when it is the unit's turn: of a group it may be bound already, so
-    that the group's turn does not change while its pods are bound one by one.
+    `needed` is how many there have to be, which may be more than there are. `oldest` is the pod
+    that says when it is the unit's turn: of a group it may be bound already, so that the group's
+    turn does not change while its pods are bound one by one. A pod that a group has beside those
+    it needs is a unit of its own, which may be placed `after` the group.
     """
 
     pods: tuple[Pod, ...]
     rank: Rank
     oldest: Pod
     needed: int = 1
+    after: "Unit | None" = None
 
     @property
     def aged(self) -> bool:
@@ -80,22 +82,28 @@ def _turn(unit: Unit) -> tuple[Rank, str, str, str]:
 
 
 def _group_units(pods: Sequence[Pod], group: Group, aged_until: str) -> Iterable[Unit]:
-    """A group as one unit; once its minimum runs, each further pod is one of its own.
+    """What a group needs to run as one unit, and each further pod as one of its own.
 
-    The group has one priority, the highest, and one age, that of its oldest pod, whichever of them
-    are bound already. A group of which only a part runs goes before its peers.
+    The group has one priority, the highest, and one turn, that of its oldest pod, whichever of them
+    are bound already. A group of which only a part runs goes before its peers; its further pods
+    do not, so that their turn is the same before and after.
     """
     every = [*pods, *group.placed]
     oldest = min(every, key=_age)
     priority = max(pod.priority for pod in every)
     needed = group_minimum(pods, group) - group.there
-    begun = needed > 0 and bool(group.placed)
 
-    def unit(pods: Sequence[Pod], needed: int) -> Unit:
-        aged = "" < min(pod.waits_since for pod in pods) <= aged_until
-        return Unit(tuple(pods), (-priority, not begun, not aged), oldest, needed)
+    def rank(since: str, *, begun: bool) -> Rank:
+        return -priority, not begun, not ("" < since <= aged_until)
 
-    return [unit(pods, needed)] if needed > 0 else [unit([pod], 1) for pod in pods]
+    first: Unit | None = None
+    if needed > 0:
+        turn = rank(min(pod.waits_since for pod in pods), begun=bool(group.placed))
+        first = Unit(tuple(pods[:needed]), turn, oldest, needed)
+        yield first
+        pods = pods[needed:]
+    for pod in pods:
+        yield Unit((pod,), rank(pod.waits_since, begun=False), oldest, after=first)
 
 
 def _age(pod: Pod) -> tuple[str, str, str]:

@@ -36,7 +36,13 @@ def _runs(state: State, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int],
     if cpu_per_gb > 0 and _is_stranded(state, cpu_per_gb):
         yield numbers, strand_aware(cpu_per_gb)
     if not all(map(state.is_movable, numbers)):
-        yield sorted(numbers, key=lambda number: -units[number].gb), tightest
+        yield sorted(numbers, key=lambda number: -units[_group(state, number)].gb), tightest
+
+
+def _group(state: State, number: int) -> int:
+    """The group that has to be placed before the unit, or else the unit itself."""
+    group = state.after[number]
+    return number if group is None else group
 
 
 def _cpu(state: State, number: int) -> int:

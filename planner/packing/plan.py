@@ -189,9 +189,9 @@ class _Packing:
         return fill(self._state, self._lacking(numbers))
 
     def _lacking(self, numbers: Iterable[int]) -> list[int]:
-        """Units of which not all pods are placed."""
-        placed, units = self._state.placed, self._state.units
-        return [n for n in numbers if not placed[n] or len(placed[n]) < len(units[n].pods)]
+        """Units that are not placed."""
+        placed = self._state.placed
+        return [n for n in numbers if not placed[n]]
 
     def _place_rank(self, numbers: Sequence[int], ranks_left: int) -> bool:
         """Places the units of one rank; whether there were more than fitted."""
@@ -308,14 +308,7 @@ class _Packing:
         explainer = RefusalExplainer(state, waiting, self._snapshot.groups)
         refusals = []
         for number in self._lacking(range(len(state.units))):
-            there = Counter(id(seating.pod) for seating in state.placed[number])
-            left = []
-            for pod in state.units[number].pods:
-                if there[id(pod)]:
-                    there[id(pod)] -= 1
-                else:
-                    left.append(pod)
-            refusals += explainer.refusals(number, left)
+            refusals += explainer.refusals(number)
         return Plan(
             placements=tuple(placements),
             refusals=tuple(refusals),

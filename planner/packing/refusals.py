@@ -52,12 +52,14 @@ class RefusalExplainer:
         self._columns: dict[AnyCandidates, _Columns] = {}
         self._known: dict[PodClass, _Reasons] = {}
 
-    def refusals(self, number: int, pods: Iterable[Pod]) -> list[Refusal]:
-        """Why these pods of a unit are not placed."""
-        unit = self._state.units[number]
-        if self._state.placed[number] or unit.needed <= 1 or not unit.pods[0].group:
-            return [self._refusal(pod) for pod in pods]
-        return [self._of_group(unit, pod) for pod in pods]
+    def refusals(self, number: int) -> list[Refusal]:
+        """Why the pods of a unit are not placed."""
+        state, unit = self._state, self._state.units[number]
+        group = state.after[number]
+        waits_for = unit if group is None or state.placed[group] else state.units[group]
+        if waits_for.needed <= 1 or not unit.pods[0].group:
+            return [self._refusal(pod) for pod in unit.pods]
+        return [self._of_group(waits_for, pod) for pod in unit.pods]
 
     def _of_group(self, unit: Unit, pod: Pod) -> Refusal:
         """Where nothing is lacking but members, or room for all at once, no node is at fault."""

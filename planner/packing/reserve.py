@@ -81,9 +81,9 @@ class _Queue:
                 held = self._reserve(number, self._now)
                 if held is not None:
                     # What was chosen depends on where these are.
-                    state.fixed.update(n for n in numbers if n < number and state.placed[n])
+                    state.fix(n for n in numbers if n < number and state.placed[n])
         if state.placed[numbers[0]]:
-            state.fixed.add(numbers[0])
+            state.fix(numbers[:1])
         return held
 
     def _place(self, number: int) -> bool:
@@ -99,10 +99,10 @@ class _Queue:
     def _reserve(self, number: int, since: datetime) -> Held | None:
         """Books what the unit needs, for the rest of the plan; None where it could never fit."""
         state, unit = self._state, self._state.units[number]
-        if len(unit.pods) < unit.needed:
+        if not state.may_go(number):
             return None
         held: list[Seating] = []
-        for pod in unit.pods[: unit.needed]:
+        for pod in unit.pods:
             seating = self._seating(pod)
             if seating is None:
                 for each in held:

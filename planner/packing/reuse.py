@@ -6,13 +6,14 @@ are placed then, and not at all once its gate is gone: it may be bound at any mo
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from planner.feasibility.nodes import node_refusal
 from planner.model import Pod
 from planner.packing.classes import PodClass
-from planner.packing.fit import gpus_on, seat_on_free
-from planner.packing.standing import Ways, put_there
+from planner.packing.fit import gpus_on, place_group, seat, seat_on_free
+from planner.packing.standing import Ways, put_there, put_together
 from planner.packing.state import Seating, State
 
 _MANY: Final = 1000
@@ -20,14 +21,14 @@ _MANY: Final = 1000
 
 
 def keep_nominated(state: State, numbers: Sequence[int]) -> None:
-    """Places units whose pods are nominated, as many of them as are needed, where they are.
+    """Places units of which pods are nominated, those where they are.
 
     The scheduler counts on that, and it may have preempted somebody for it.
     """
     turn = [number for number in numbers if is_nominated(state, number)]
     if turn:
         _stay_together(state, turn)
-        state.fixed.update(number for number in turn if state.placed[number])
+        state.fix(number for number in turn if state.placed[number])
 
 
 def _stay_together(state: State, turn: Sequence[int]) -> None:
@@ -55,22 +56,17 @@ def _stay_in_turn(state: State, numbers: Sequence[int]) -> list[int]:
 
 
 def is_nominated(state: State, number: int) -> bool:
-    """Whether enough of the unit's pods are nominated, and none is placed yet."""
-    unit = state.units[number]
-    nominated = sum(1 for pod in unit.pods if pod.nominated)
-    return nominated >= unit.needed and nominated > 0 and not state.placed[number]
+    """Whether one of the unit's pods is nominated, and they are not placed yet."""
+    return not state.placed[number] and any(pod.nominated for pod in state.members(number))
 
 
 def _stay(state: State, number: int) -> bool:
-    unit = state.units[number]
-    found = (_seat_nominated(state, pod) for pod in unit.pods if pod.nominated)
-    seated = tuple(seating for seating in found if seating is not None)
-    if not seated or len(seated) < unit.needed:
-        for each in seated:
-            state.unbook(each)
-        return False
-    state.put(number, seated)
-    return True
+    return state.may_go(number) and place_group(state, number, partial(_seat_again, state))
+
+
+def _seat_again(state: State, pod: Pod) -> Seating | None:
+    """A nominated pod where it is; one of its group that was no rival of anybody where it fits."""
+    return _seat_nominated(state, pod) if pod.nominated else seat(state, pod)
 
 
 def _seat_nominated(state: State, pod: Pod) -> Seating | None:
@@ -92,7 +88,7 @@ def reuse_free_slices(state: State, numbers: Sequence[int], ways: Ways | None) -
     else:
         _match(state, sorted(waiting, key=lambda number: _choices(state, number)))
     units, many = state.units, len(state.units) > _MANY
-    state.fixed.update(
+    state.fix(
         n for n in waiting if state.placed[n] and (many or not any(p.gated for p in units[n].pods))
     )
 
@@ -113,13 +109,5 @@ def _match(state: State, numbers: Sequence[int]) -> None:
 
 
 def _place_on_free(state: State, number: int) -> bool:
-    """Places a unit on free slices alone, if as many of its pods find some as it needs."""
-    unit = state.units[number]
-    found = (seat_on_free(state, pod) for pod in unit.pods if len(unit.pods) >= unit.needed)
-    seated = tuple(seating for seating in found if seating is not None)
-    if seated and len(seated) >= unit.needed:
-        state.put(number, seated)
-        return True
-    for seating in seated:
-        state.unbook(seating)
-    return False
+    """Places a unit on free slices alone, if all its pods find some."""
+    return put_together(state, number, partial(seat_on_free, state))

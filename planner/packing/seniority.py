@@ -73,7 +73,7 @@ def _exchange(state: State, waiting: list[int], placed: list[int], work: int) ->
                 insort(placed, older)
                 heappush(waiting, younger)
                 if younger in state.fixed:
-                    state.fixed.add(older)
+                    state.fix((older,))
                 hopeless.clear()
                 break
             state.rollback(mark)

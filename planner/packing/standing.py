@@ -8,7 +8,7 @@ is still the best way for the others.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,7 +36,8 @@ class _Item:
 
     `weight` is what placing it is worth; sums of weights compare as ways do. `twin` is the place of
     the last item before it that is alike: of two that are alike, the first takes the first node.
-    `rest` counts the item and those of its unit that come after it.
+    `group` is the unit without which it may not be placed, its own or one that has to be placed
+    first; `rest` counts the items of that unit that come after it.
     """
 
     number: int
@@ -45,6 +46,7 @@ class _Item:
     nodes: Sequence[NodeBook]
     weight: int
     twin: int | None
+    group: int
     rest: int
 
 
@@ -66,10 +68,12 @@ def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
     found: list[_Option] = []
     nodes: dict[PodClass, list[NodeBook]] = {}
     looks = _LOOKS
+    whole: set[int] = set()  # units of which all pods find free slices
     for number in numbers:
-        unit = state.units[number]
-        if state.placed[number] or len(unit.pods) < unit.needed:
+        unit, group = state.units[number], state.after[number]
+        if state.placed[number] or not (state.may_go(number) or group in whole):
             continue
+        before = len(found)
         for pod in unit.pods:
             pods = state.class_of(pod)
             if pods not in nodes:
@@ -84,6 +88,10 @@ def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
                 found.append((number, pod, pods, nodes[pods]))
                 if len(found) > _PODS:
                     return None
+        if len(found) - before == len(unit.pods):
+            whole.add(number)
+        else:
+            del found[before:]
     return found
 
 
@@ -111,15 +119,19 @@ def _items(state: State, found: Sequence[_Option]) -> list[_Item]:
         shift += aged  # the older outweighs all that come after it
     weights.reverse()
     before: dict[object, int] = {}
-    counts = Counter(number for number, *_ in found)
+    left = Counter(number for number, *_ in found)
     turns = sorted(zip(found, weights, strict=True), key=lambda each: _turn(each[0][1]))
     for place, ((number, pod, pods, nodes), weight) in enumerate(turns):
-        alone = len(state.units[number].pods) == 1
-        kind = (state.rank[number], pods) if alone else (number, pods)
-        twin = before.get((alone, kind))
-        before[alone, kind] = place
-        items.append(_Item(number, pod, pods, nodes, weight, twin, counts[number]))
-        counts[number] -= 1
+        after = state.after[number]
+        group = number if after is None or state.placed[after] else after
+        lone = (
+            group == number and number not in state.further and len(state.units[number].pods) == 1
+        )
+        kind = pods, state.rank[number] if lone else (group, group == number)
+        twin = before.get(kind)
+        before[kind] = place
+        left[number] -= 1
+        items.append(_Item(number, pod, pods, nodes, weight, twin, group, left[group]))
     return items
 
 
@@ -139,6 +151,7 @@ class _Search:
         self._ways: Ways = {}
         self._chosen: list[int | None] = [None] * len(items)  # by item the index of its node
         self._there: Counter[int] = Counter()  # by unit, how many of its pods
+        self._beside: Counter[int] = Counter()  # by group, how many pods that may not be without it
         self._left: dict[SliceSize, Counter[int]] = {}
         """Free slices of a size, by the order of their node."""
         for node in state.standing_nodes:
@@ -195,6 +208,7 @@ class _Search:
                 continue
             self._chosen[turn] = index
             self._there[item.number] += 1
+            self._beside[item.group] += 1
             order = item.nodes[index].order
             for size in item.pods.seats:
                 self._left[size][order] -= 1
@@ -203,15 +217,16 @@ class _Search:
             for size in item.pods.seats:
                 self._left[size][order] += 1
             self._there[item.number] -= 1
+            self._beside[item.group] -= 1
             self._chosen[turn] = None
             self._state.unbook(seating)
         if self._may_suffice(item):
             self._try(turn + 1, worth)
 
     def _may_suffice(self, item: _Item) -> bool:
-        """Whether the pods of the unit that are there can become enough, or none is there."""
-        there = self._there[item.number]
-        return not there or there + item.rest - 1 >= self._state.units[item.number].needed
+        """Whether the group can become complete that pods need which are there."""
+        there = self._there[item.group] + item.rest
+        return not self._beside[item.group] or there >= self._state.units[item.group].needed
 
     def _bound(self, turn: int) -> int:
         """What the items from here on are worth at most.
@@ -249,11 +264,28 @@ def seat_there(state: State, pod: Pod, node: NodeBook) -> Seating | None:
 
 def put_there(state: State, number: int, ways: Ways) -> bool:
     """Places a unit on the free slices that `ways` has for it; whether they are still there."""
-    seated = [seat_there(state, pod, node) for pod, node in ways.get(number, ())]
-    there = tuple(seating for seating in seated if seating is not None)
-    if there and len(there) >= state.units[number].needed:
-        state.put(number, there)
-        return True
-    for seating in there:
-        state.unbook(seating)
-    return False
+    nodes = {id(pod): node for pod, node in ways.get(number, ())}
+    if not nodes:
+        return False
+
+    def choose(pod: Pod) -> Seating | None:
+        node = nodes.get(id(pod))
+        return None if node is None else seat_there(state, pod, node)
+
+    return put_together(state, number, choose)
+
+
+def put_together(state: State, number: int, choose: Callable[[Pod], Seating | None]) -> bool:
+    """Places a unit whose pods are all booked where `choose` says; whether they could be."""
+    if not state.may_go(number):
+        return False
+    seated: list[Seating] = []
+    for pod in state.units[number].pods:
+        seating = choose(pod)
+        if seating is None:
+            for each in seated:
+                state.unbook(each)
+            return False
+        seated.append(seating)
+    state.put(number, tuple(seated))
+    return True

@@ -64,6 +64,15 @@ class State:
         self.standing = bool(self.free)
         self._index()
         self.placed: list[Seatings] = [()] * len(units)
+        numbers = {id(unit): number for number, unit in enumerate(units)}
+        self.after = [None if unit.after is None else numbers[id(unit.after)] for unit in units]
+        """By unit, the group that has to be placed first."""
+        self.further: dict[int, list[int]] = {}
+        """By group, the units that may be placed after it."""
+        for number, group in enumerate(self.after):
+            if group is not None:
+                self.further.setdefault(group, []).append(number)
+        self._divided: set[int] = set()  # groups that were placed once
         self.on: list[dict[int, None]] = [{} for _ in self.nodes]  # units by node order
         self.fixed: set[int] = set()  # units that are under way: nobody moves them any more
         self._journal: list[tuple[int, Seatings]] = []
@@ -183,6 +192,33 @@ class State:
         self.placed[number] = seatings
         for seating in seatings:
             self.on[seating.node.order][number] = None
+        if number in self.further:
+            self._divided.add(number)
+
+    def members(self, number: int) -> list[Pod]:
+        """The pods of which a group may choose those that it needs: until it was placed once, the
+        further ones as well.
+        """
+        pods = list(self.units[number].pods)
+        if number not in self._divided:
+            pods += [self.units[each].pods[0] for each in self.further.get(number, ())]
+        return pods
+
+    def divide(self, number: int, chosen: Sequence[Pod]) -> None:
+        """Makes these of its members the ones that a group needs."""
+        taken = {id(pod) for pod in chosen}
+        others = (pod for pod in self.members(number) if id(pod) not in taken)
+        for each, pod in zip(self.further.get(number, ()), others, strict=True):
+            self.units[each].pods = (pod,)
+        self.units[number].pods = tuple(chosen)
+
+    def fix(self, numbers: Iterable[int]) -> None:
+        """Has nobody move the units any more, nor the groups that had to be placed before them."""
+        for number in numbers:
+            self.fixed.add(number)
+            group = self.after[number]
+            if group is not None:
+                self.fixed.add(group)
 
     def unassign(self, number: int) -> Seatings:
         """Takes a unit from where it is; returns its seatings."""
@@ -253,18 +289,18 @@ class State:
             found[self.rank[number]] += sum([s.pods.gb for s in self.placed[number]])
         return found
 
-    def is_lacking(self, number: int) -> bool:
-        """Whether not all pods of the unit are placed."""
-        return len(self.placed[number]) < len(self.units[number].pods)
+    def may_go(self, number: int) -> bool:
+        """Whether the unit may be placed: all its pods are there, and so is the group before it."""
+        unit, group = self.units[number], self.after[number]
+        return len(unit.pods) >= unit.needed and (group is None or bool(self.placed[group]))
 
     def is_alone(self, number: int) -> bool:
         """Whether it is a lone pod, of no group that waits, on whose place no other's depends."""
-        unit = self.units[number]
-        if len(unit.pods) > 1 or unit.needed > 1:
+        if self.units[number].needed > 1 or number in self.further or not self.may_go(number):
             return False
         if not self.relations.active:
             return True
-        pod = unit.pods[0]
+        pod = self.units[number].pods[0]
         return self.class_of(pod).demands is None and not self.relations.counts(pod)
 
     def is_movable(self, number: int) -> bool:

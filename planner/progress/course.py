@@ -34,13 +34,14 @@ class Course:
     overdue: frozenset[str] = frozenset()
 
     def reserving(self, pods: Iterable[Pod]) -> dict[str, datetime]:
-        """When reservations began, by pod uid or group key; of a group the earliest counts."""
+        """When reservations began, by pod uid and group key; of a group the earliest counts."""
         found: dict[str, datetime] = {}
         for pod in pods:
             progress = self.every.get(pod.uid)
             if progress is not None and progress.reserving is not None:
-                key = pod.group_key or pod.uid
-                found[key] = min(progress.reserving, found.get(key, progress.reserving))
+                found[pod.uid] = progress.reserving
+                if key := pod.group_key:
+                    found[key] = min(progress.reserving, found.get(key, progress.reserving))
         return found
 
     def backs_off(self, pod: Pod) -> bool:
