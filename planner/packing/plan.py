@@ -204,7 +204,7 @@ class _Packing:
         held = serve_longest_waiting(state, numbers, self._snapshot, self._ways or {})
         if held is not None:
             self._held.append(held)
-        keep_nominated(state, [n for n in numbers if not state.placed[n]])
+        keep_nominated(state, [n for n in numbers if not state.placed[n]], self._ways)
         if state.standing:
             reuse_free_slices(state, numbers, self._ways)
         # A nominated pod that waits for others to be there first comes in once they are.

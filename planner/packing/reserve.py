@@ -71,7 +71,7 @@ class _Queue:
 
     def serve(self) -> Held | None:
         state, numbers = self._state, self._numbers
-        keep_nominated(state, numbers)
+        keep_nominated(state, numbers, self._ways)
         held: Held | None = None
         for number in self._running():
             if not self._place(number):

@@ -13,42 +13,42 @@ from planner.feasibility.nodes import node_refusal
 from planner.model import Pod
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on, place_group, seat, seat_on_free
-from planner.packing.standing import Ways, put_there, put_together
+from planner.packing.standing import Ways, put_there, put_together, seat_there
 from planner.packing.state import Seating, State
 
 _MANY: Final = 1000
 """Of more units those that took free slices stay there: to look for something better takes long."""
 
 
-def keep_nominated(state: State, numbers: Sequence[int]) -> None:
+def keep_nominated(state: State, numbers: Sequence[int], ways: Ways | None = None) -> None:
     """Places units of which pods are nominated, those where they are.
 
     The scheduler counts on that, and it may have preempted somebody for it.
     """
     turn = [number for number in numbers if is_nominated(state, number)]
     if turn:
-        _stay_together(state, turn)
+        _stay_together(state, turn, ways or {})
         state.fix(number for number in turn if state.placed[number])
 
 
-def _stay_together(state: State, turn: Sequence[int]) -> None:
+def _stay_together(state: State, turn: Sequence[int], ways: Ways) -> None:
     mark = state.checkpoint()
-    left = _stay_in_turn(state, turn)
+    left = _stay_in_turn(state, turn, ways)
     if not left or not state.relations.active:
         return
     # One that wants to be near others may have to come before them.
     state.rollback(mark)
     first = [*left, *(number for number in turn if number not in set(left))]
-    if len(_stay_in_turn(state, first)) > len(left):
+    if len(_stay_in_turn(state, first, ways)) > len(left):
         state.rollback(mark)
-        _stay_in_turn(state, turn)
+        _stay_in_turn(state, turn, ways)
 
 
-def _stay_in_turn(state: State, numbers: Sequence[int]) -> list[int]:
+def _stay_in_turn(state: State, numbers: Sequence[int], ways: Ways) -> list[int]:
     """Places nominated units as long as one comes in; returns the others."""
     left = list(numbers)
     while left:
-        out = [number for number in left if not _stay(state, number)]
+        out = [number for number in left if not _stay(state, number, ways)]
         if len(out) == len(left) or not state.relations.active:
             return out
         left = out  # one that wants to be near another comes in once that one is there
@@ -60,13 +60,19 @@ def is_nominated(state: State, number: int) -> bool:
     return not state.placed[number] and any(pod.nominated for pod in state.members(number))
 
 
-def _stay(state: State, number: int) -> bool:
-    return state.may_go(number) and place_group(state, number, partial(_seat_again, state))
+def _stay(state: State, number: int, ways: Ways) -> bool:
+    """Nominated pods stay where they are. Of their group the others go where they fit, if possible
+    on the free slices that `ways` has for them.
+    """
+    nodes = {id(pod): node for pod, node in ways.get(number, ())}
 
+    def seat_again(pod: Pod) -> Seating | None:
+        if pod.nominated:
+            return _seat_nominated(state, pod)
+        node = nodes.get(id(pod))
+        return (node and seat_there(state, pod, node)) or seat(state, pod)
 
-def _seat_again(state: State, pod: Pod) -> Seating | None:
-    """A nominated pod where it is; one of its group that was no rival of anybody where it fits."""
-    return _seat_nominated(state, pod) if pod.nominated else seat(state, pod)
+    return state.may_go(number) and place_group(state, number, seat_again)
 
 
 def _seat_nominated(state: State, pod: Pod) -> Seating | None:
