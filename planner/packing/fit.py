@@ -59,7 +59,16 @@ def place(state: State, number: int, choose: Choose = tightest) -> bool:
         return False
     unit = state.units[number]
     if unit.needed > 1 or number in state.further:
-        return place_group(state, number, lambda pod: seat(state, pod, choose))
+        members = state.members(number)
+        # Where all are needed the large ones, which fit in fewer places, go first; else the small.
+        large_first = unit.needed == len(members)
+        by_size = sorted(members, key=lambda pod: sum(pod.seats), reverse=large_first)
+        orders = (members, by_size) if by_size != members else (members,)
+
+        def seat_one(pod: Pod) -> Seating | None:
+            return seat(state, pod, choose)
+
+        return any(place_group(state, number, order, seat_one) for order in orders)
     seating = seat(state, unit.pods[0], choose)
     if seating is None:
         return False
@@ -67,45 +76,32 @@ def place(state: State, number: int, choose: Choose = tightest) -> bool:
     return True
 
 
-def place_group(state: State, number: int, seat_one: Callable[[Pod], Seating | None]) -> bool:
-    """Places a group's pods that it needs, or others of its pods instead; whether it could.
-
-    `seat_one` books a pod, and returns None where it does not fit.
-    """
-    unit, members = state.units[number], state.members(number)
-    # Where all are needed the large ones, which fit in fewer places, go first; else the small.
-    large_first = unit.needed == len(members)
-    by_size = sorted(members, key=lambda pod: sum(pod.seats), reverse=large_first)
-    seated = _seat_enough(state, members, unit.needed, seat_one)
-    if not seated and by_size != members:
-        seated = _seat_enough(state, by_size, unit.needed, seat_one)
-    if not seated:
-        return False
-    if len(members) > unit.needed:
-        state.divide(number, [seating.pod for seating in seated])
-    state.put(number, seated)
-    return True
+_SeatOne = Callable[[Pod], Seating | None]
+"""Books a pod; None where it does not fit."""
 
 
-def _seat_enough(
-    state: State, pods: Sequence[Pod], needed: int, seat_one: Callable[[Pod], Seating | None]
-) -> tuple[Seating, ...]:
+def place_group(state: State, number: int, members: Sequence[Pod], seat_one: _SeatOne) -> bool:
+    """Places the first of a group's members that fit, as many as it needs; whether it could."""
+    needed = state.units[number].needed
     mark = state.checkpoint()
     seated: list[Seating] = []
-    left = len(pods)
-    for pod in pods:
+    left = len(members)
+    for pod in members:
         left -= 1
         seating = seat_one(pod)
         if seating is not None:
             seated.append(seating)
         if len(seated) == needed:
-            return tuple(seated)
+            if len(members) > needed:
+                state.divide(number, [seating.pod for seating in seated])
+            state.put(number, tuple(seated))
+            return True
         if len(seated) + left < needed:
             break
     for seating in seated:
         state.unbook(seating)
     state.rollback(mark)
-    return ()
+    return False
 
 
 def seat(state: State, pod: Pod, choose: Choose = tightest) -> Seating | None:

@@ -211,7 +211,7 @@ class _Packing:
         late = [n for n in numbers if is_nominated(state, n)] if state.relations.active else []
         refused = self._fill(sorted({*numbers}.difference(late)) if late else numbers)
         if late:
-            keep_nominated(state, late)
+            keep_nominated(state, late, self._ways)
             refused = sorted([*refused, *self._fill(late)])
         if not self._is_contended(refused):
             return False

@@ -12,7 +12,7 @@ from typing import Final
 from planner.feasibility.nodes import node_refusal
 from planner.model import Pod
 from planner.packing.classes import PodClass
-from planner.packing.fit import gpus_on, place_group, seat, seat_on_free
+from planner.packing.fit import gpus_on, place_group, seat_on_free
 from planner.packing.standing import Ways, put_there, put_together, seat_there
 from planner.packing.state import Seating, State
 
@@ -20,18 +20,18 @@ _MANY: Final = 1000
 """Of more units those that took free slices stay there: to look for something better takes long."""
 
 
-def keep_nominated(state: State, numbers: Sequence[int], ways: Ways | None = None) -> None:
+def keep_nominated(state: State, numbers: Sequence[int], ways: Ways | None) -> None:
     """Places units of which pods are nominated, those where they are.
 
     The scheduler counts on that, and it may have preempted somebody for it.
     """
     turn = [number for number in numbers if is_nominated(state, number)]
     if turn:
-        _stay_together(state, turn, ways or {})
+        _stay_together(state, turn, ways)
         state.fix(number for number in turn if state.placed[number])
 
 
-def _stay_together(state: State, turn: Sequence[int], ways: Ways) -> None:
+def _stay_together(state: State, turn: Sequence[int], ways: Ways | None) -> None:
     mark = state.checkpoint()
     left = _stay_in_turn(state, turn, ways)
     if not left or not state.relations.active:
@@ -44,7 +44,7 @@ def _stay_together(state: State, turn: Sequence[int], ways: Ways) -> None:
         _stay_in_turn(state, turn, ways)
 
 
-def _stay_in_turn(state: State, numbers: Sequence[int], ways: Ways) -> list[int]:
+def _stay_in_turn(state: State, numbers: Sequence[int], ways: Ways | None) -> list[int]:
     """Places nominated units as long as one comes in; returns the others."""
     left = list(numbers)
     while left:
@@ -60,19 +60,27 @@ def is_nominated(state: State, number: int) -> bool:
     return not state.placed[number] and any(pod.nominated for pod in state.members(number))
 
 
-def _stay(state: State, number: int, ways: Ways) -> bool:
-    """Nominated pods stay where they are. Of their group the others go where they fit, if possible
-    on the free slices that `ways` has for them.
+def _stay(state: State, number: int, ways: Ways | None) -> bool:
+    """Nominated pods stay where they are. Of their group others take the free slices that `ways`
+    has for them, or else any.
     """
-    nodes = {id(pod): node for pod, node in ways.get(number, ())}
+    nodes = {id(pod): node for pod, node in (ways or {}).get(number, ())}
 
-    def seat_again(pod: Pod) -> Seating | None:
+    def there(pod: Pod) -> Seating | None:
         if pod.nominated:
             return _seat_nominated(state, pod)
         node = nodes.get(id(pod))
-        return (node and seat_there(state, pod, node)) or seat(state, pod)
+        return None if node is None else seat_there(state, pod, node)
 
-    return state.may_go(number) and place_group(state, number, seat_again)
+    def anywhere(pod: Pod) -> Seating | None:
+        return there(pod) or seat_on_free(state, pod)
+
+    members = state.members(number)
+    nominated_first = sorted(members, key=lambda pod: not pod.nominated)
+    return state.may_go(number) and (
+        place_group(state, number, members, there)
+        or place_group(state, number, nominated_first, anywhere)
+    )
 
 
 def _seat_nominated(state: State, pod: Pod) -> Seating | None:
