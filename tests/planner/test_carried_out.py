@@ -124,3 +124,30 @@ def test_others_stay_whichever_pod_is_bound_first(names: list[str]) -> None:
     assert once_bound(snapshot(*nodes), pods, names) == {
         name: at for name, at in made.items() if name not in names
     }
+
+
+def test_pods_beyond_the_minimum_do_not_go_before_their_peers_once_a_part_is_bound() -> None:
+    group = {"group": "g", "min_member": 2, "created": "2026-01-01T11:59:00Z"}
+    pods = [gated("older", 20, created="2026-01-01T11:58:00Z")]
+    pods += [gated(name, 20, **group) for name in ("g1", "g2", "g3")]
+    assert once_bound(snapshot(node("n0", 60)), pods, ["g1"]) == {"g2": "n0", "older": "n0"}
+
+
+def test_group_is_carried_out_with_those_of_its_pods_that_fit() -> None:
+    pods = [gated(f"g{size}", size, group="g", min_member=2) for size in (90, 20, 21, 22)]
+    assert once_bound(snapshot(node("n0", 45)), pods, ["g20"]) == {"g21": "n0"}
+
+
+def test_pod_beyond_the_minimum_is_not_placed_without_its_group() -> None:
+    pods = [gated(f"g{size}", size, group="g", min_member=2) for size in (90, 50, 40)]
+    assert where(is_left(snapshot(node("n0", 80)), pods)) == {}
+
+
+def test_whole_group_stays_where_one_of_its_pods_is_nominated() -> None:
+    group = {"group": "g", "created": "2026-01-01T11:59:00Z"}
+    older = [gated(name, 20, created="2026-01-01T11:58:00Z") for name in ("a", "b")]
+    first, second = gated("g1", 20, **group), gated("g2", 20, **group)
+    before = snapshot(node("n0", 40, free={0: gb({20: 2})}))
+    assert where(plan(before, [*older, first, second])).keys() == {"a", "b"}
+    nominated = replace(second, nominated="n0")
+    assert where(plan(before, [*older, first, nominated])).keys() == {"g1", "g2"}

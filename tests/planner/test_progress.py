@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from planner.model import GATE, Pod
+from planner.progress.course import Course
 from planner.progress.machine import (
     CARVE,
     FIRST_BACKOFF,
@@ -184,3 +185,11 @@ def test_annotation_of_a_pause_that_is_over_is_left_as_it_is() -> None:
 )
 def test_annotation_that_is_not_ours_says_nothing(text: str) -> None:
     assert read_note(text).progress == NEW
+
+
+def test_reservation_is_known_of_the_pod_and_of_its_group() -> None:
+    """What a group has beside its minimum reserves for itself alone."""
+    pods = [replace(POD, uid=uid, group="g") for uid in ("a", "b")]
+    later = NOW + timedelta(minutes=1)
+    course = Course({"a": replace(NEW, reserving=later), "b": replace(NEW, reserving=NOW)})
+    assert course.reserving(pods) == {"a": later, "b": NOW, f"{POD.namespace}/g": NOW}
