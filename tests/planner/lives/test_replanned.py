@@ -134,6 +134,6 @@ def _kind(pod: Pod) -> tuple[object, ...]:
     [("groups", 29, 40), ("groups", 69, 40), ("cpu", 0, 10), ("many", 0, 2)],
 )
 def test_plan_stands_until_its_pods_are_bound(kind: str, first: int, count: int) -> None:
-    """Of groups, one life in two hundred finds a better plan later, such as that of seed 28."""
+    """Of the first 350 lives with groups one finds a better plan later: that of seed 28."""
     lives = range(first, first + count)
     assert not {seed: found for seed in lives if (found := changes(seed, kind))}
