@@ -55,10 +55,11 @@ def place(state: State, number: int, choose: Choose = tightest) -> bool:
     """Places the unit where it fits best, unless it is placed; whether it is then."""
     if state.placed[number]:
         return True
-    if not state.may_go(number):
-        return False
     unit = state.units[number]
-    if unit.needed > 1 or number in state.further:
+    is_group = unit.needed > 1 or number in state.further
+    if (is_group or state.after) and not state.may_go(number):
+        return False
+    if is_group:
         members = state.members(number)
         # Where all are needed the large ones, which fit in fewer places, go first; else the small.
         large_first = unit.needed == len(members)

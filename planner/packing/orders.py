@@ -41,8 +41,7 @@ def _runs(state: State, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int],
 
 def _group(state: State, number: int) -> int:
     """The group that has to be placed before the unit, or else the unit itself."""
-    group = state.after[number]
-    return number if group is None else group
+    return state.after.get(number, number)
 
 
 def _cpu(state: State, number: int) -> int:

@@ -55,7 +55,7 @@ class RefusalExplainer:
     def refusals(self, number: int) -> list[Refusal]:
         """Why the pods of a unit are not placed."""
         state, unit = self._state, self._state.units[number]
-        group = state.after[number]
+        group = state.after.get(number)
         waits_for = unit if group is None or state.placed[group] else state.units[group]
         if waits_for.needed <= 1 or not unit.pods[0].group:
             return [self._refusal(pod) for pod in unit.pods]

@@ -70,7 +70,7 @@ def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
     looks = _LOOKS
     whole: set[int] = set()  # units of which all pods find free slices
     for number in numbers:
-        unit, group = state.units[number], state.after[number]
+        unit, group = state.units[number], state.after.get(number)
         if state.placed[number] or not (state.may_go(number) or group in whole):
             continue
         before = len(found)
@@ -122,7 +122,7 @@ def _items(state: State, found: Sequence[_Option]) -> list[_Item]:
     left = Counter(number for number, *_ in found)
     turns = sorted(zip(found, weights, strict=True), key=lambda each: _turn(each[0][1]))
     for place, ((number, pod, pods, nodes), weight) in enumerate(turns):
-        after = state.after[number]
+        after = state.after.get(number)
         group = number if after is None or state.placed[after] else after
         lone = (
             group == number and number not in state.further and len(state.units[number].pods) == 1

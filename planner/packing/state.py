@@ -64,14 +64,15 @@ class State:
         self.standing = bool(self.free)
         self._index()
         self.placed: list[Seatings] = [()] * len(units)
-        numbers = {id(unit): number for number, unit in enumerate(units)}
-        self.after = [None if unit.after is None else numbers[id(unit.after)] for unit in units]
-        """By unit, the group that has to be placed first."""
+        self.after: dict[int, int] = {}
+        """The group that has to be placed first, by unit."""
         self.further: dict[int, list[int]] = {}
         """By group, the units that may be placed after it."""
-        for number, group in enumerate(self.after):
-            if group is not None:
-                self.further.setdefault(group, []).append(number)
+        later = [number for number, unit in enumerate(units) if unit.after is not None]
+        numbers = {id(unit): number for number, unit in enumerate(units)} if later else {}
+        for number in later:
+            group = self.after[number] = numbers[id(units[number].after)]
+            self.further.setdefault(group, []).append(number)
         self._divided: set[int] = set()  # groups that were placed once
         self.on: list[dict[int, None]] = [{} for _ in self.nodes]  # units by node order
         self.fixed: set[int] = set()  # units that are under way: nobody moves them any more
@@ -192,7 +193,7 @@ class State:
         self.placed[number] = seatings
         for seating in seatings:
             self.on[seating.node.order][number] = None
-        if number in self.further:
+        if self.further and number in self.further:
             self._divided.add(number)
 
     def members(self, number: int) -> list[Pod]:
@@ -215,10 +216,7 @@ class State:
     def fix(self, numbers: Iterable[int]) -> None:
         """Has nobody move the units any more, nor the groups that had to be placed before them."""
         for number in numbers:
-            self.fixed.add(number)
-            group = self.after[number]
-            if group is not None:
-                self.fixed.add(group)
+            self.fixed.update((number, self.after.get(number, number)))
 
     def unassign(self, number: int) -> Seatings:
         """Takes a unit from where it is; returns its seatings."""
@@ -291,7 +289,7 @@ class State:
 
     def may_go(self, number: int) -> bool:
         """Whether the unit may be placed: all its pods are there, and so is the group before it."""
-        unit, group = self.units[number], self.after[number]
+        unit, group = self.units[number], self.after.get(number)
         return len(unit.pods) >= unit.needed and (group is None or bool(self.placed[group]))
 
     def is_alone(self, number: int) -> bool:
