@@ -57,7 +57,8 @@ def _stay_in_turn(state: State, numbers: Sequence[int], ways: Ways | None) -> li
 
 def is_nominated(state: State, number: int) -> bool:
     """Whether one of the unit's pods is nominated, and they are not placed yet."""
-    return not state.placed[number] and any(pod.nominated for pod in state.members(number))
+    pods = state.members(number) if number in state.further else state.units[number].pods
+    return not state.placed[number] and any(pod.nominated for pod in pods)
 
 
 def _stay(state: State, number: int, ways: Ways | None) -> bool:
