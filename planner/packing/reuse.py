@@ -74,7 +74,7 @@ def _stay(state: State, number: int, ways: Ways | None) -> bool:
         return None if node is None else seat_there(state, pod, node)
 
     def anywhere(pod: Pod) -> Seating | None:
-        return there(pod) or seat_on_free(state, pod)
+        return there(pod) or (None if pod.nominated else seat_on_free(state, pod))
 
     members = state.members(number)
     nominated_first = sorted(members, key=lambda pod: not pod.nominated)
