@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from mpslice.errors import InvalidNodeLayout
@@ -26,14 +26,17 @@ from planner.model import Placement, Pod
 from planner.progress.machine import Phase, Progress, Refused
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
-from planner.words.storyteller import Storyteller
-from planner.writes.actions import Action, Nominate, Ungate, WriteSpec
+from planner.words.storyteller import Storyteller, tell_evicted
+from planner.writes.actions import Action, Evict, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
 from planner.writes.writer import Writer
 
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
+SPARED: Final = timedelta(minutes=1)
+"""How long a pod is passed over that the API server has refused to evict."""
+
 _PASSING: Final = frozenset({401, 429, 503, 504})
 FAULTS: Final = 8
 """Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
@@ -59,6 +62,7 @@ class Settings:
     qps: int = 400
     burst: int = 1000
     solver: bool = False
+    preemption: bool = False
 
 
 def utc_now() -> datetime:
@@ -87,7 +91,8 @@ class Controller:
         self._settings = settings
         self._metrics = metrics
         self._on_change: Callable[[], None] = lambda: None
-        self._cluster = Cluster(kube, self._on_pod, self._trigger)
+        self._cluster = Cluster(kube, self._on_pod, self._trigger, preemption=settings.preemption)
+        self._recorder = recorder
         self._storyteller = Storyteller(recorder, settings.label)
         self._batch = Batch(settings.batch_idle, settings.batch_max)
         self._new_absences = absences
@@ -105,6 +110,7 @@ class Controller:
         self._progress: Mapping[str, Progress] = {}  # by uid; what a restart needs is in the pods
         self._refused: dict[str, Refused] = {}  # by uid, of gates
         self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
+        self._spared: dict[str, datetime] = {}  # by uid, that could not be evicted
         self._breath = Breath()
         self._interest: Interest | None = None  # None while it is being decided
 
@@ -261,6 +267,9 @@ class Controller:
             going=writer.going,
             leaving=self._leaving,
             solver=self._settings.solver,
+            preemption=self._settings.preemption,
+            budgets=self._cluster.budgets,
+            spared=dict(self._spared),
         )
 
     def _layouts(self, writer: Writer) -> dict[str, NodeLayout]:
@@ -313,6 +322,9 @@ class Controller:
                 self._absences.refused(action.layout.name, str(error), time.monotonic())
             if isinstance(action, Ungate) and _is_refusal(error):
                 self._gate_refused(action.pod.uid, str(error))
+            if isinstance(action, Evict) and (_is_refusal(error) or _forbids_eviction(error)):
+                self._spared[action.pod.uid] = self._clock() + SPARED
+                self._trigger()
             log.warning("a write failed, it is tried again", extra=facts)
 
     def _gate_refused(self, uid: str, words: str) -> None:
@@ -338,6 +350,9 @@ class Controller:
             case WriteSpec(layout=layout):
                 self._absences.written(layout.name)
                 self._metrics.written(action)
+            case Evict():
+                self._metrics.evicted()
+                tell_evicted(self._recorder, action)
             case Nominate(pod=pod):
                 self._faults.pop(pod.uid, None)
                 self._trigger()  # gates may go that waited for it
@@ -353,6 +368,8 @@ class Controller:
                 self._freed[new.uid] = self._clock()
         elif new is None or not new.is_pending:
             self._batch.leave(change.key)
+        if old is not None and (new is None or new.uid != old.uid):
+            self._spared.pop(old.uid, None)
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
             self._refused.pop(old.uid, None)
             self._freed.pop(old.uid, None)
@@ -377,12 +394,22 @@ class Controller:
         if old is None or new is None or old.unschedulable == new.unschedulable:
             return False
         progress = self._progress.get(new.uid)
-        return progress is not None and progress.phase in (Phase.OFFERED, Phase.BACKOFF)
+        return progress is not None and (
+            progress.phase in (Phase.OFFERED, Phase.BACKOFF)
+            or (self._settings.preemption and not old.unschedulable)
+        )
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the API server does not want the write, rather than cannot do it now."""
     return isinstance(error, ApiError) and error.status < 500 and error.status not in _PASSING
+
+
+def _forbids_eviction(error: Exception) -> bool:
+    """Whether a PodDisruptionBudget forbids it, rather than the API server being busy: both are 429
+    (pkg/registry/core/pod/storage/eviction.go, createTooManyRequestsError).
+    """
+    return isinstance(error, ApiError) and error.status == 429 and "disruption" in str(error)
 
 
 def _was_pending(old: Pod | None, new: Pod) -> bool:

@@ -15,6 +15,7 @@ from planner.ageing import earliest, next_change
 from planner.gate.bindable import Bindable
 from planner.gate.gates import keeps_gate, whole_groups
 from planner.gate.guards import cleared, guards, guards_still, told
+from planner.gate.preemption import evictions, kept_clear
 from planner.gate.rivals import Rivals, nominations, ours
 from planner.handover import hand_back, hand_over, outlived
 from planner.model import (
@@ -25,6 +26,7 @@ from planner.model import (
     Placement,
     Plan,
     Pod,
+    Preemption,
     Refusal,
     Reservation,
     Snapshot,
@@ -42,6 +44,7 @@ from planner.progress.machine import RENOMINATE, Phase, Progress, nominated
 from planner.progress.note import wanted_note
 from planner.state.absence import Absence, as_if_there, not_carried_out
 from planner.state.bindings import seen_bound
+from planner.state.preemptible import preemptible
 from planner.state.snapshot import build_snapshot
 from planner.view import Decision, Leaving, View
 from planner.words.condition import Verdicts, conditions
@@ -82,6 +85,8 @@ def decide(view: View) -> Decision:
     sites = _sites(view)
     snapshot = _snapshot(view, course, sites.labelled, sites.here)
     pending = [pod for pod in view.pods if pod.is_pending and pod.key not in view.waiting]
+    if view.preemption:
+        snapshot = _with_preemption(view, course, snapshot, sites.here)
     turns = whose_turn(pending, course, snapshot.groups)
     made = cleared(_planned(view, snapshot, course, turns.planned), snapshot)
     patient = _patient(view, course, sites, made)
@@ -93,6 +98,8 @@ def decide(view: View) -> Decision:
     leaving = _leaving(view, slices.leaving)
     ready, carving = whole_groups(bindable, missing, refused, snapshot.groups)
     held = (*carving, *patient)
+    elsewhere = {placement.pod.key for placement in patient}
+    preempting = [p for p in made.preemptions if p.pod.key not in elsewhere]
     for_pods: list[Action] = list(
         _pod_actions(
             view,
@@ -104,8 +111,10 @@ def decide(view: View) -> Decision:
             _without(refused, patient),
             snapshot,
             course,
+            preempting,
         )
     )
+    for_pods += evictions(preempting)
     going = {action.pod.uid for action in for_pods if isinstance(action, Ungate)}
     standing = tuple(p for p in bindable if not p.pod.gated or p.pod.uid in going)
     let_go = {p.pod.uid for p in standing}
@@ -116,6 +125,7 @@ def decide(view: View) -> Decision:
         {p.pod.uid for p in missing},
         refused,
         made.reservations,
+        preempting,
         now,
     )
     for action in for_pods:
@@ -143,7 +153,7 @@ def decide(view: View) -> Decision:
         overdue=overdue,
         progress=progress,
         leaving=leaving,
-        due=earliest(_due(view, pending, progress), tell_at, _lingers(leaving)),
+        due=earliest(_due(view, pending, progress), tell_at, _lingers(leaving), _retried(view)),
         plan=made,
         snapshot=snapshot,
     )
@@ -166,6 +176,7 @@ def _planned(view: View, snapshot: Snapshot, course: Course, pods: Sequence[Pod]
         placements=tuple(p._replace(pod=real.get(p.pod.uid, p.pod)) for p in made.placements),
         refusals=tuple(replace(r, pod=real.get(r.pod.uid, r.pod)) for r in made.refusals),
         reservations=tuple(replace(r, pod=real.get(r.pod.uid, r.pod)) for r in made.reservations),
+        preemptions=tuple(replace(p, pod=real.get(p.pod.uid, p.pod)) for p in made.preemptions),
     )
 
 
@@ -194,7 +205,8 @@ def _guards(pod: Pod, snapshot: Snapshot, course: Course) -> bool:
 
     It may have a reservation of its own by now, if that of the other has just been served.
     """
-    if not (pod.nominated and pod.gated and snapshot.reserving):
+    begun = snapshot.preemptible is not None and bool(snapshot.preemptible.begun)
+    if not (pod.nominated and pod.gated and (snapshot.reserving or begun)):
         return False
     progress = course.every.get(pod.uid)
     return progress is None or progress.phase is Phase.PENDING
@@ -205,6 +217,7 @@ def _due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) -
     if view.now is None:
         return None
     reserving = (p.reserving for p in progress.values() if p.reserving is not None)
+    preempting = (p.preempting.until for p in progress.values() if p.preempting is not None)
     early = (pod for pod in pending if pod.volume_problem and pod.waits_since)
     grace = (datetime.fromisoformat(pod.waits_since) + CLAIM_GRACE for pod in early)
     cleared = (
@@ -217,8 +230,15 @@ def _due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) -
         min(cleared, default=None),
         next_change(pending, reserving, view.now),
         next_deadline(progress),
+        min(preempting, default=None),
         min((end for end in grace if end > view.now), default=None),
     )
+
+
+def _retried(view: View) -> datetime | None:
+    """When a pod may be evicted that the API server has refused to."""
+    now = view.now or _EPOCH
+    return min((until for until in view.spared.values() if until > now), default=None)
 
 
 def _overdue(view: View, course: Course) -> dict[str, str]:
@@ -304,6 +324,23 @@ def _snapshot(
     )
 
 
+def _with_preemption(
+    view: View, course: Course, snapshot: Snapshot, layouts: Mapping[str, NodeLayout]
+) -> Snapshot:
+    """The snapshot with what preemption is decided on."""
+    now = view.now or _EPOCH
+    every = preemptible(
+        layouts.values(),
+        view.pods,
+        snapshot.groups,
+        view.budgets,
+        spared=frozenset(uid for uid, until in view.spared.items() if until > now),
+        able=frozenset(p.uid for p in view.pods if p.is_pending and course.may_preempt(p)),
+        begun=course.preempting(),
+    )
+    return replace(snapshot, preemptible=every)
+
+
 def _patient(view: View, course: Course, sites: _Sites, made: Plan) -> tuple[Placement, ...]:
     """Places for refused pods on nodes whose agents are away.
 
@@ -337,6 +374,7 @@ def _pod_actions(
     refused: Sequence[Refusal],
     snapshot: Snapshot,
     course: Course,
+    preempting: Sequence[Preemption],
 ) -> Iterator[Ungate | Nominate]:
     """Nominations, and the gates that go, in planned order.
 
@@ -345,12 +383,14 @@ def _pod_actions(
     while it could get one that is to be withdrawn.
     """
     guarded = {guard.pod.key for guard in guarding}
+    clear = kept_clear((r.pod for r in refused if r.pod.gated), preempting, snapshot)
     kept = {
         r.pod.key
         for r in refused
         if view.gate
         and (
             r.pod.key in guarded
+            or r.pod.uid in clear
             or keeps_gate(r, snapshot, made.reservations)
             or _is_early(r, view.now)
         )

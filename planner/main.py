@@ -54,6 +54,12 @@ def flags() -> FlagParser:
         "auto",
         "let HiGHS guide a plan in which not everything fits; auto: where highspy is installed",
     )
+    parser.flag(
+        "--preemption",
+        boolean,
+        "false",
+        "evict pods of lower priority, whatever their size, for a pod that fits nowhere else",
+    )
     parser.flag("--ops-listen", address, "0.0.0.0:8080", "health, readiness and metrics")
     parser.flag(
         "--ui-listen",
@@ -105,6 +111,7 @@ def _settings(options: Namespace) -> ServiceSettings:
             qps=options.kube_api_qps,
             burst=options.kube_api_burst,
             solver=options.solver != "off" and solver_is_installed(),
+            preemption=options.preemption,
         ),
         ops_listen=options.ops_listen,
         ui_listen=options.ui_listen,

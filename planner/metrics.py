@@ -54,6 +54,11 @@ class Metrics:
             "Plans made without the solver, because it did not end in time.",
             registry=self.registry,
         )
+        self._evicted = CounterMetric(
+            "mpslice_pods_preempted",
+            "Pods evicted for one of higher priority.",
+            registry=self.registry,
+        )
         self._carved = Histogram(
             "mpslice_pending_to_carved_seconds",
             "From a pod's creation until its gate was taken away because its slices are there.",
@@ -73,6 +78,10 @@ class Metrics:
         for cause, count in causes.items():
             self._pending.labels(cause).set(count)
         self._stranded.latest = decision
+
+    def evicted(self) -> None:
+        """A pod was evicted for another."""
+        self._evicted.inc()
 
     def idle(self) -> None:
         """Another replica leads, and counts the waiting pods."""

@@ -199,6 +199,8 @@ class Pod:
     PersistentVolumeClaims that it uses, `volume_topology` holds the node terms of each
     bound PersistentVolume that it uses, `volume_problem` names a claim that does not exist.
     `progress` is the text of its progress annotation, `available` its condition of ours.
+    `preempts` says whether its preemptionPolicy lets it take the place of others, `grace` how many
+    seconds it may take to end.
     """
 
     namespace: str
@@ -230,6 +232,8 @@ class Pod:
     volume_problem: str = ""
     progress: str = ""
     available: Available | None = None
+    preempts: bool = True
+    grace: int = 30
     seats: tuple[SliceSize, ...] = field(init=False, compare=False)
     """The slices that the pod holds for its life, in the order of its seats; from `claims`."""
 
@@ -351,6 +355,54 @@ class Neighbours:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class DisruptionBudget:
+    """A PodDisruptionBudget: how many of the pods that it selects may be evicted now."""
+
+    namespace: str
+    name: str
+    selector: Selector
+    allowed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A pod on a node and the slices that it is seen to hold there.
+
+    `ending`: it ends already, or it has ended and its slices have yet to come free. `limits` names
+    the limits that its eviction counts against.
+    """
+
+    pod: Pod
+    slices: tuple[tuple[GpuUuid, SliceSize], ...] = ()
+    ending: bool = False
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Where a pod that preempts waits for room, `gpus` by seat, and until when at the longest."""
+
+    node: str
+    gpus: tuple[GpuUuid, ...]
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Preemptible:
+    """What preemption is decided on.
+
+    `holders` by node are the pods that may be evicted and those that end anyway. `limits` says how
+    many of the pods that name a limit may be evicted. `able` are the uids of the pods that may
+    preempt, `begun` by uid where those wait that have begun to.
+    """
+
+    holders: Mapping[str, Sequence[Holder]] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    able: frozenset[str] = frozenset()
+    begun: Mapping[str, Hold] = field(default_factory=dict)
+
+
 class Placement(NamedTuple):
     """A pod and the node and GPUs meant for it; `gpus` by seat."""
 
@@ -365,7 +417,7 @@ class Snapshot:
 
     `groups` by `Pod.group_key`. `now`, in UTC, says who has waited long; None: nobody has.
     `reserving` says since when a unit (a pod's uid, or a `Pod.group_key`) has or had its
-    reservation.
+    reservation. `preemptible` is None where nobody preempts.
     """
 
     nodes: tuple[NodeState, ...] = ()
@@ -375,6 +427,7 @@ class Snapshot:
     now: datetime | None = None
     neighbours: Neighbours = field(default_factory=Neighbours)
     reserving: Mapping[str, datetime] = field(default_factory=dict)
+    preemptible: Preemptible | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +475,8 @@ class Reservation:
 
     Beside them its CPU, memory and the other things that it requests are kept. `unit` is the pod's
     uid, or its group_key where it is reserved for a group; `since` is when the unit's reservation
-    began, which is to be handed back in `Snapshot.reserving`, also after it has ended.
+    began, which is to be handed back in `Snapshot.reserving`, also after it has ended. A pod that
+    preempts has no such time, and `after` names the pods whose end it waits for.
     """
 
     pod: Pod
@@ -430,6 +484,21 @@ class Reservation:
     gpus: tuple[GpuUuid, ...]
     unit: str = ""
     since: datetime | None = None
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A pod that fits once others have ended: `victims` are to be evicted, `ending` end already.
+
+    `gpus` by seat. What it needs there is kept for it, as a Reservation in the same plan says.
+    """
+
+    pod: Pod
+    node: str
+    gpus: tuple[GpuUuid, ...]
+    victims: tuple[Pod, ...] = ()
+    ending: tuple[Pod, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,4 +513,5 @@ class Plan:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     withdrawn: int = 0
     reservations: tuple[Reservation, ...] = ()
+    preemptions: tuple[Preemption, ...] = ()
     fell_back: bool = False

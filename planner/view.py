@@ -7,7 +7,7 @@ from datetime import datetime
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
-from planner.model import Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.model import DisruptionBudget, Node, Placement, Plan, Pod, Refusal, Snapshot
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absence
 from planner.writes.actions import Action
@@ -29,7 +29,9 @@ class View:
     `progress` is what the last decision said of each pod, by uid, {} after a restart; `freed` when
     other people's gates went from pods, `refused` which gates the API server kept, `going` whose
     gates go while this is decided. `leaving` is what the last decision said of slices that are
-    withdrawn. `solver` is plan's, the rest build_snapshot's.
+    withdrawn. With `preemption` pods are evicted for others, as `budgets` let them; `spared` are
+    the uids of pods that could not be evicted, and until when nobody tries again. `solver` is
+    plan's, the rest build_snapshot's.
     """
 
     nodes: tuple[Node, ...]
@@ -52,6 +54,9 @@ class View:
     going: frozenset[str] = frozenset()
     leaving: Leaving = field(default_factory=dict)
     solver: bool = False
+    preemption: bool = False
+    budgets: tuple[DisruptionBudget, ...] = ()
+    spared: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from planner.packing.fit import fill
 from planner.packing.least_change import change_least
 from planner.packing.order import units_of
 from planner.packing.orders import best_order
+from planner.packing.preempt import Preemptor
 from planner.packing.refusals import RefusalExplainer
 from planner.packing.reserve import Held, serve_longest_waiting
 from planner.packing.reuse import is_nominated, keep_nominated, reuse_free_slices
@@ -148,6 +149,8 @@ class _Packing:
         self._backlog = Backlog(self._state)
         self._enrolled = 0  # so many units are in the backlog
         self._held: list[Held] = []
+        every = snapshot.preemptible
+        self._preemptor = None if every is None else Preemptor(self._state, every)
         self._budget = work
         self._deadline = deadline
         self._ways: Ways | None = None
@@ -169,6 +172,7 @@ class _Packing:
         contended = False
         for turn, numbers in enumerate(ranks):
             contended |= self._place_rank(numbers, len(ranks) - turn)
+            self._preempt(numbers)
             if state.relations.active and turn:
                 before = self._lacking(range(numbers[0]))
                 self._fill(before)
@@ -201,7 +205,11 @@ class _Packing:
             later = range(numbers[0], len(state.units))
             self._ways = best_ways(state, [n for n in later if not state.placed[n]])
             self.all_compared &= self._ways is not None
-        held = serve_longest_waiting(state, numbers, self._snapshot, self._ways or {})
+        if self._preemptor is not None:
+            self._held += self._preemptor.resume(numbers)
+        kept = {held.number for held in self._held}
+        waiting = [number for number in numbers if number not in kept]
+        held = serve_longest_waiting(state, waiting, self._snapshot, self._ways or {})
         if held is not None:
             self._held.append(held)
         keep_nominated(state, [n for n in numbers if not state.placed[n]], self._ways)
@@ -221,6 +229,17 @@ class _Packing:
         self._search(range(numbers[-1] + 1), numbers, share)
         self._budget.settle(share)
         return True
+
+    def _preempt(self, numbers: Sequence[int]) -> None:
+        """Keeps room for units of a rank that fit once pods of lower priority have ended."""
+        if self._preemptor is None:
+            return
+        self._release_served()
+        there = range(numbers[0], numbers[-1] + 1)
+        reserved = next((h for h in self._held if h.number in there and h.since), None)
+        begun = self._preemptor.begin(numbers, reserved)
+        taken = {held.number for held in begun}
+        self._held = [*(held for held in self._held if held.number not in taken), *begun]
 
     def _search(self, numbers: Sequence[int], rank: Sequence[int], share: Budget) -> None:
         """Fits in what best fit left out of `rank`; `numbers` are those of all ranks so far."""
@@ -296,8 +315,7 @@ class _Packing:
 
     def _let_go(self, kept: Iterable[Held]) -> None:
         for held in kept:
-            for seating in held.seatings:
-                self._state.hold(seating, -1)
+            held.let_go(self._state)
 
     def _result(self) -> Plan:
         """The plan as it stands, in planned order."""
@@ -315,4 +333,5 @@ class _Packing:
             layouts={node.name: state.layout(node) for node in state.nodes if node.carved},
             withdrawn=state.withdrawn(),
             reservations=tuple(each for held in waiting for each in held.reservations(state)),
+            preemptions=tuple(held.preemption for held in waiting if held.preemption is not None),
         )

@@ -9,31 +9,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from planner.model import Pod, Reservation, Snapshot
+from planner.model import Pod, Preemption, Reservation, Snapshot
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import place
 from planner.packing.order import RESERVES
 from planner.packing.reuse import keep_nominated
 from planner.packing.standing import Ways, put_there
-from planner.packing.state import Seating, State
+from planner.packing.state import Part, Seating, State
 
 _Choice = tuple[NodeBook, tuple[GpuBook, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A unit's reservation: what is booked for each of its pods, and since when."""
+    """What is kept for each pod of a unit: for a reservation since then, or for a preemption.
+
+    A preemption keeps only a `part`: the rest comes free with the pods that end for it.
+    """
 
     number: int
     seatings: tuple[Seating, ...]
-    since: datetime
+    since: datetime | None
+    preemption: Preemption | None = None
+    part: Part | None = None
+
+    def let_go(self, state: State) -> None:
+        """Gives what is kept back."""
+        if self.part is not None:
+            state.keep(self.part, -1)
+            return
+        for seating in self.seatings:
+            state.hold(seating, -1)
 
     def reservations(self, state: State) -> list[Reservation]:
         """As the plan tells it."""
-        unit = state.units[self.number]
+        unit, told = state.units[self.number], self.preemption
+        after = tuple(pod.key for pod in (*told.victims, *told.ending)) if told is not None else ()
         return [
-            Reservation(s.pod, s.node.name, tuple(gpu.uuid for gpu in s.gpus), unit.key, self.since)
+            Reservation(
+                s.pod, s.node.name, tuple(gpu.uuid for gpu in s.gpus), unit.key, self.since, after
+            )
             for s in self.seatings
         ]
 
@@ -47,7 +63,7 @@ def serve_longest_waiting(
     A reservation lasts for `RESERVES` from its own start, and a unit has one. The unit whose
     reservation runs comes first of all.
     """
-    if not state.units[numbers[0]].aged or snapshot.now is None:
+    if not numbers or not state.units[numbers[0]].aged or snapshot.now is None:
         return None
     return _Queue(state, numbers, snapshot.now, snapshot.reserving, ways).serve()
 

@@ -38,6 +38,19 @@ class Seating:
         return tuple.__new__(Placement, (self.pod, self.node.name, uuids))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of what is left on a node: of each GPU the gb and slices, and of the node itself."""
+
+    node: NodeBook
+    gpus: tuple[tuple[GpuBook, int, int], ...]
+    cpu: int = 0
+    memory: int = 0
+    ephemeral: int = 0
+    pods: int = 0
+    extended: tuple[tuple[str, int], ...] = ()
+
+
 Seatings = Sequence[Seating]
 AnyCandidates = Candidates | CellCandidates
 
@@ -159,11 +172,27 @@ class State:
         for size, gpu in zip(seating.pods.seats, seating.gpus, strict=True):
             _change(gpu, lambda size, gpu=gpu: gpu.hold(sign * size, sign), size)  # type: ignore[misc]
         seating.pods.take(seating.node, sign)
-        self._relevel(seating.node)
+        self._held(seating.node, sign)
+
+    def keep(self, part: Part, sign: int = 1) -> None:
+        """Keeps a part of what is left on a node from all others."""
+        node = part.node
+        for gpu, gb, slices in part.gpus:
+            _change(gpu, lambda _, gpu=gpu, gb=gb, n=slices: gpu.hold(sign * gb, sign * n), gpu)  # type: ignore[misc,arg-type]
+        node.cpu -= sign * part.cpu
+        node.memory -= sign * part.memory
+        node.ephemeral -= sign * part.ephemeral
+        node.pods -= sign * part.pods
+        for name, amount in part.extended:
+            node.extended[name] = node.extended.get(name, 0) - sign * amount
+        self._held(node, sign)
+
+    def _held(self, node: NodeBook, sign: int) -> None:
+        self._relevel(node)
         if sign < 0:
             self._epochs += 1
             self._epoch = self._epochs
-            self._freed(seating.node)
+            self._freed(node)
 
     def _freed(self, node: NodeBook) -> None:
         cpu, memory = self._levels.ceilings[node.level]

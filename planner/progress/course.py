@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from planner.model import Cause, Group, Placement, Pod, Refusal, Reservation
+from planner.model import Cause, Group, Hold, Placement, Pod, Preemption, Refusal, Reservation
 from planner.packing.order import group_minimum
 from planner.progress.machine import (
     Progress,
@@ -21,6 +21,9 @@ from planner.progress.note import read_note, time_text
 
 CLAIM_GRACE: Final = timedelta(seconds=2)
 """How long a pod's claim may be missing: the watch of claims may be slower than that of pods."""
+
+ENDING: Final = timedelta(seconds=60)
+"""How much longer than their grace period pods may take to end that are evicted for another."""
 
 _LATE: Final = timedelta(seconds=30)
 """A start of waiting that is so much later than the creation is worth an annotation."""
@@ -43,6 +46,22 @@ class Course:
                 if key := pod.group_key:
                     found[key] = min(progress.reserving, found.get(key, progress.reserving))
         return found
+
+    def preempting(self) -> dict[str, Hold]:
+        """Where pods wait for others to end that are evicted for them, by uid."""
+        return {u: p.preempting for u, p in self.every.items() if p.preempting is not None}
+
+    def may_preempt(self, pod: Pod) -> bool:
+        """Whether others may be evicted for the pod, if nothing else helps.
+
+        Not for one that was refused where it was planned, which might be so again; nor for one that
+        kube-scheduler may yet bind, or preempts for.
+        """
+        progress = self.every.get(pod.uid)
+        tried = progress is not None and bool(progress.attempts or progress.avoided)
+        seen = pod.gated or bool(pod.unschedulable)
+        theirs = pod.nominated and pod.nominated != read_note(pod.progress).nominated
+        return seen and not (tried or theirs)
 
     def backs_off(self, pod: Pod) -> bool:
         progress = self.every.get(pod.uid)
@@ -149,6 +168,7 @@ def settle(
     missing: Collection[str],
     refused: Iterable[Refusal],
     reservations: Iterable[Reservation],
+    preemptions: Iterable[Preemption],
     now: datetime,
 ) -> dict[str, Progress]:
     """The progress that the plan leads to.
@@ -157,6 +177,8 @@ def settle(
     do not stand yet. The others wait for their group.
     """
     every = dict(course.every)
+    offered, waiting = tuple(offered), tuple(waiting)
+    placed = (*offered, *waiting)
     for placement in offered:
         uid = placement.pod.uid
         every[uid] = offer(every[uid], placement.pod, placement.node, now)
@@ -168,9 +190,31 @@ def settle(
         every[uid] = _without_place(every[uid], refusal, now)
     for reservation in reservations:
         uid = reservation.pod.uid
-        if uid in every and every[uid].reserving is None:
+        if uid in every and every[uid].reserving is None and reservation.since is not None:
             every[uid] = replace(every[uid], reserving=now.replace(microsecond=0))
+    holds = {p.pod.uid: _hold(p, every[p.pod.uid].preempting, now) for p in preemptions}
+    for uid, node, gpus in ((p.pod.uid, p.node, p.gpus) for p in placed):
+        before = every[uid].preempting
+        if before is not None and (before.node, before.gpus) == (node, gpus):
+            holds[uid] = before  # until it is bound nobody takes its place
+    for uid, progress in every.items():
+        if progress.preempting is not None or uid in holds:
+            every[uid] = replace(progress, preempting=holds.get(uid))
     return every
+
+
+def _hold(preemption: Preemption, before: Hold | None, now: datetime) -> Hold:
+    """Where and until when the pod waits; the time begins anew while pods are still to be evicted
+    that would not end before it is over.
+    """
+    ending = (*preemption.victims, *preemption.ending)
+    grace = timedelta(seconds=max((pod.grace for pod in ending), default=0))
+    until = now.replace(microsecond=0) + grace + ENDING
+    there = preemption.node, preemption.gpus
+    stays = before is not None and (before.node, before.gpus) == there
+    if before is not None and stays and (not preemption.victims or before.until >= now + grace):
+        return before
+    return Hold(*there, until)
 
 
 def _without_place(progress: Progress, refusal: Refusal, now: datetime) -> Progress:

@@ -5,7 +5,8 @@
 | Pending | Carving | the plan has a place for the pod, and slices of it are missing there       |
 | Pending | Offered | the plan has a place for the pod, and its slices are bindable there        |
 | Pending | Backoff | only nodes are left that have refused the pod, or as from Offered for the  |
-|         |         | gate of a pod without a place                                              |
+|         |         | gate of a pod without a place, or pods that it preempts have not ended in  |
+|         |         | time                                                                       |
 | Carving | Carving | the plan moves the pod to another node                                     |
 | Carving | Offered | its slices are bindable                                                    |
 | Carving | Pending | it lost its place, or CARVE seconds have passed: the node is passed over   |
@@ -27,7 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from planner.model import Pod
+from planner.model import Hold, Pod
 
 CARVE: Final = timedelta(seconds=30)
 """How long slices may be missing where a pod is planned, which agents make in milliseconds."""
@@ -99,7 +100,8 @@ class Progress:
     `gate_refusals` how many there had been of its gate by then. `nominations` counts those since
     `nominated`, in a time of RENOMINATE.
     `entered` is when it came to be carved for, or to be offered its slices. `since` is when its
-    waiting began, where that was later than its creation; `reserving` when its reservation did.
+    waiting began, where that was later than its creation; `reserving` when its reservation did;
+    `preempting` is where it waits for pods to end that are evicted for it.
     """
 
     phase: Phase = Phase.PENDING
@@ -117,6 +119,7 @@ class Progress:
     entered: datetime | None = None
     since: datetime | None = None
     reserving: datetime | None = None
+    preempting: Hold | None = None
 
     @property
     def backs_off(self) -> bool:
@@ -210,6 +213,10 @@ def elapse(
     Returns the node that has let its deadline for a carve pass as well, "" mostly.
     """
     over = progress.until is not None and now >= progress.until
+    hold = progress.preempting
+    if hold is not None and now >= hold.until and progress.phase is Phase.PENDING:
+        words = f"pods that it preempts on {hold.node} have not ended in time"
+        return replace(back_off(progress, now, words), preempting=None), ""
     match progress.phase:
         case Phase.CARVING if over:
             return _step(progress, Phase.PENDING), progress.node

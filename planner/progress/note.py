@@ -1,7 +1,8 @@
 """What a restart must not forget of a pod's progress, as one small annotation on the pod.
 
 It is written when a pod backs off, when its waiting began later than its creation, when its
-reservation begins, and with a nomination of ours. A pod that just comes and is bound has none.
+reservation begins, before pods are evicted for it, and with a nomination of ours. A pod that just
+comes and is bound has none.
 """
 
 import json
@@ -10,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from planner.model import Pod
+from mpslice.gpus import GpuUuid
+from planner.model import Hold, Pod
 from planner.progress.machine import NEW, Phase, Progress
 
 PROGRESS: Final = "mpslice.io/progress"
@@ -43,6 +45,12 @@ def note_text(progress: Progress, nominated: str = "") -> str:
         said["since"] = time_text(progress.since)
     if progress.reserving is not None:
         said["reserving"] = time_text(progress.reserving)
+    if (hold := progress.preempting) is not None:
+        said["preempting"] = {
+            "node": hold.node,
+            "gpus": list(hold.gpus),
+            "until": time_text(hold.until),
+        }
     if nominated:
         said["nominated"] = nominated
     if progress.backs_off and progress.until is not None:
@@ -62,7 +70,11 @@ def read_note(text: str) -> Note:
     try:
         said = json.loads(text)
         backoff = said.get("backoff") or {}
-        progress = Progress(since=_time(said, "since"), reserving=_time(said, "reserving"))
+        progress = Progress(
+            since=_time(said, "since"),
+            reserving=_time(said, "reserving"),
+            preempting=_hold(said.get("preempting")),
+        )
         if backoff:
             progress = replace(
                 progress,
@@ -75,6 +87,14 @@ def read_note(text: str) -> Note:
         return Note(progress, str(said.get("nominated") or ""))
     except (AttributeError, KeyError, TypeError, ValueError):
         return Note()
+
+
+def _hold(said: Mapping[str, Any] | None) -> Hold | None:
+    until = _time(said, "until") if said else None
+    if not said or until is None:
+        return None
+    gpus = tuple(GpuUuid(str(uuid)) for uuid in said["gpus"])
+    return Hold(str(said["node"]), gpus, until)
 
 
 def _time(said: Mapping[str, Any], key: str) -> datetime | None:
@@ -92,5 +112,10 @@ def wanted_note(pod: Pod, progress: Progress, nominated: str) -> str:
     before = read_note(pod.progress)
     if not progress.backs_off and before.progress.backs_off:
         kept = before.progress
-        progress = replace(kept, since=progress.since, reserving=progress.reserving)
+        progress = replace(
+            kept,
+            since=progress.since,
+            reserving=progress.reserving,
+            preempting=progress.preempting,
+        )
     return note_text(progress, nominated)

@@ -15,9 +15,10 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
-from planner.model import NAMESPACE_NAME, Node, Placement, Pod
+from planner.model import NAMESPACE_NAME, DisruptionBudget, Node, Placement, Pod
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.state.podgroups import PodGroups
+from planner.state.preemptible import BUDGETS, parse_budget
 from planner.state.volumes import Volumes
 from planner.writes.actions import Action, Inform, Nominate, Ungate, WriteSpec
 
@@ -41,11 +42,17 @@ LayoutRecord = NodeLayout | Unreadable
 class Cluster:
     """Local copies of pods, nodes, NodeLayouts, namespaces and PodGroups.
 
-    `on_pod` hears of every change of a pod, `on_change` of any other.
+    `on_pod` hears of every change of a pod, `on_change` of any other. PodDisruptionBudgets are
+    followed with `preemption` alone.
     """
 
     def __init__(
-        self, kube: Kube, on_pod: Callable[[Change[Pod]], None], on_change: Callable[[], None]
+        self,
+        kube: Kube,
+        on_pod: Callable[[Change[Pod]], None],
+        on_change: Callable[[], None],
+        *,
+        preemption: bool = False,
     ) -> None:
         self._on_pod = on_pod
         self._on_change = on_change
@@ -57,7 +64,9 @@ class Cluster:
         self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._namespace_changed)
         self._groups = PodGroups(kube, on_change)
         self._volumes = Volumes(kube, on_change)
-        self._reflectors = (self._pods, self._nodes, self._layouts, self._namespaces)
+        self._budgets = Reflector(kube, BUDGETS, _project_budget, self._budget_changed)
+        followed = (self._pods, self._nodes, self._layouts, self._namespaces)
+        self._reflectors = (*followed, self._budgets) if preemption else followed
 
     async def follow(self) -> None:
         """Keeps the local copies up to date until cancelled."""
@@ -141,6 +150,11 @@ class Cluster:
         return dict(self._namespaces.objects)
 
     @property
+    def budgets(self) -> tuple[DisruptionBudget, ...]:
+        """The PodDisruptionBudgets."""
+        return tuple(self._budgets.objects.values())
+
+    @property
     def minimums(self) -> dict[str, int]:
         """The PodGroups' minMember by `Pod.group_key`."""
         return dict(self._groups.minimums)
@@ -198,6 +212,10 @@ class Cluster:
         unknown = {NAMESPACE_NAME: change.key}
         before, now = (unknown if each is None else each for each in (change.old, change.new))
         if before != now:
+            self._on_change()
+
+    def _budget_changed(self, change: Change[DisruptionBudget]) -> None:
+        if change.old != change.new:
             self._on_change()
 
     def _layout_changed(self, change: Change[LayoutRecord]) -> None:
@@ -268,6 +286,14 @@ def _project_namespace(obj: Json) -> Labels | None:
         return parse_namespace(obj)
     except _MALFORMED as error:
         log.error("a namespace could not be read", extra={"error": str(error)})
+        return None
+
+
+def _project_budget(obj: Json) -> DisruptionBudget | None:
+    try:
+        return parse_budget(obj)
+    except _MALFORMED as error:
+        log.error("a PodDisruptionBudget could not be read", extra={"error": str(error)})
         return None
 
 

@@ -78,7 +78,15 @@ def parse_pod(obj: Json) -> Pod:
         progress=(metadata.get("annotations") or {}).get(PROGRESS) or "",
         available=_available(status),
         succeeded=status.get("phase") == "Succeeded",
+        preempts=spec.get("preemptionPolicy") != "Never",
+        grace=_grace(metadata, spec),
     )
+
+
+def _grace(metadata: Json, spec: Json) -> int:
+    """The seconds that the pod may take to end; 30 where nothing is said."""
+    said = metadata.get("deletionGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
+    return said if isinstance(said, int) else 30
 
 
 def _volume_claims(name: str, spec: Json) -> Iterable[str]:

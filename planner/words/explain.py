@@ -8,6 +8,9 @@ from mpslice.gpus import GpuUuid
 from mpslice.slices import size_label
 from planner.model import Cause, NodeState, Placement, Pod, Refusal, Reservation
 
+_NAMED: Final = 5
+"""Pods that are named one by one."""
+
 _OWN: Final = {
     Cause.GROUP: "the pods of its group do not fit all together",
     Cause.RESERVED: "what would fit is kept for a pod that has waited longer",
@@ -56,9 +59,17 @@ def _cause_text(refusal: Refusal, cause: Cause, count: int, detail: str) -> str:
 
 
 def reservation_text(reservation: Reservation, states: Mapping[str, NodeState]) -> str:
-    """`waits for n3 GPU 1, which is kept for it`."""
+    """`waits for n3 GPU 1, which is kept for it`; where the pod preempts, `waits for the end of
+    pods a/x, a/y on n3 GPU 1, which is kept for it`.
+    """
     where = gpus_text(states[reservation.node], reservation.gpus)
-    return f"waits for {where}, which is kept for it"
+    if not reservation.after:
+        return f"waits for {where}, which is kept for it"
+    names = reservation.after[:_NAMED]
+    more = len(reservation.after) - len(names)
+    pods = "pod" if len(reservation.after) == 1 else "pods"
+    named = ", ".join(names) + (f" and {more} more" if more else "")
+    return f"waits for the end of {pods} {named} on {where}, which is kept for it"
 
 
 def gpus_text(state: NodeState, gpus: Iterable[GpuUuid]) -> str:

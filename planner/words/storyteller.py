@@ -12,7 +12,8 @@ from typing import Final
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision
 from planner.model import Pod, Refusal
-from planner.words.explain import placement_text, refusal_text, reservation_text
+from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
+from planner.writes.actions import Evict
 
 AGAIN: Final = 60.0
 """Seconds until other words about the same cause are told."""
@@ -40,6 +41,17 @@ class _Told:
     cause: str
     facts: object
     at: float
+
+
+def tell_evicted(recorder: EventRecorder, action: Evict) -> None:
+    """An Event on a pod that was evicted, by the reason that kube-scheduler's victims have."""
+    pod, by = action.pod, action.by
+    about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
+    text = (
+        f"evicted from {pod.node} for pod {by.key}, whose priority is {by.priority} "
+        f"(this pod's is {pod.priority}): its {sizes_text(pod)} makes room for {sizes_text(by)}"
+    )
+    recorder.record(about, EventType.NORMAL, "Preempted", text)
 
 
 class Storyteller:

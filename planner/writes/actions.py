@@ -147,4 +147,21 @@ class Inform:
         return {"action": "inform", "pod": self.pod.key, "note": self.note, "reason": reason}
 
 
-Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate | Inform
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """The pod has to make room for `by`, which waits for its end on the same node."""
+
+    pod: Pod
+    by: Pod
+    urgent: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Key:
+        return "pod", self.pod.key
+
+    @property
+    def facts(self) -> Facts:
+        return {"action": "evict", "pod": self.pod.key, "for": self.by.key}
+
+
+Action = CreateLayout | SetManaged | DeleteLayout | WriteSpec | Nominate | Ungate | Inform | Evict

@@ -1,6 +1,6 @@
 """Each action as one request to the API server, guarded by what it was decided on."""
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType, Resource
 from mpslice.kube.errors import Conflict
 from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
 from planner.model import GATE, Node, Pod
@@ -11,6 +11,7 @@ from planner.writes.actions import (
     Action,
     CreateLayout,
     DeleteLayout,
+    Evict,
     Inform,
     Nominate,
     SetManaged,
@@ -35,6 +36,8 @@ async def perform(kube: Kube, action: Action) -> Json:
             return await _patch_pod(kube, pod, change, note=note, subresource="status")
         case Inform(pod=pod):
             return await _inform(kube, action)
+        case Evict(pod=pod):
+            return await _evict(kube, pod)
         case WriteSpec(layout=layout, spec=spec):
             body = {
                 "metadata": {"resourceVersion": layout.resource_version},
@@ -59,6 +62,18 @@ async def perform(kube: Kube, action: Action) -> Json:
                 }
             }
             return await kube.patch(NODES, node.name, body, type=PatchType.MERGE)
+
+
+async def _evict(kube: Kube, pod: Pod) -> Json:
+    """By the Eviction API: it answers 429 where a PodDisruptionBudget forbids it."""
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod.name, "namespace": pod.namespace},
+        "deleteOptions": {"preconditions": {"uid": pod.uid}},
+    }
+    eviction = Resource(PODS.api_version, f"{PODS.plural}/{pod.name}/eviction", namespaced=True)
+    return await kube.create(eviction, body, namespace=pod.namespace)
 
 
 async def _inform(kube: Kube, action: Inform) -> Json:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.planner.lives.many import Outcome, live
 
@@ -16,9 +17,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="so many lives, from --first on")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--preemption", action="store_true", help="with planner.preemption on")
     options = parser.parse_args()
     if options.seed is not None:
-        outcome = live(options.seed, tell=True)
+        outcome = live(options.seed, tell=True, preemption=options.preemption)
         print("\n".join(outcome.problems) or "no invariant broken")
         return 1 if outcome.problems else 0
     seeds = range(options.first, options.first + options.seeds)
@@ -26,7 +28,8 @@ def main() -> int:
     seen: Counter[str] = Counter()
     broken = 0
     with ProcessPoolExecutor(options.processes) as pool:
-        for outcome in pool.map(live, seeds, chunksize=25):
+        one = partial(live, preemption=options.preemption)
+        for outcome in pool.map(one, seeds, chunksize=25):
             seen.update(outcome.seen)
             broken += bool(outcome.problems)
             if outcome.problems:

@@ -14,6 +14,7 @@ from tests.planner.lives.life import Life
 _BOUND_WITHIN = 60.0  # seconds that a pod may have a place without being bound or refused
 _VISIBLE_WITHIN = 10.0
 _HANGING = 45.0  # where an agent may not get round to withdrawing a slice that the pod would take
+_EVICTED = 16  # at most so many pods of the smallest size make room on one GPU
 _PASSED = 3  # younger equals that may be bound while a pod holds its reservation
 
 
@@ -26,12 +27,14 @@ class Judge:
         self._passed: Counter[str] = Counter()  # by uid of a holder
         self._unbound: set[str] = set()
         self._dice = random.Random(1)  # of its own, so that judging changes no life
+        self._preempted: Counter[str] = Counter()  # by uid of who preempts
 
     def __call__(self, life: Life, decision: Decision) -> None:
         _capacity(life)
         _used(life, decision)
         _backoff_holds_nothing(life, decision)
         bound = [pod for pod in life.world.pods.values() if pod.uid in self._unbound and pod.node]
+        self._evictions(life)
         self._bound_in_time(life, decision, bound)
         self._visible(life, decision)
         self._order(life, decision, bound)
@@ -39,6 +42,24 @@ class Judge:
         _causes(life, decision)
         if self._dice.random() < 0.3:
             _restart_changes_nothing(life, decision)
+
+    def _evictions(self, life: Life) -> None:
+        """Only for pods of higher priority that do not fit, and groups keep their minimum."""
+        world = life.world
+        for pod, by in life.evictions:
+            self._preempted[by.uid] += 1
+            said = f"{pod.name} was evicted for {by.name}, "
+            if pod.priority >= by.priority or not by.preempts:
+                life.problem(said + "which may not preempt it")
+            if pod.terminating or pod.finished or not pod.node:
+                life.problem(said + "though it held nothing any more")
+            if self._preempted[by.uid] > _EVICTED:
+                life.problem(said + f"as the {self._preempted[by.uid]}th")
+            mates = [p for p in world.pods.values() if pod.group and p.group == pod.group]
+            running = [p for p in mates if p.node and not (p.terminating or p.finished)]
+            if pod.group and len(running) < (pod.min_member or 0):
+                life.problem(said + f"and {len(running)} of its group are left")
+        life.evictions.clear()
 
     def _bound_in_time(self, life: Life, decision: Decision, bound: Sequence[Pod]) -> None:
         """The time begins anew where a pod of higher priority that preempts has got the slice."""
@@ -64,6 +85,8 @@ class Judge:
                 continue
             if (life.kind.denied and pod.name.endswith("d")) or pod.uid in guards:
                 continue
+            if pod.gated and decision.plan.preemptions:
+                continue  # it may be kept off what comes free
             if not _fits_somewhere(life, pod) and (pod.gates or not pod.unschedulable):
                 hidden[pod.uid] = self._hidden.get(pod.uid, now)
                 within = _HANGING if life.kind.faults else _VISIBLE_WITHIN

@@ -4,13 +4,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from mpslice.slices import SliceSize
+from planner.controller import SPARED
 from planner.decide import Decision, Leaving, View, decide
 from planner.model import GATE, Constraints, Placement, Pod, Resources, SliceClaim
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absences
-from planner.writes.actions import Inform, Nominate, Ungate, WriteSpec
+from planner.writes.actions import Evict, Inform, Nominate, Ungate, WriteSpec
 from tests.planner.lives.scheduler import Scheduler
 from tests.planner.lives.world import LABEL, START, World, a_world
 
@@ -30,6 +32,7 @@ class Kind:
     clears: bool = False  # as Scheduler's
     restarts: bool = False  # the planner forgets all at any moment
     calm: float = 0.5  # the share of long steps
+    preemption: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +45,8 @@ class Planner:
     refused: dict[str, Refused] = field(default_factory=dict)
     freed: dict[str, object] = field(default_factory=dict)
     absences: Absences = field(default_factory=Absences)
+    spared: dict[str, datetime] = field(default_factory=dict)
+    preemption: bool = False
 
     def view(self, world: World) -> View:
         layouts = {name: agent.layout() for name, agent in world.agents.items()}
@@ -58,6 +63,9 @@ class Planner:
             leaving=self.leaving,
             refused=dict(self.refused),
             freed=dict(self.freed),  # type: ignore[arg-type]  # moments
+            preemption=self.preemption,
+            budgets=world.budgets(),
+            spared=dict(self.spared),
         )
 
 
@@ -84,7 +92,7 @@ class Life:
         self.dice = random.Random(seed)
         self.kind = kind
         self.world: World = world or a_world(self.dice)
-        self.planner = Planner()
+        self.planner = Planner(preemption=kind.preemption)
         self.scheduler = Scheduler(self.world, self.dice, self._objects, clears=kind.clears)
         self.problems: list[str] = []
         self.seen: Counter[str] = Counter()
@@ -92,6 +100,7 @@ class Life:
         self.tell: Callable[[str], None] = _quietly
         self.decision = Decision()
         self._judge = judge
+        self.evictions: list[tuple[Pod, Pod]] = []  # since the last judgement: whom, and for whom
         self._count = 0
         self.mended = False
         self._face: object = None  # of the world when it was last decided upon
@@ -154,7 +163,7 @@ class Life:
 
     def _plan(self) -> bool:
         if self.kind.restarts and self.dice.random() < 0.05:
-            self.planner, self._face = Planner(), None
+            self.planner, self._face = Planner(preemption=self.kind.preemption), None
             self.seen["restarts"] += 1
         planner = self.planner
         due = self.decision.due
@@ -210,8 +219,40 @@ class Life:
                 pod = replace(pod, available=available or pod.available)
                 world.put(replace(pod, progress=pod.progress if note is None else note))
                 self.seen["informed"] += 1
+            case Evict(pod=pod, by=by):
+                self._evict(pod.key, by)
             case _:
                 self.problem(f"an action that is not expected: {action}")
+
+    def _evict(self, key: str, by: Pod) -> None:
+        """The Eviction API; whoever made the pod makes it anew at once."""
+        world, pod = self.world, self.world.pods[key]
+        self.evictions.append((pod, by))
+        if world.forbids(pod) or self.dice.random() < 0.05:
+            self.seen["evictions refused"] += 1
+            self.planner.spared[pod.uid] = world.wall + SPARED
+            world.touched += 1  # the controller asks for another decision
+            return
+        self.seen["evictions"] += 1
+        world.end_soon(key)
+        if self.dice.random() < 0.7:
+            self._count += 1
+            name = f"r{self._count:03}"
+            gates = (GATE,)
+            world.add(
+                replace(
+                    pod,
+                    name=name,
+                    uid=name,
+                    node="",
+                    gates=gates,
+                    nominated="",
+                    progress="",
+                    available=None,
+                    unschedulable="",
+                    terminating=False,
+                )
+            )
 
     def _objects(self, pod: Pod, node: str) -> str:
         if self.mended:
@@ -267,6 +308,12 @@ class Life:
         options: dict[str, object] = {}
         if dice.random() < 0.25:
             options["priority"] = dice.choice((0, 5, 5))
+        if self.kind.preemption:
+            options |= {
+                "priority": dice.choice((0, 0, 0, 3, 5, 9)),
+                "preempts": dice.random() < 0.9,
+                "labels": {"budget": dice.choice(("yes", "no"))},
+            }
         if dice.random() < 0.15:
             host = dice.choice(list(self.world.nodes))
             options["constraints"] = Constraints(node_selector=(("host", host),))

@@ -3,7 +3,7 @@
 import random
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.planner.lives.invariants import Judge
 from tests.planner.lives.life import Kind, Life
@@ -37,10 +37,12 @@ def kind_of(seed: int) -> Kind:
     )
 
 
-def live(seed: int, *, tell: bool = False) -> Outcome:
+def live(seed: int, *, tell: bool = False, preemption: bool = False) -> Outcome:
     """Lives it; an exception is a broken invariant, too."""
-    kind = kind_of(seed)
+    kind = replace(kind_of(seed), preemption=preemption)
     life = Life(seed, kind, Judge())
+    if preemption and seed % 2:
+        life.world.budget = seed % 5
     if tell:
         print(kind)
         life.tell = print

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from planner.model import Node, Pod, Resources
+from planner.model import DisruptionBudget, Expression, Node, Pod, Resources
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.lives.agents import QUICK, Agent
 from tests.planner.test_packing import gb
@@ -32,6 +32,7 @@ class World:
     touched: int = 0  # changes of pods
     version: int = 0  # of what may make room for a refused pod
     failed_admissions: int = 0
+    budget: int | None = None  # of the pods labelled budget=yes so many have to run
     _number: "count[int]" = field(default_factory=count)
 
     @property
@@ -98,6 +99,24 @@ class World:
             agent = self.agents[pod.node]
             agent.give_back(key)
             self.work(pod.node)
+
+    def _budgeted(self, pod: Pod) -> bool:
+        return pod.labels.get("budget") == "yes"
+
+    def _allowed(self) -> int:
+        pods = [p for p in self.pods.values() if self._budgeted(p) and p.node]
+        healthy = [p for p in pods if not (p.terminating or p.finished)]
+        return max(0, len(healthy) - (self.budget or 0))
+
+    def budgets(self) -> tuple[DisruptionBudget, ...]:
+        if self.budget is None:
+            return ()
+        selector = (Expression("budget", "In", ("yes",)),)
+        return (DisruptionBudget("default", "b", selector, self._allowed()),)
+
+    def forbids(self, pod: Pod) -> bool:
+        """Whether the PodDisruptionBudget forbids the pod's eviction."""
+        return self.budget is not None and self._budgeted(pod) and self._allowed() < 1
 
     def end_soon(self, key: str) -> None:
         if key not in self.ending:

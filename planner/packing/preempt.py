@@ -1,0 +1,382 @@
+"""Preemption: a pod that fits nowhere takes the place of pods of lower priority, of whatever size.
+
+Evicted are the fewest GB of the highest priority among them, then of the next one, and so on; of
+equal choices the one with the fewest pods, then that with the youngest. What the pod needs is
+kept for it there until they have ended. Pods that end anyway count as gone, so nobody is evicted
+for room that comes free by itself, and the choice made again once some have ended is the rest of
+the first one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice, product
+from typing import Final
+
+from planner.feasibility.selectors import all_hold
+from planner.model import Hold, Holder, Pod, Preemptible, Preemption
+from planner.packing.books import GpuBook, NodeBook
+from planner.packing.budget import Budget
+from planner.packing.classes import PodClass
+from planner.packing.reserve import Held
+from planner.packing.state import Part, Seating, State
+from planner.packing.victims import Offer, cheapest
+
+AT_ONCE: Final = 10
+"""Pods that may wait for others to end at one time."""
+
+_WORK: Final = 200_000
+"""Partial choices that a plan may look at: a fifth of a second."""
+
+_SEATINGS: Final = 256
+"""Ways to seat the slices of one pod on a node's GPUs that are looked at."""
+
+_GB_BITS: Final = 24  # of a cost: the GB of one priority
+_POD_BITS: Final = 64  # and below them the number of pods, and their ages
+_AGE_BITS: Final = 48
+
+_Thing = tuple[str, GpuBook | NodeBook]
+"""What a node or a GPU has an amount of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A place for a pod, and who has to end for it."""
+
+    cost: int
+    node: NodeBook
+    gpus: tuple[GpuBook, ...]
+    victims: tuple[Holder, ...]
+    ending: tuple[Holder, ...]
+
+
+class Preemptor:
+    """Chooses for the pods of one plan, the highest rank first."""
+
+    def __init__(self, state: State, preemptible: Preemptible) -> None:
+        self._state = state
+        self._every = preemptible
+        self._allowed = dict(preemptible.limits)
+        self._chosen: set[str] = set()  # keys of the victims of this plan
+        self._held: set[int] = set()
+        self._promised: Counter[_Thing] = Counter()
+        self._hopeless: set[tuple[PodClass, int]] = set()
+        self._work = Budget(_WORK)
+        there = {
+            name: {holder.pod.priority for holder in held if not holder.pod.finished}
+            for name, held in preemptible.holders.items()
+        }
+        priorities = sorted(set().union(*there.values()))
+        self._rank = {priority: rank for rank, priority in enumerate(priorities)}
+        self._lowest = {name: min(found) for name, found in there.items() if found}
+
+    def resume(self, numbers: Sequence[int]) -> list[Held]:
+        """Units of a rank that have begun to preempt: placed where they wait if there is room by
+        now, else what they need is kept there, as long as pods there may still make room.
+        """
+        begun = self._every.begun
+        turn = ((n, pod) for n in numbers if (pod := self._pod(n)) is not None)
+        waiting = ((n, pod) for n, pod in turn if pod.uid in begun)
+        return [h for n, pod in waiting if (h := self._resume(n, pod, begun[pod.uid]))]
+
+    def begin(self, numbers: Iterable[int], reserved: Held | None) -> list[Held]:
+        """Units of a rank that could not be placed, the first of them first; `reserved` is the
+        reservation of one, which preempting takes the place of.
+        """
+        found = []
+        for number in numbers:
+            pod = self._pod(number)
+            if pod is None or self._state.placed[number] or number in self._held:
+                continue
+            if len(self._held) >= AT_ONCE or self._work.is_spent:
+                break
+            if pod.preempts and pod.uid in self._every.able:
+                mine = reserved if reserved is not None and reserved.number == number else None
+                held = self._begin(number, pod, mine)
+                if held is not None:
+                    found.append(held)
+        return found
+
+    def _pod(self, number: int) -> Pod | None:
+        """The pod of a unit of one; a group that has yet to run does not preempt."""
+        unit = self._state.units[number]
+        return unit.pods[0] if len(unit.pods) == 1 and unit.needed <= 1 else None
+
+    def _resume(self, number: int, pod: Pod, hold: Hold) -> Held | None:
+        state = self._state
+        node, pods = state.reach.by_name.get(hold.node), state.class_of(pod)
+        if node is None or node.order not in state.candidates(pods).orders:
+            return None
+        by_uuid = {gpu.uuid: gpu for gpu in node.gpus}
+        gpus = tuple([by_uuid[uuid] for uuid in hold.gpus if uuid in by_uuid])
+        if len(gpus) < len(pods.seats) or not _could_hold(pods, gpus):
+            return None
+        if pods.fits(node) and _have_room(pods, gpus):
+            state.put(number, (state.book(pod, pods, node, gpus),))
+            state.fixed.add(number)
+            return None
+        choice = self._choose_on(node, pods, pod.priority, [gpus], None)
+        return None if choice is None else self._hold(number, pod, choice)
+
+    def _begin(self, number: int, pod: Pod, reserved: Held | None) -> Held | None:
+        state, pods = self._state, self._state.class_of(pod)
+        if (pods, pod.priority) in self._hopeless:
+            return None
+        for each in reserved.seatings if reserved is not None else ():
+            state.hold(each, -1)
+        choice = self._choose(pods, pod.priority)
+        if choice is not None and (choice.victims or choice.ending):
+            return self._hold(number, pod, choice)
+        for each in reserved.seatings if reserved is not None else ():
+            state.hold(each)
+        self._hopeless.add((pods, pod.priority))
+        return None
+
+    def _hold(self, number: int, pod: Pod, choice: _Choice) -> Held:
+        self._held.add(number)
+        for victim in choice.victims:
+            self._chosen.add(victim.pod.key)
+            for limit in victim.limits:
+                self._allowed[limit] -= 1
+        state, node, pods = self._state, choice.node, self._state.class_of(pod)
+        room = _Room(pods, node, choice.gpus, self._promised)
+        part = room.promise(self._holders(node, pod, pod.priority)[0])
+        state.keep(part)
+        uuids = tuple(gpu.uuid for gpu in choice.gpus)
+        told = Preemption(pod, node.name, uuids, _pods(choice.victims), _pods(choice.ending))
+        return Held(number, (Seating(pod, pods, node, choice.gpus),), None, told, part)
+
+    def _choose(self, pods: PodClass, priority: int) -> _Choice | None:
+        """The best choice on all nodes; of equal ones that on the first node."""
+        best: _Choice | None = None
+        candidates = self._state.candidates(pods)
+        if pods.largest > candidates.largest:
+            return None
+        for node in candidates.nodes:
+            if self._lowest.get(node.name, priority) >= priority or self._work.is_spent:
+                continue
+            found = self._choose_on(node, pods, priority, _seatings(pods, node), best)
+            best = found or best
+        return best
+
+    def _choose_on(
+        self,
+        node: NodeBook,
+        pods: PodClass,
+        priority: int,
+        seatings: Iterable[tuple[GpuBook, ...]],
+        best: _Choice | None,
+    ) -> _Choice | None:
+        """The best choice on the node, if it is better than `best`."""
+        if any(each.refuses(pods.pod, node) for each in pods.others if not each.reservable):
+            return None
+        ending, able = self._holders(node, pods.pod, priority)
+        if any(_is_wanted_near(pods.pod, holder.pod) for holder in ending):
+            return None
+        lowest = self._rank.get(min((h.pod.priority for h in able), default=0), 0)
+        found: _Choice | None = None
+        for gpus in seatings:
+            self._work.spend(1)
+            room = _Room(pods, node, gpus, self._promised)
+            lacking = room.lacking(ending)
+            gb = room.gb(lacking)
+            less = best.cost if best is not None else None
+            if less is not None and gb << (_POD_BITS + _GB_BITS * lowest) >= less:
+                continue
+            answer = self._least(room, lacking, able)
+            if answer is not None and (less is None or answer[0] < less):
+                lower = [h for h in ending if h.pod.priority < priority and _is_on(h, gpus)]
+                found = best = _Choice(answer[0], node, gpus, answer[1], tuple(lower))
+        return found
+
+    def _holders(
+        self, node: NodeBook, pod: Pod, priority: int
+    ) -> tuple[list[Holder], list[Holder]]:
+        """Those on the node that end, and those that may be evicted for the pod."""
+        ending, able = [], []
+        for holder in self._every.holders.get(node.name, ()):
+            if holder.ending or holder.pod.key in self._chosen:
+                ending.append(holder)
+            elif holder.pod.priority < priority and not _is_wanted_near(pod, holder.pod):
+                able.append(holder)
+        return ending, able
+
+    def _least(
+        self, room: "_Room", lacking: tuple[int, ...], able: Sequence[Holder]
+    ) -> tuple[int, tuple[Holder, ...]] | None:
+        """The cheapest victims and their cost."""
+        giving = [(holder, gives) for holder in able if any(gives := room.gives(holder, lacking))]
+        asked = Counter(limit for holder, _ in giving for limit in holder.limits)
+        tight = [limit for limit, count in asked.items() if count > self._allowed[limit]]
+        places = {limit: index for index, limit in enumerate(tight)}
+        offers = [
+            Offer(
+                gives,
+                self._cost(holder.pod),
+                tuple(places[limit] for limit in holder.limits if limit in places),
+            )
+            for holder, gives in giving
+        ]
+        allowed = tuple(max(0, self._allowed[limit]) for limit in tight)
+        answer = cheapest(lacking, offers, allowed, self._work)
+        if answer is None:
+            return None
+        return answer[0], tuple(giving[index][0] for index in answer[1])
+
+    def _cost(self, pod: Pod) -> int:
+        """Costs add up, and their sums compare as choices do."""
+        gb = sum(pod.seats) << (_POD_BITS + _GB_BITS * self._rank[pod.priority])
+        return gb + (1 << _AGE_BITS) + _age(pod)
+
+
+class _Room:
+    """What a pod wants of a node and its GPUs, and what is there: for each GPU gb and slices, then
+    what is of the node. `promised` is what others of the plan wait for of what comes free.
+    """
+
+    def __init__(
+        self,
+        pods: PodClass,
+        node: NodeBook,
+        gpus: Sequence[GpuBook],
+        promised: "Counter[_Thing]",
+    ) -> None:
+        self._node = node
+        self._gpus = list(dict.fromkeys(gpus))
+        self._promised = promised
+        wants = pods.pod.requests
+        seats: Mapping[GpuBook, list[int]] = {gpu: [] for gpu in self._gpus}
+        for size, gpu in zip(pods.seats, gpus, strict=True):
+            seats[gpu].append(size)
+        self._names = [name for name, amount in wants.extended if amount]
+        extended = dict(wants.extended)
+        self._wants = (
+            *(sum(seats[gpu]) for gpu in self._gpus),
+            *(len(seats[gpu]) for gpu in self._gpus),
+            wants.cpu_milli,
+            wants.memory,
+            wants.ephemeral,
+            1,
+            *(extended[name] for name in self._names),
+        )
+        self._has = (
+            *(gpu.room for gpu in self._gpus),
+            *(gpu.limit - gpu.count for gpu in self._gpus),
+            node.cpu,
+            node.memory,
+            node.ephemeral,
+            node.pods,
+            *(node.extended.get(name, 0) for name in self._names),
+        )
+        self._things: tuple[_Thing, ...] = (
+            *(("gb", gpu) for gpu in self._gpus),
+            *(("slices", gpu) for gpu in self._gpus),
+            *((name, node) for name in ("cpu", "memory", "ephemeral-storage", "pods")),
+            *((name, node) for name in self._names),
+        )
+
+    def gb(self, lacking: Sequence[int]) -> int:
+        """The part of it that is GPU memory."""
+        return sum(lacking[: len(self._gpus)])
+
+    def lacking(self, ending: Iterable[Holder]) -> tuple[int, ...]:
+        """What is lacking once these have ended. Of what a pod does not ask for nothing is."""
+        frees = self._frees(ending)
+        each = zip(self._wants, self._has, frees, strict=True)
+        return tuple([max(0, wants - has - more) if wants else 0 for wants, has, more in each])
+
+    def promise(self, ending: Iterable[Holder]) -> Part:
+        """Promises the pod what it wants of what comes free, and returns what is to be kept for it
+        of what is there.
+        """
+        kept = []
+        for thing, wants, more in zip(self._things, self._wants, self._frees(ending), strict=True):
+            promised = min(wants, max(0, more))
+            self._promised[thing] += promised
+            kept.append(wants - promised)
+        number = len(self._gpus)
+        gb, slices, (cpu, memory, ephemeral, pods, *others) = (
+            kept[:number],
+            kept[number : 2 * number],
+            kept[2 * number :],
+        )
+        gpus = tuple(zip(self._gpus, gb, slices, strict=True))
+        extended = tuple(zip(self._names, others, strict=True))
+        return Part(self._node, gpus, cpu, memory, ephemeral, pods, extended)
+
+    def gives(self, holder: Holder, lacking: Sequence[int]) -> tuple[int, ...]:
+        """What the end of the pod gives of what is lacking."""
+        return tuple([min(a, b) for a, b in zip(self._of(holder), lacking, strict=True)])
+
+    def _frees(self, ending: Iterable[Holder]) -> list[int]:
+        """What comes free with the end of these and nobody waits for yet."""
+        frees = [-self._promised[thing] for thing in self._things]
+        for holder in ending:
+            for index, amount in enumerate(self._of(holder)):
+                frees[index] += amount
+        return frees
+
+    def _of(self, holder: Holder) -> tuple[int, ...]:
+        on = [[size for uuid, size in holder.slices if uuid == gpu.uuid] for gpu in self._gpus]
+        if holder.pod.finished:  # of the node it takes nothing any more
+            return (*map(sum, on), *map(len, on), 0, 0, 0, 0, *(0 for _ in self._names))
+        takes = holder.pod.requests
+        extended = dict(takes.extended)
+        return (
+            *map(sum, on),
+            *map(len, on),
+            takes.cpu_milli,
+            takes.memory,
+            takes.ephemeral,
+            1,
+            *(extended.get(name, 0) for name in self._names),
+        )
+
+
+def _seatings(pods: PodClass, node: NodeBook) -> Iterator[tuple[GpuBook, ...]]:
+    """GPUs by seat that could hold the slices if nothing else stood there."""
+    every = product(node.gpus, repeat=len(pods.seats))
+    return islice((gpus for gpus in every if _could_hold(pods, gpus)), _SEATINGS)
+
+
+def _could_hold(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:
+    wanted: Counter[GpuBook] = Counter()
+    for size, gpu in zip(pods.seats, gpus, strict=True):
+        wanted[gpu] += size
+    return all(gb <= gpu.capacity for gpu, gb in wanted.items())
+
+
+def _have_room(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:
+    """Whether the slices have room on just these GPUs, by seat."""
+    wanted: Counter[GpuBook] = Counter()
+    slices: Counter[GpuBook] = Counter(gpus)
+    for size, gpu in zip(pods.seats, gpus, strict=True):
+        wanted[gpu] += size
+    return all(
+        gb <= gpu.room and gpu.count + slices[gpu] <= gpu.limit for gpu, gb in wanted.items()
+    )
+
+
+def _is_wanted_near(pod: Pod, other: Pod) -> bool:
+    """Whether the pod may need the other to stay, for it wants to be near such pods."""
+    return any(
+        term.selector is not None and all_hold(term.selector, other.labels)
+        for term in pod.relations.affinity
+    )
+
+
+def _is_on(holder: Holder, gpus: Sequence[GpuBook]) -> bool:
+    uuids = {gpu.uuid for gpu in gpus}
+    return not holder.pod.finished and any(uuid in uuids for uuid, _ in holder.slices)
+
+
+def _pods(holders: Iterable[Holder]) -> tuple[Pod, ...]:
+    return tuple(holder.pod for holder in sorted(holders, key=lambda holder: holder.pod.key))
+
+
+def _age(pod: Pod) -> int:
+    """Seconds by which the pod is older than any will ever be: less for a younger pod."""
+    if not pod.created:
+        return 0
+    return (1 << 38) - int(datetime.fromisoformat(pod.created).timestamp())
