@@ -32,6 +32,9 @@ _WORK: Final = 200_000
 _SEATINGS: Final = 256
 """Ways to seat the slices of one pod on a node's GPUs that are looked at."""
 
+_ALWAYS: Final = -(1 << 40)
+"""In the place of a priority: lower than any, for pods that end without being evicted."""
+
 _GB_BITS: Final = 24  # of a cost: the GB of one priority
 _POD_BITS: Final = 64  # and below them the number of pods, and their ages
 _AGE_BITS: Final = 48
@@ -64,12 +67,12 @@ class Preemptor:
         self._hopeless: set[tuple[PodClass, int]] = set()
         self._work = Budget(_WORK)
         there = {
-            name: {holder.pod.priority for holder in held if not holder.pod.finished}
+            name: {_ALWAYS if holder.ending else holder.pod.priority for holder in held}
             for name, held in preemptible.holders.items()
         }
         priorities = sorted(set().union(*there.values()))
         self._rank = {priority: rank for rank, priority in enumerate(priorities)}
-        self._lowest = {name: min(found) for name, found in there.items() if found}
+        self._lowest = {name: min(found) for name, found in there.items()}
 
     def resume(self, numbers: Sequence[int]) -> list[Held]:
         """Units of a rank that have begun to preempt: placed where they wait if there is room by
