@@ -24,6 +24,7 @@ from planner.writes.actions import (
     Action,
     CreateLayout,
     DeleteLayout,
+    Evict,
     Inform,
     Nominate,
     SetManaged,
@@ -162,7 +163,8 @@ ACTIONS: dict[type[Action], Make] = {
 
 
 def test_the_table_has_every_action_of_the_planner() -> None:
-    assert set(ACTIONS) == set(typing.get_args(Action))
+    by_preemption = {Evict}  # which is off here; see test_planner_preemption.py
+    assert set(ACTIONS) | by_preemption == set(typing.get_args(Action))
 
 
 async def test_the_planners_own_code_does_all_that_it_can_do(
