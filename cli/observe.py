@@ -9,7 +9,7 @@ import asyncio
 import logging
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.decide import Decision, View, decide
 from planner.model import Node, NodeTerm, Pod
+from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod, parse_terms
 from planner.state.podgroups import POD_GROUPS, minimum_of
@@ -80,11 +81,12 @@ def judged(observed: Observed) -> Decision | None:
     layouts = dict(observed.layouts or {})
     # One look does not show how long something has lasted, so everything counts.
     away = Absences(patience=0.0).watch(observed.labelled, layouts, 0.0)
+    pods, preempting = _preempting(observed.pods or ())
     return decide(
         View(
             nodes=observed.nodes or (),
             layouts=layouts,
-            pods=observed.pods or (),
+            pods=pods,
             label=observed.label,
             away=away,
             unreadable=observed.unreadable,
@@ -92,8 +94,23 @@ def judged(observed: Observed) -> Decision | None:
             now=observed.now,
             namespaces=observed.namespaces,
             max_slices_per_gpu=observed.max_slices_per_gpu,
+            preemption=preempting,
         )
     )
+
+
+def _preempting(pods: tuple[Pod, ...]) -> tuple[tuple[Pod, ...], bool]:
+    """The pods, and whether one of them preempts: its annotation says so. Nobody else begins to
+    here, where it is not known whether the planner may evict pods.
+    """
+    begun = {
+        pod.uid
+        for pod in pods
+        if pod.is_pending and read_note(pod.progress).progress.preempting is not None
+    }
+    if not begun:
+        return pods, False
+    return tuple(p if p.uid in begun else replace(p, preempts=False) for p in pods), True
 
 
 @dataclass(frozen=True, slots=True)

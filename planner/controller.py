@@ -24,10 +24,11 @@ from planner.interest import Interest, interest_of
 from planner.metrics import Metrics
 from planner.model import Placement, Pod
 from planner.progress.machine import Phase, Progress, Refused
+from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.words.storyteller import Storyteller, tell_evicted
-from planner.writes.actions import Action, Evict, Nominate, Ungate, WriteSpec
+from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
 from planner.writes.writer import Writer
@@ -146,6 +147,7 @@ class Controller:
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
         self._progress, self._leaving = {}, {}
         self._refused.clear()
+        self._spared.clear()
         self._planned = {}
         self._newest = self._tell_at = None
         self._changed = True
@@ -350,6 +352,8 @@ class Controller:
             case WriteSpec(layout=layout):
                 self._absences.written(layout.name)
                 self._metrics.written(action)
+            case Inform(note=note) if note and read_note(note).progress.preempting is not None:
+                self._trigger()  # pods may be evicted that waited for it
             case Evict():
                 self._metrics.evicted()
                 tell_evicted(self._recorder, action)

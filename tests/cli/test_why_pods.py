@@ -270,3 +270,21 @@ async def test_escapes_in_what_others_wrote_are_inert() -> None:
 )
 def test_age_is_written_as_kubectl_does(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+PREEMPTS = '{"preempting":{"node":"n1","gpus":["GPU-n1-0"],"until":"2026-01-01T12:01:30Z"}}'
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_pod_that_preempts_waits_for_the_end_of_others(begun: bool) -> None:
+    """Only one whose annotation says so: whether the planner may evict pods is not known here."""
+    notes = {"mpslice.io/progress": PREEMPTS} if begun else {}
+    _, text = await said(
+        pod("p", 10, gates=[GATE], priority=5, annotations=notes),
+        pod("a", 8, on="n1"),
+        pod("b", 8, on="n1"),
+        nodes=(node("n1"),),
+        layouts=(layout("n1", gpu("n1", 0, 16, (8, "team-a/a"), (8, "team-a/b"))),),
+    )
+    waits = "waits for the end of pods team-a/a, team-a/b on n1 GPU 0, which is kept for it"
+    assert (waits in " ".join(text.split())) is begun
