@@ -85,7 +85,7 @@ def decide(view: View) -> Decision:
     sites = _sites(view)
     snapshot = _snapshot(view, course, sites.labelled, sites.here)
     pending = [pod for pod in view.pods if pod.is_pending and pod.key not in view.waiting]
-    if view.preemption:
+    if view.preemption and pending:
         snapshot = _with_preemption(view, course, snapshot, sites.here)
     turns = whose_turn(pending, course, snapshot.groups)
     made = cleared(_planned(view, snapshot, course, turns.planned), snapshot)

@@ -7,6 +7,7 @@ for room that comes free by itself, and the choice made again once some have end
 the first one.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from datetime import datetime
 from itertools import islice, product
 from typing import Final
 
+from mpslice.gpus import GpuUuid
 from planner.feasibility.selectors import all_hold
 from planner.model import Hold, Holder, Pod, Preemptible, Preemption
 from planner.packing.books import GpuBook, NodeBook
@@ -26,10 +28,13 @@ from planner.packing.victims import Offer, cheapest
 AT_ONCE: Final = 10
 """Pods that may wait for others to end at one time."""
 
-_WORK: Final = 200_000
+_WORK: Final = 100_000
 """Partial choices that a plan may look at: a fifth of a second."""
 
-_SEATINGS: Final = 256
+_SITES: Final = 100
+"""GPUs on which victims are looked for, for one pod: those where it may cost least."""
+
+_SEATINGS: Final = 64
 """Ways to seat the slices of one pod on a node's GPUs that are looked at."""
 
 _ALWAYS: Final = -(1 << 40)
@@ -70,8 +75,10 @@ class Preemptor:
             name: {_ALWAYS if holder.ending else holder.pod.priority for holder in held}
             for name, held in preemptible.holders.items()
         }
-        priorities = sorted(set().union(*there.values()))
+        priorities = sorted(set().union(*there.values()) - {_ALWAYS})
+        self._priorities = priorities
         self._rank = {priority: rank for rank, priority in enumerate(priorities)}
+        self._gb: dict[str, dict[GpuUuid, list[int]]] = {}  # by node, as _gb_of has it
         self._lowest = {name: min(found) for name, found in there.items()}
 
     def resume(self, numbers: Sequence[int]) -> list[Held]:
@@ -138,6 +145,7 @@ class Preemptor:
 
     def _hold(self, number: int, pod: Pod, choice: _Choice) -> Held:
         self._held.add(number)
+        self._gb.pop(choice.node.name, None)
         for victim in choice.victims:
             self._chosen.add(victim.pod.key)
             for limit in victim.limits:
@@ -151,17 +159,59 @@ class Preemptor:
         return Held(number, (Seating(pod, pods, node, choice.gpus),), None, told, part)
 
     def _choose(self, pods: PodClass, priority: int) -> _Choice | None:
-        """The best choice on all nodes; of equal ones that on the first node."""
+        """The best choice on all nodes. Looked at first is where it may cost least, and nowhere
+        where it cannot cost less than what was found.
+        """
         best: _Choice | None = None
         candidates = self._state.candidates(pods)
         if pods.largest > candidates.largest:
             return None
-        for node in candidates.nodes:
-            if self._lowest.get(node.name, priority) >= priority or self._work.is_spent:
-                continue
-            found = self._choose_on(node, pods, priority, _seatings(pods, node), best)
-            best = found or best
+        sites = [
+            (least, node.order, number, node, seatings)
+            for node in candidates.nodes
+            if self._lowest.get(node.name, priority) < priority
+            for number, (least, seatings) in enumerate(self._sites(pods, node, priority))
+        ]
+        sites.sort(key=lambda site: site[:3])
+        for least, _, _, node, seatings in sites[:_SITES]:
+            if (best is not None and least >= best.cost) or self._work.is_spent:
+                break
+            best = self._choose_on(node, pods, priority, seatings, best) or best
         return best
+
+    def _sites(
+        self, pods: PodClass, node: NodeBook, priority: int
+    ) -> Iterator[tuple[int, Iterable[tuple[GpuBook, ...]]]]:
+        """Ways to seat the pod on the node, with a cost that none of them is below."""
+        known = self._gb.get(node.name)
+        if known is None:
+            known = self._gb[node.name] = self._gb_of(node)
+        ranks = bisect_left(self._priorities, priority)
+        if pods.single:
+            for gpu in node.gpus:
+                if gpu.capacity >= pods.largest:
+                    least = _least_cost(pods.largest - gpu.room, known[gpu.uuid], ranks)
+                    if least is not None:
+                        yield least, ((gpu,),)
+            return
+        for gpus in _seatings(pods, node):
+            wanted: Counter[GpuBook] = Counter()
+            for size, gpu in zip(pods.seats, gpus, strict=True):
+                wanted[gpu] += size
+            each = [_least_cost(wanted[g] - g.room, known[g.uuid], ranks) for g in wanted]
+            if None not in each:
+                yield sum(cost for cost in each if cost), (gpus,)
+
+    def _gb_of(self, node: NodeBook) -> dict[GpuUuid, list[int]]:
+        """By GPU, the GB that come free without an eviction, and those of each priority."""
+        found = {gpu.uuid: [0] * (len(self._priorities) + 1) for gpu in node.gpus}
+        for holder in self._every.holders.get(node.name, ()):
+            goes = holder.ending or holder.pod.key in self._chosen
+            place = 0 if goes else 1 + self._rank[holder.pod.priority]
+            for uuid, size in holder.slices:
+                if uuid in found:
+                    found[uuid][place] += size
+        return found
 
     def _choose_on(
         self,
@@ -175,20 +225,15 @@ class Preemptor:
         if any(each.refuses(pods.pod, node) for each in pods.others if not each.reservable):
             return None
         ending, able = self._holders(node, pods.pod, priority)
-        if any(_is_wanted_near(pods.pod, holder.pod) for holder in ending):
+        near = bool(pods.pod.relations.affinity)
+        if near and any(_is_wanted_near(pods.pod, holder.pod) for holder in ending):
             return None
-        lowest = self._rank.get(min((h.pod.priority for h in able), default=0), 0)
         found: _Choice | None = None
         for gpus in seatings:
             self._work.spend(1)
             room = _Room(pods, node, gpus, self._promised)
-            lacking = room.lacking(ending)
-            gb = room.gb(lacking)
-            less = best.cost if best is not None else None
-            if less is not None and gb << (_POD_BITS + _GB_BITS * lowest) >= less:
-                continue
-            answer = self._least(room, lacking, able)
-            if answer is not None and (less is None or answer[0] < less):
+            answer = self._least(room, room.lacking(ending), able, best.cost if best else None)
+            if answer is not None:
                 lower = [h for h in ending if h.pod.priority < priority and _is_on(h, gpus)]
                 found = best = _Choice(answer[0], node, gpus, answer[1], tuple(lower))
         return found
@@ -197,19 +242,23 @@ class Preemptor:
         self, node: NodeBook, pod: Pod, priority: int
     ) -> tuple[list[Holder], list[Holder]]:
         """Those on the node that end, and those that may be evicted for the pod."""
-        ending, able = [], []
+        ending, able, near = [], [], bool(pod.relations.affinity)
         for holder in self._every.holders.get(node.name, ()):
             if holder.ending or holder.pod.key in self._chosen:
                 ending.append(holder)
-            elif holder.pod.priority < priority and not _is_wanted_near(pod, holder.pod):
+            elif holder.pod.priority < priority and not (near and _is_wanted_near(pod, holder.pod)):
                 able.append(holder)
         return ending, able
 
     def _least(
-        self, room: "_Room", lacking: tuple[int, ...], able: Sequence[Holder]
+        self, room: "_Room", lacking: tuple[int, ...], able: Sequence[Holder], below: int | None
     ) -> tuple[int, tuple[Holder, ...]] | None:
-        """The cheapest victims and their cost."""
-        giving = [(holder, gives) for holder in able if any(gives := room.gives(holder, lacking))]
+        """The cheapest victims and their cost, if that is less than `below`."""
+        giving = [
+            (holder, gives)
+            for holder in room.concerned(able, lacking)
+            if any(gives := room.gives(holder, lacking))
+        ]
         asked = Counter(limit for holder, _ in giving for limit in holder.limits)
         tight = [limit for limit, count in asked.items() if count > self._allowed[limit]]
         places = {limit: index for index, limit in enumerate(tight)}
@@ -222,7 +271,7 @@ class Preemptor:
             for holder, gives in giving
         ]
         allowed = tuple(max(0, self._allowed[limit]) for limit in tight)
-        answer = cheapest(lacking, offers, allowed, self._work)
+        answer = cheapest(lacking, offers, allowed, self._work, below)
         if answer is None:
             return None
         return answer[0], tuple(giving[index][0] for index in answer[1])
@@ -279,15 +328,18 @@ class _Room:
             *((name, node) for name in self._names),
         )
 
-    def gb(self, lacking: Sequence[int]) -> int:
-        """The part of it that is GPU memory."""
-        return sum(lacking[: len(self._gpus)])
-
     def lacking(self, ending: Iterable[Holder]) -> tuple[int, ...]:
         """What is lacking once these have ended. Of what a pod does not ask for nothing is."""
         frees = self._frees(ending)
         each = zip(self._wants, self._has, frees, strict=True)
         return tuple([max(0, wants - has - more) if wants else 0 for wants, has, more in each])
+
+    def concerned(self, holders: Sequence[Holder], lacking: Sequence[int]) -> Sequence[Holder]:
+        """Those of the holders whose end may give something that is lacking."""
+        if any(lacking[2 * len(self._gpus) :]):
+            return holders
+        uuids = {gpu.uuid for gpu in self._gpus}
+        return [h for h in holders if any(uuid in uuids for uuid, _ in h.slices)]
 
     def promise(self, ending: Iterable[Holder]) -> Part:
         """Promises the pod what it wants of what comes free, and returns what is to be kept for it
@@ -335,6 +387,20 @@ class _Room:
             1,
             *(extended.get(name, 0) for name in self._names),
         )
+
+
+def _least_cost(lacking: int, gb: Sequence[int], ranks: int) -> int | None:
+    """A cost that no choice is below: the lowest priorities give all that they have. `gb` is what
+    comes free by itself, then what pods have by rank, of which the first `ranks` may be evicted.
+    """
+    lacking -= gb[0]
+    if lacking <= 0:
+        return 0
+    for rank in range(ranks):
+        if gb[rank + 1] >= lacking:
+            return lacking << (_POD_BITS + _GB_BITS * rank)
+        lacking -= gb[rank + 1]
+    return None
 
 
 def _seatings(pods: PodClass, node: NodeBook) -> Iterator[tuple[GpuBook, ...]]:

@@ -45,7 +45,8 @@ class Held:
     def reservations(self, state: State) -> list[Reservation]:
         """As the plan tells it."""
         unit, told = state.units[self.number], self.preemption
-        after = tuple(pod.key for pod in (*told.victims, *told.ending)) if told is not None else ()
+        ends = (*told.victims, *told.ending) if told is not None else ()
+        after = tuple(sorted(pod.key for pod in ends))
         return [
             Reservation(
                 s.pod, s.node.name, tuple(gpu.uuid for gpu in s.gpus), unit.key, self.since, after

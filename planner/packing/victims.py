@@ -28,15 +28,22 @@ class Offer:
 
 
 def cheapest(
-    lacking: Amounts, offers: Sequence[Offer], allowed: Amounts, work: Budget
+    lacking: Amounts,
+    offers: Sequence[Offer],
+    allowed: Amounts,
+    work: Budget,
+    below: int | None = None,
 ) -> tuple[int, tuple[int, ...]] | None:
     """The least cost of offers that together give all that is lacking, and their places.
 
-    `allowed` says how many offers may count against each limit. None where there is no such choice.
+    `allowed` says how many offers may count against each limit. None where there is no such choice,
+    or none that costs less than `below`.
     """
+    if below is not None and below <= 0:
+        return None
     if not any(lacking):
         return 0, ()
-    best: tuple[int, _Chain] | None = None
+    best: _Chain | None = None
     states: dict[tuple[Amounts, Amounts], tuple[int, _Chain | None]] = {
         (lacking, allowed): (0, None)
     }
@@ -44,14 +51,14 @@ def cheapest(
         work.spend(len(states))
         for (before, left), (cost, chain) in [*states.items()]:
             total = cost + offer.cost
-            if (best is not None and total >= best[0]) or any(left[i] < 1 for i in offer.limits):
+            if (below is not None and total >= below) or any(left[i] < 1 for i in offer.limits):
                 continue
             after = tuple([max(0, n - given) for n, given in zip(before, offer.gives, strict=True)])
             if after == before:
                 continue
             chosen = place, chain
             if not any(after):
-                best = total, chosen
+                below, best = total, chosen
                 continue
             key = after, _less(left, offer.limits)
             known = states.get(key)
@@ -60,7 +67,7 @@ def cheapest(
         if len(states) > _STATES:
             nearest = nsmallest(_STATES, states.items(), key=lambda item: sum(item[0][0]))
             states = dict(nearest)
-    return None if best is None else (best[0], _places(best[1]))
+    return None if best is None or below is None else (below, _places(best))
 
 
 def _less(left: Amounts, limits: Sequence[int]) -> Amounts:

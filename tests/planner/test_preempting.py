@@ -1,11 +1,11 @@
 """Preemption across sizes against the real API server and the stock kube-scheduler."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from mpslice.kube.api import PODS, Json, Kube, Resource
+from mpslice.kube.api import PODS, Json, Kube, PatchType, Resource
 from mpslice.kube.errors import ApiError, NotFound
 from mpslice.kube.session import Session
 from planner.state.preemptible import BUDGETS
@@ -20,6 +20,8 @@ from tests.planner.faults import Send, Tampered
 from tests.planner.pods import bound, delete_pod, is_gated, make, node_of, slice_pod
 from tests.waiting import eventually
 
+PREEMPTING = replace(SETTINGS, preemption=True)
+ENDS = "example.com/ends"
 HIGH: dict[str, Any] = {"priority": 1000, "priorityClassName": "preempting"}
 
 
@@ -31,8 +33,7 @@ async def preempting(
     for name in gpus:
         await add_node(kube, name)
     await _make_class(kube)
-    settings = replace(SETTINGS, preemption=True)
-    async with agents_at_work(kube, gpus), planner_at_work(through or kube, settings):
+    async with agents_at_work(kube, gpus), planner_at_work(through or kube, PREEMPTING):
         yield
 
 
@@ -77,9 +78,29 @@ async def running(kube: Session, *pods: dict[str, Any]) -> None:
         await bound(kube, pod["metadata"]["name"])
 
 
+@asynccontextmanager
+async def slow_to_end(kube: Session, *names: str) -> AsyncIterator[None]:
+    """Running pods that are there, though they are deleted, until `let_end` or the end of this."""
+    pods = [slice_pod(name, 8) for name in names]
+    for pod in pods:
+        pod["metadata"]["finalizers"] = [ENDS]
+    try:
+        await running(kube, *pods)
+        yield
+    finally:
+        await let_end(kube, *names)
+
+
+async def let_end(kube: Session, *names: str) -> None:
+    for name in names:
+        with suppress(NotFound):
+            body = {"metadata": {"finalizers": None}}
+            await kube.patch(PODS, name, body, type=PatchType.MERGE, namespace="default")
+            await delete_pod(kube, name)  # which the kubelet does once its containers have ended
+
+
 async def test_pod_takes_the_place_of_two_smaller_ones(kube: Session) -> None:
-    async with preempting(kube, {"n1": [16]}):
-        await running(kube, slice_pod("a", 8), slice_pod("b", 8))
+    async with preempting(kube, {"n1": [16]}), slow_to_end(kube, "a", "b"):
         await make(kube, slice_pod("high", 10, **HIGH))
         await evicted(kube, "a", "b")
         assert await is_gated(kube, "high")
@@ -92,22 +113,25 @@ async def test_pod_takes_the_place_of_two_smaller_ones(kube: Session) -> None:
                 "evicted from n1 for pod default/high, whose priority is 1000 (this pod's is 0): "
                 "its 8gb makes room for 10gb"
             )
-        await delete_pod(kube, "a")  # as the kubelet does once its containers have ended
-        await delete_pod(kube, "b")
+        await let_end(kube, "a", "b")
         assert await bound(kube, "high") == "n1"
 
 
 async def test_planner_that_is_restarted_goes_on(kube: Session) -> None:
-    async with preempting(kube, {"n1": [16]}):
-        await running(kube, slice_pod("a", 8), slice_pod("b", 8))
-        await make(kube, slice_pod("high", 10, **HIGH))
-        await evicted(kube, "a", "b")
-        await delete_pod(kube, "a")
-    async with preempting(kube, {"n1": [16]}):
-        await make(kube, slice_pod("next", 8))
-        await delete_pod(kube, "b")
-        assert await bound(kube, "high") == "n1"
-        assert await node_of(kube, "next") == ""
+    await add_node(kube, "n1")
+    await _make_class(kube)
+    async with agents_at_work(kube, {"n1": [16]}):
+        async with planner_at_work(kube, PREEMPTING), AsyncExitStack() as stack:
+            await stack.enter_async_context(slow_to_end(kube, "a", "b"))
+            await make(kube, slice_pod("high", 10, **HIGH))
+            await evicted(kube, "a", "b")
+            there = stack.pop_all()
+        async with there, planner_at_work(kube, PREEMPTING):
+            await let_end(kube, "a")
+            await make(kube, slice_pod("next", 8))
+            await let_end(kube, "b")
+            assert await bound(kube, "high") == "n1"
+            assert await node_of(kube, "next") == ""
 
 
 class OneIsKept(Tampered):
@@ -136,7 +160,7 @@ async def test_another_pod_is_evicted_where_the_api_server_keeps_one(kube: Sessi
 
         (gone,) = await eventually(one_goes, "one of the pods is evicted", seconds=60)
         assert tampered.kept == f"pods/{'b' if gone == 'a' else 'a'}/eviction"
-        await delete_pod(kube, gone)
+        await let_end(kube, gone)
         assert await bound(kube, "high")
 
 
@@ -158,7 +182,7 @@ async def test_disruption_budget_keeps_pods(kube: Session) -> None:
             await make(kube, slice_pod("high", 5, **HIGH))
             await evicted(kube, "old")
             assert await going(kube, "kept") == set()
-            await delete_pod(kube, "old")
+            await let_end(kube, "old")
             await bound(kube, "high")
     finally:
         await kube.delete(BUDGETS, "kept", namespace="default")
