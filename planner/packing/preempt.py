@@ -9,7 +9,7 @@ the first one.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, product
@@ -22,7 +22,8 @@ from planner.packing.books import GpuBook, NodeBook
 from planner.packing.budget import Budget
 from planner.packing.classes import PodClass
 from planner.packing.reserve import Held
-from planner.packing.state import Part, Seating, State
+from planner.packing.room import Room, Thing, gb_wanted
+from planner.packing.state import Seating, State
 from planner.packing.victims import Offer, cheapest
 
 AT_ONCE: Final = 10
@@ -32,10 +33,12 @@ _WORK: Final = 100_000
 """Partial choices that a plan may look at: a fifth of a second."""
 
 _SITES: Final = 100
-"""GPUs on which victims are looked for, for one pod: those where it may cost least."""
+"""GPUs on which a better choice is looked for, for one pod: those where it may cost least."""
 
-_SEATINGS: Final = 64
-"""Ways to seat the slices of one pod on a node's GPUs that are looked at."""
+_LOOK: Final = 50  # of _WORK: what it costs to look at the GPUs of a node at all
+
+_SEATINGS: Final = 4_096
+"""Ways to seat the slices of one pod on GPUs that are looked at, and on each node at least 8."""
 
 _ALWAYS: Final = -(1 << 40)
 """In the place of a priority: lower than any, for pods that end without being evicted."""
@@ -43,9 +46,6 @@ _ALWAYS: Final = -(1 << 40)
 _GB_BITS: Final = 24  # of a cost: the GB of one priority
 _POD_BITS: Final = 64  # and below them the number of pods, and their ages
 _AGE_BITS: Final = 48
-
-_Thing = tuple[str, GpuBook | NodeBook]
-"""What a node or a GPU has an amount of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Preemptor:
         self._allowed = dict(preemptible.limits)
         self._chosen: set[str] = set()  # keys of the victims of this plan
         self._held: set[int] = set()
-        self._promised: Counter[_Thing] = Counter()
+        self._promised: Counter[Thing] = Counter()
         self._hopeless: set[tuple[PodClass, int]] = set()
         self._work = Budget(_WORK)
         there = {
@@ -126,7 +126,7 @@ class Preemptor:
             state.put(number, (state.book(pod, pods, node, gpus),))
             state.fixed.add(number)
             return None
-        choice = self._choose_on(node, pods, pod.priority, [gpus], None)
+        choice = self._choose_on(node, gpus, pods, pod.priority)
         return None if choice is None else self._hold(number, pod, choice)
 
     def _begin(self, number: int, pod: Pod, reserved: Held | None) -> Held | None:
@@ -151,7 +151,7 @@ class Preemptor:
             for limit in victim.limits:
                 self._allowed[limit] -= 1
         state, node, pods = self._state, choice.node, self._state.class_of(pod)
-        room = _Room(pods, node, choice.gpus, self._promised)
+        room = Room(pods, node, choice.gpus, self._promised)
         part = room.promise(self._holders(node, pod, pod.priority)[0])
         state.keep(part)
         uuids = tuple(gpu.uuid for gpu in choice.gpus)
@@ -166,41 +166,37 @@ class Preemptor:
         candidates = self._state.candidates(pods)
         if pods.largest > candidates.largest:
             return None
+        most = max(8, _SEATINGS // max(1, len(candidates.nodes)))
         sites = [
-            (least, node.order, number, node, seatings)
+            (least, node.order, number, node, gpus)
             for node in candidates.nodes
             if self._lowest.get(node.name, priority) < priority
-            for number, (least, seatings) in enumerate(self._sites(pods, node, priority))
+            for number, (least, gpus) in enumerate(self._sites(pods, node, priority, most))
         ]
         sites.sort(key=lambda site: site[:3])
-        for least, _, _, node, seatings in sites[:_SITES]:
-            if (best is not None and least >= best.cost) or self._work.is_spent:
+        looks = _SITES
+        for least, _, _, node, gpus in sites:
+            if self._work.is_spent or (best is not None and (looks < 1 or least >= best.cost)):
                 break
-            best = self._choose_on(node, pods, priority, seatings, best) or best
+            best = self._choose_on(node, gpus, pods, priority, best) or best
+            looks -= best is not None
         return best
 
     def _sites(
-        self, pods: PodClass, node: NodeBook, priority: int
-    ) -> Iterator[tuple[int, Iterable[tuple[GpuBook, ...]]]]:
-        """Ways to seat the pod on the node, with a cost that none of them is below."""
+        self, pods: PodClass, node: NodeBook, priority: int, most: int
+    ) -> Iterator[tuple[int, tuple[GpuBook, ...]]]:
+        """Up to `most` ways to seat the pod, each with a cost that no choice there is below."""
         known = self._gb.get(node.name)
         if known is None:
             known = self._gb[node.name] = self._gb_of(node)
         ranks = bisect_left(self._priorities, priority)
-        if pods.single:
-            for gpu in node.gpus:
-                if gpu.capacity >= pods.largest:
-                    least = _least_cost(pods.largest - gpu.room, known[gpu.uuid], ranks)
-                    if least is not None:
-                        yield least, ((gpu,),)
-            return
-        for gpus in _seatings(pods, node):
-            wanted: Counter[GpuBook] = Counter()
-            for size, gpu in zip(pods.seats, gpus, strict=True):
-                wanted[gpu] += size
-            each = [_least_cost(wanted[g] - g.room, known[g.uuid], ranks) for g in wanted]
-            if None not in each:
-                yield sum(cost for cost in each if cost), (gpus,)
+        every = product(node.gpus, repeat=len(pods.seats))
+        most = max(most, len(node.gpus))
+        for gpus in islice((gpus for gpus in every if _could_hold(pods, gpus)), most):
+            wanted = gb_wanted(pods, gpus)
+            costs = [_least_cost(gb - g.room, known[g.uuid], ranks) for g, gb in wanted.items()]
+            if None not in costs:
+                yield sum(cost for cost in costs if cost), gpus
 
     def _gb_of(self, node: NodeBook) -> dict[GpuUuid, list[int]]:
         """By GPU, the GB that come free without an eviction, and those of each priority."""
@@ -216,42 +212,39 @@ class Preemptor:
     def _choose_on(
         self,
         node: NodeBook,
+        gpus: tuple[GpuBook, ...],
         pods: PodClass,
         priority: int,
-        seatings: Iterable[tuple[GpuBook, ...]],
-        best: _Choice | None,
+        best: _Choice | None = None,
     ) -> _Choice | None:
-        """The best choice on the node, if it is better than `best`."""
+        """The best choice for these GPUs, by seat, if it is better than `best`."""
+        self._work.spend(_LOOK)
         if any(each.refuses(pods.pod, node) for each in pods.others if not each.reservable):
             return None
         ending, able = self._holders(node, pods.pod, priority)
-        near = bool(pods.pod.relations.affinity)
-        if near and any(_is_wanted_near(pods.pod, holder.pod) for holder in ending):
+        if any(_is_wanted_near(pods.pod, holder.pod) for holder in ending):
             return None
-        found: _Choice | None = None
-        for gpus in seatings:
-            self._work.spend(1)
-            room = _Room(pods, node, gpus, self._promised)
-            answer = self._least(room, room.lacking(ending), able, best.cost if best else None)
-            if answer is not None:
-                lower = [h for h in ending if h.pod.priority < priority and _is_on(h, gpus)]
-                found = best = _Choice(answer[0], node, gpus, answer[1], tuple(lower))
-        return found
+        room = Room(pods, node, gpus, self._promised)
+        answer = self._least(room, room.lacking(ending), able, best.cost if best else None)
+        if answer is None:
+            return None
+        lower = [h for h in ending if h.pod.priority < priority and _is_on(h, gpus)]
+        return _Choice(answer[0], node, gpus, answer[1], tuple(lower))
 
     def _holders(
         self, node: NodeBook, pod: Pod, priority: int
     ) -> tuple[list[Holder], list[Holder]]:
         """Those on the node that end, and those that may be evicted for the pod."""
-        ending, able, near = [], [], bool(pod.relations.affinity)
+        ending, able = [], []
         for holder in self._every.holders.get(node.name, ()):
             if holder.ending or holder.pod.key in self._chosen:
                 ending.append(holder)
-            elif holder.pod.priority < priority and not (near and _is_wanted_near(pod, holder.pod)):
+            elif holder.pod.priority < priority and not _is_wanted_near(pod, holder.pod):
                 able.append(holder)
         return ending, able
 
     def _least(
-        self, room: "_Room", lacking: tuple[int, ...], able: Sequence[Holder], below: int | None
+        self, room: Room, lacking: tuple[int, ...], able: Sequence[Holder], below: int | None
     ) -> tuple[int, tuple[Holder, ...]] | None:
         """The cheapest victims and their cost, if that is less than `below`."""
         giving = [
@@ -282,113 +275,6 @@ class Preemptor:
         return gb + (1 << _AGE_BITS) + _age(pod)
 
 
-class _Room:
-    """What a pod wants of a node and its GPUs, and what is there: for each GPU gb and slices, then
-    what is of the node. `promised` is what others of the plan wait for of what comes free.
-    """
-
-    def __init__(
-        self,
-        pods: PodClass,
-        node: NodeBook,
-        gpus: Sequence[GpuBook],
-        promised: "Counter[_Thing]",
-    ) -> None:
-        self._node = node
-        self._gpus = list(dict.fromkeys(gpus))
-        self._promised = promised
-        wants = pods.pod.requests
-        seats: Mapping[GpuBook, list[int]] = {gpu: [] for gpu in self._gpus}
-        for size, gpu in zip(pods.seats, gpus, strict=True):
-            seats[gpu].append(size)
-        self._names = [name for name, amount in wants.extended if amount]
-        extended = dict(wants.extended)
-        self._wants = (
-            *(sum(seats[gpu]) for gpu in self._gpus),
-            *(len(seats[gpu]) for gpu in self._gpus),
-            wants.cpu_milli,
-            wants.memory,
-            wants.ephemeral,
-            1,
-            *(extended[name] for name in self._names),
-        )
-        self._has = (
-            *(gpu.room for gpu in self._gpus),
-            *(gpu.limit - gpu.count for gpu in self._gpus),
-            node.cpu,
-            node.memory,
-            node.ephemeral,
-            node.pods,
-            *(node.extended.get(name, 0) for name in self._names),
-        )
-        self._things: tuple[_Thing, ...] = (
-            *(("gb", gpu) for gpu in self._gpus),
-            *(("slices", gpu) for gpu in self._gpus),
-            *((name, node) for name in ("cpu", "memory", "ephemeral-storage", "pods")),
-            *((name, node) for name in self._names),
-        )
-
-    def lacking(self, ending: Iterable[Holder]) -> tuple[int, ...]:
-        """What is lacking once these have ended. Of what a pod does not ask for nothing is."""
-        frees = self._frees(ending)
-        each = zip(self._wants, self._has, frees, strict=True)
-        return tuple([max(0, wants - has - more) if wants else 0 for wants, has, more in each])
-
-    def concerned(self, holders: Sequence[Holder], lacking: Sequence[int]) -> Sequence[Holder]:
-        """Those of the holders whose end may give something that is lacking."""
-        if any(lacking[2 * len(self._gpus) :]):
-            return holders
-        uuids = {gpu.uuid for gpu in self._gpus}
-        return [h for h in holders if any(uuid in uuids for uuid, _ in h.slices)]
-
-    def promise(self, ending: Iterable[Holder]) -> Part:
-        """Promises the pod what it wants of what comes free, and returns what is to be kept for it
-        of what is there.
-        """
-        kept = []
-        for thing, wants, more in zip(self._things, self._wants, self._frees(ending), strict=True):
-            promised = min(wants, max(0, more))
-            self._promised[thing] += promised
-            kept.append(wants - promised)
-        number = len(self._gpus)
-        gb, slices, (cpu, memory, ephemeral, pods, *others) = (
-            kept[:number],
-            kept[number : 2 * number],
-            kept[2 * number :],
-        )
-        gpus = tuple(zip(self._gpus, gb, slices, strict=True))
-        extended = tuple(zip(self._names, others, strict=True))
-        return Part(self._node, gpus, cpu, memory, ephemeral, pods, extended)
-
-    def gives(self, holder: Holder, lacking: Sequence[int]) -> tuple[int, ...]:
-        """What the end of the pod gives of what is lacking."""
-        return tuple([min(a, b) for a, b in zip(self._of(holder), lacking, strict=True)])
-
-    def _frees(self, ending: Iterable[Holder]) -> list[int]:
-        """What comes free with the end of these and nobody waits for yet."""
-        frees = [-self._promised[thing] for thing in self._things]
-        for holder in ending:
-            for index, amount in enumerate(self._of(holder)):
-                frees[index] += amount
-        return frees
-
-    def _of(self, holder: Holder) -> tuple[int, ...]:
-        on = [[size for uuid, size in holder.slices if uuid == gpu.uuid] for gpu in self._gpus]
-        if holder.pod.finished:  # of the node it takes nothing any more
-            return (*map(sum, on), *map(len, on), 0, 0, 0, 0, *(0 for _ in self._names))
-        takes = holder.pod.requests
-        extended = dict(takes.extended)
-        return (
-            *map(sum, on),
-            *map(len, on),
-            takes.cpu_milli,
-            takes.memory,
-            takes.ephemeral,
-            1,
-            *(extended.get(name, 0) for name in self._names),
-        )
-
-
 def _least_cost(lacking: int, gb: Sequence[int], ranks: int) -> int | None:
     """A cost that no choice is below: the lowest priorities give all that they have. `gb` is what
     comes free by itself, then what pods have by rank, of which the first `ranks` may be evicted.
@@ -403,35 +289,25 @@ def _least_cost(lacking: int, gb: Sequence[int], ranks: int) -> int | None:
     return None
 
 
-def _seatings(pods: PodClass, node: NodeBook) -> Iterator[tuple[GpuBook, ...]]:
-    """GPUs by seat that could hold the slices if nothing else stood there."""
-    every = product(node.gpus, repeat=len(pods.seats))
-    return islice((gpus for gpus in every if _could_hold(pods, gpus)), _SEATINGS)
-
-
 def _could_hold(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:
-    wanted: Counter[GpuBook] = Counter()
-    for size, gpu in zip(pods.seats, gpus, strict=True):
-        wanted[gpu] += size
-    return all(gb <= gpu.capacity for gpu, gb in wanted.items())
+    """Whether the slices would have room on just these GPUs if nothing else stood there."""
+    return all(gb <= gpu.capacity for gpu, gb in gb_wanted(pods, gpus).items())
 
 
 def _have_room(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:
-    """Whether the slices have room on just these GPUs, by seat."""
-    wanted: Counter[GpuBook] = Counter()
-    slices: Counter[GpuBook] = Counter(gpus)
-    for size, gpu in zip(pods.seats, gpus, strict=True):
-        wanted[gpu] += size
+    """Whether the slices have room on just these GPUs."""
+    slices = Counter(gpus)
     return all(
-        gb <= gpu.room and gpu.count + slices[gpu] <= gpu.limit for gpu, gb in wanted.items()
+        gb <= gpu.room and gpu.count + slices[gpu] <= gpu.limit
+        for gpu, gb in gb_wanted(pods, gpus).items()
     )
 
 
 def _is_wanted_near(pod: Pod, other: Pod) -> bool:
     """Whether the pod may need the other to stay, for it wants to be near such pods."""
-    return any(
-        term.selector is not None and all_hold(term.selector, other.labels)
-        for term in pod.relations.affinity
+    terms = pod.relations.affinity
+    return bool(terms) and any(
+        term.selector is not None and all_hold(term.selector, other.labels) for term in terms
     )
 
 
