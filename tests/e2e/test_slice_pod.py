@@ -42,10 +42,13 @@ def test_minimal_pod_runs_in_its_slice(cluster: Cluster, node: Node) -> None:
 
 
 def test_sizes_share_a_gpu_and_room_goes_to_the_next(cluster: Cluster, node: Node) -> None:
-    cluster.apply(slice_pod("first", 60), slice_pod("second", 20), slice_pod("other-gpu", 80))
+    # The largest first: on a busy machine they are planned one by one, and a small one may take
+    # the GPU that the large one needs rather than withdraw a free slice.
+    cluster.apply(slice_pod("other-gpu", 80))
+    cluster.running("other-gpu")
+    cluster.apply(slice_pod("first", 60), slice_pod("second", 20))
     first = cluster.running("first"), cluster.environment("first")
     cluster.running("second")
-    cluster.running("other-gpu")
     shared = cluster.environment("second")["NVIDIA_VISIBLE_DEVICES"]
     assert first[1]["NVIDIA_VISIBLE_DEVICES"] == shared
     cluster.apply(slice_pod("third", 50))

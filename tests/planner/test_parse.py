@@ -278,3 +278,17 @@ def test_node_offers_gb_once_its_status_says_so(offered: dict[str, str], offers:
         {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "1", **offered}}}
     )
     assert (node.offers_gb, node.allocatable.extended) == (offers, ())
+
+
+def test_pod_preempts_unless_its_policy_is_never() -> None:
+    assert parse_pod(a_pod()).preempts
+    assert parse_pod(a_pod(preemptionPolicy="PreemptLowerPriority")).preempts
+    assert not parse_pod(a_pod(preemptionPolicy="Never")).preempts
+
+
+def test_grace_is_that_of_the_deletion_else_that_of_the_spec() -> None:
+    assert parse_pod(a_pod()).grace == 30
+    pod = a_pod(terminationGracePeriodSeconds=600)
+    assert parse_pod(pod).grace == 600
+    pod["metadata"]["deletionGracePeriodSeconds"] = 5
+    assert parse_pod(pod).grace == 5

@@ -23,10 +23,20 @@ def test_no_invariant_is_broken_again(seed: int) -> None:
     _is_sound(seed)
 
 
-def _is_sound(seed: int) -> None:
-    outcome = live(seed)
-    again = f"python -m tests.planner.lives --seed {seed}"
+@pytest.mark.parametrize("first", range(0, _LIVES // 6, _AT_ONCE))
+def test_no_invariant_is_broken_where_pods_preempt_others(first: int) -> None:
+    """What is evicted is made anew at once, as controllers do, and evicts nobody back."""
+    seen: Counter[str] = Counter()
+    for seed in range(first, first + _AT_ONCE):
+        seen.update(_is_sound(seed, "--preemption", preemption=True))
+    assert seen["evictions"]
+
+
+def _is_sound(seed: int, *flags: str, **options: bool) -> Counter[str]:
+    outcome = live(seed, **options)
+    again = " ".join(("python -m tests.planner.lives --seed", str(seed), *flags))
     assert not outcome.problems, f"{outcome.problems[0]}\nReplay it: {again}"
+    return outcome.seen
 
 
 def test_lives_reach_every_step_that_pods_can_take() -> None:
