@@ -33,7 +33,7 @@ async def preempting(
     for name in gpus:
         await add_node(kube, name)
     await _make_class(kube)
-    async with agents_at_work(kube, gpus), planner_at_work(through or kube, PREEMPTING):
+    async with agents_at_work(kube, gpus), planner_at_work(through or kube, settings=PREEMPTING):
         yield
 
 
@@ -121,12 +121,12 @@ async def test_planner_that_is_restarted_goes_on(kube: Session) -> None:
     await add_node(kube, "n1")
     await _make_class(kube)
     async with agents_at_work(kube, {"n1": [16]}):
-        async with planner_at_work(kube, PREEMPTING), AsyncExitStack() as stack:
+        async with planner_at_work(kube, settings=PREEMPTING), AsyncExitStack() as stack:
             await stack.enter_async_context(slow_to_end(kube, "a", "b"))
             await make(kube, slice_pod("high", 10, **HIGH))
             await evicted(kube, "a", "b")
             there = stack.pop_all()
-        async with there, planner_at_work(kube, PREEMPTING):
+        async with there, planner_at_work(kube, settings=PREEMPTING):
             await let_end(kube, "a")
             await make(kube, slice_pod("next", 8))
             await let_end(kube, "b")
