@@ -217,7 +217,7 @@ def _due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) -
     if view.now is None:
         return None
     reserving = (p.reserving for p in progress.values() if p.reserving is not None)
-    preempting = (p.preempting.until for p in progress.values() if p.preempting is not None)
+    holds = (p.preempting.until for p in progress.values() if p.preempting is not None)
     early = (pod for pod in pending if pod.volume_problem and pod.waits_since)
     grace = (datetime.fromisoformat(pod.waits_since) + CLAIM_GRACE for pod in early)
     cleared = (
@@ -230,7 +230,7 @@ def _due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) -
         min(cleared, default=None),
         next_change(pending, reserving, view.now),
         next_deadline(progress),
-        min(preempting, default=None),
+        min((end for end in holds if end > view.now), default=None),
         min((end for end in grace if end > view.now), default=None),
     )
 

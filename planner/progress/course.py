@@ -193,6 +193,11 @@ def settle(
         if uid in every and every[uid].reserving is None and reservation.since is not None:
             every[uid] = replace(every[uid], reserving=now.replace(microsecond=0))
     holds = {p.pod.uid: _hold(p, every[p.pod.uid].preempting, now) for p in preemptions}
+    for uid, hold in [*holds.items()]:
+        if now >= hold.until and not every[uid].backs_off:
+            words = f"pods that it preempts on {hold.node} have not ended in time"
+            every[uid] = back_off(every[uid], now, words)
+            del holds[uid]
     for uid, node, gpus in ((p.pod.uid, p.node, p.gpus) for p in placed):
         before = every[uid].preempting
         if before is not None and (before.node, before.gpus) == (node, gpus):

@@ -213,10 +213,6 @@ def elapse(
     Returns the node that has let its deadline for a carve pass as well, "" mostly.
     """
     over = progress.until is not None and now >= progress.until
-    hold = progress.preempting
-    if hold is not None and now >= hold.until and progress.phase is Phase.PENDING:
-        words = f"pods that it preempts on {hold.node} have not ended in time"
-        return replace(back_off(progress, now, words), preempting=None), ""
     match progress.phase:
         case Phase.CARVING if over:
             return _step(progress, Phase.PENDING), progress.node

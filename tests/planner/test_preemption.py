@@ -219,9 +219,11 @@ def test_pod_that_preempts_gives_up_when_others_do_not_end() -> None:
     hold = '{"preempting":{"node":"n0","gpus":["n0-0"],"until":"2026-01-01T11:59:00Z"}}'
     crowd.change("high", progress=hold)
     crowd.change("a", terminating=True)
+    crowd.change("b", terminating=True)
     decision = crowd.decide()
-    assert not decision.plan.preemptions
     assert decision.progress["high"].phase is Phase.BACKOFF
+    assert decision.progress["high"].preempting is None
+    assert crowd.decide(progress=decision.progress).plan.preemptions == ()
     assert decision.progress["high"].words == ("pods that it preempts on n0 have not ended in time")
 
 
@@ -295,3 +297,12 @@ def test_younger_pod_of_equal_priority_does_not_take_what_comes_free() -> None:
     rest(life, 10)
     assert "high" in bound(life)
     assert "younger" not in bound(life)
+
+
+def test_pod_that_has_its_slice_is_not_looked_at_because_others_once_had_to_end() -> None:
+    crowd = Crowd(((16,),))
+    hold = '{"preempting":{"node":"n0","gpus":["n0-0"],"until":"2026-01-01T11:59:00Z"}}'
+    crowd.wait("high", 10, priority=5, progress=hold)
+    first = crowd.decide()
+    assert [placement.pod.name for placement in first.plan.placements] == ["high"]
+    assert first.due is None or first.due > crowd.world.wall
