@@ -89,6 +89,13 @@ def test_withdrawn_slices_are_counted_when_the_layout_is_written() -> None:
     assert value(metrics, "mpslice_withdrawals_planned_total") == 3
 
 
+def test_evicted_pods_are_counted() -> None:
+    metrics = Metrics()
+    assert value(metrics, "mpslice_pods_preempted_total") == 0
+    metrics.evicted()
+    assert value(metrics, "mpslice_pods_preempted_total") == 1
+
+
 def test_unused_memory_is_stranded_where_not_even_the_least_pod_finds_cpu() -> None:
     full = node("n1", 80, 40, used={0: gb({30: 1})}, idle=BUSY)
     states = (full, node("n2", 80))
