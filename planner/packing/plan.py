@@ -206,7 +206,7 @@ class _Packing:
             self._ways = best_ways(state, [n for n in later if not state.placed[n]])
             self.all_compared &= self._ways is not None
         if self._preemptor is not None:
-            self._held += self._preemptor.resume(numbers)
+            self._resume(self._preemptor, numbers)
         kept = {held.number for held in self._held}
         waiting = [number for number in numbers if number not in kept]
         held = serve_longest_waiting(state, waiting, self._snapshot, self._ways or {})
@@ -229,6 +229,21 @@ class _Packing:
         self._search(range(numbers[-1] + 1), numbers, share)
         self._budget.settle(share)
         return True
+
+    def _resume(self, preemptor: Preemptor, numbers: Sequence[int]) -> None:
+        """Keeps room for units that have begun to preempt: from the younger ones of their rank, for
+        the older ones come first.
+        """
+        for number in preemptor.begun(numbers):
+            older = [n for n in numbers if n < number and not self._state.placed[n]]
+            older = [n for n in older if all(held.number != n for held in self._held)]
+            keep_nominated(self._state, older)
+            if self._state.standing:
+                reuse_free_slices(self._state, older, self._ways)
+            self._fill(older)
+            held = preemptor.resume(number)
+            if held is not None:
+                self._held.append(held)
 
     def _preempt(self, numbers: Sequence[int]) -> None:
         """Keeps room for units of a rank that fit once pods of lower priority have ended."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from mpslice.gpus import GpuUuid
 from planner.feasibility.selectors import all_hold
-from planner.model import Hold, Holder, Pod, Preemptible, Preemption
+from planner.model import Holder, Pod, Preemptible, Preemption
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.budget import Budget
 from planner.packing.classes import PodClass
@@ -81,14 +81,10 @@ class Preemptor:
         self._gb: dict[str, dict[GpuUuid, list[int]]] = {}  # by node, as _gb_of has it
         self._lowest = {name: min(found) for name, found in there.items()}
 
-    def resume(self, numbers: Sequence[int]) -> list[Held]:
-        """Units of a rank that have begun to preempt: placed where they wait if there is room by
-        now, else what they need is kept there, as long as pods there may still make room.
-        """
-        begun = self._every.begun
-        turn = ((n, pod) for n in numbers if (pod := self._pod(n)) is not None)
-        waiting = ((n, pod) for n, pod in turn if pod.uid in begun)
-        return [h for n, pod in waiting if (h := self._resume(n, pod, begun[pod.uid]))]
+    def begun(self, numbers: Iterable[int]) -> list[int]:
+        """Units of a rank that have begun to preempt."""
+        pods = ((number, self._pod(number)) for number in numbers)
+        return [n for n, pod in pods if pod is not None and pod.uid in self._every.begun]
 
     def begin(self, numbers: Iterable[int], reserved: Held | None) -> list[Held]:
         """Units of a rank that could not be placed, the first of them first; `reserved` is the
@@ -113,8 +109,14 @@ class Preemptor:
         unit = self._state.units[number]
         return unit.pods[0] if len(unit.pods) == 1 and unit.needed <= 1 else None
 
-    def _resume(self, number: int, pod: Pod, hold: Hold) -> Held | None:
-        state = self._state
+    def resume(self, number: int) -> Held | None:
+        """A unit that has begun to preempt: placed where it waits if there is room by now, else
+        what it needs is kept there, as long as pods there may still make room.
+        """
+        state, pod = self._state, self._state.units[number].pods[0]
+        if state.placed[number]:
+            return None
+        hold = self._every.begun[pod.uid]
         node, pods = state.reach.by_name.get(hold.node), state.class_of(pod)
         if node is None or node.order not in state.candidates(pods).orders:
             return None

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from mpslice.kube.api import PODS, Json, Kube, PatchType, Resource
+from mpslice.kube.api import NODE_LAYOUTS, PODS, Json, Kube, PatchType, Resource, list_all
 from mpslice.kube.errors import ApiError, NotFound
 from mpslice.kube.session import Session
 from planner.state.preemptible import BUDGETS
@@ -74,8 +74,18 @@ async def evicted(kube: Session, *names: str) -> None:
 
 async def running(kube: Session, *pods: dict[str, Any]) -> None:
     await make(kube, *pods)
-    for pod in pods:
-        await bound(kube, pod["metadata"]["name"])
+    names = {pod["metadata"]["name"] for pod in pods}
+    for name in names:
+        await bound(kube, name)
+
+    async def all_hold() -> bool:
+        """Whether the agents show it: a pod that is not seen to hold its slice is not evicted."""
+        layouts = await list_all(kube, NODE_LAYOUTS)
+        gpus = [gpu for layout in layouts for gpu in layout["status"]["gpus"]]
+        holders = {s.get("pod", "").partition("/")[2] for gpu in gpus for s in gpu["slices"]}
+        return names <= holders
+
+    await eventually(all_hold, f"{', '.join(sorted(names))} hold their slices")
 
 
 @asynccontextmanager

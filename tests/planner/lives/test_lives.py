@@ -32,6 +32,10 @@ def test_no_invariant_is_broken_where_pods_preempt_others(first: int) -> None:
     assert seen["evictions"]
 
 
+def test_older_peer_keeps_its_place_beside_a_pod_that_preempts() -> None:
+    _is_sound(1803, "--preemption", preemption=True)
+
+
 def _is_sound(seed: int, *flags: str, **options: bool) -> Counter[str]:
     outcome = live(seed, **options)
     again = " ".join(("python -m tests.planner.lives --seed", str(seed), *flags))
