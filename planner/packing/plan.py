@@ -237,7 +237,7 @@ class _Packing:
         for number in preemptor.begun(numbers):
             older = [n for n in numbers if n < number and not self._state.placed[n]]
             older = [n for n in older if all(held.number != n for held in self._held)]
-            keep_nominated(self._state, older)
+            keep_nominated(self._state, older, self._ways)
             if self._state.standing:
                 reuse_free_slices(self._state, older, self._ways)
             self._fill(older)

@@ -105,9 +105,10 @@ class Preemptor:
         return found
 
     def _pod(self, number: int) -> Pod | None:
-        """The pod of a unit of one; a group that has yet to run does not preempt."""
+        """The pod of a unit of one; no pod preempts of a group that has yet to run."""
         unit = self._state.units[number]
-        return unit.pods[0] if len(unit.pods) == 1 and unit.needed <= 1 else None
+        is_alone = len(unit.pods) == 1 and unit.needed <= 1 and number not in self._state.after
+        return unit.pods[0] if is_alone else None
 
     def resume(self, number: int) -> Held | None:
         """A unit that has begun to preempt: placed where it waits if there is room by now, else
