@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mpslice.gpus import GpuUuid
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
+from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, Json
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
 from nodeagent.errors import DriverHangs
@@ -165,8 +165,8 @@ class Machine:
         return [f"{pod['namespace']}/{pod['name']}" for pod in about]
 
     def _events(self, reason: str) -> list[Json]:
-        objects = self.kube._objects.items()
-        return [o for (plural, _, _), o in objects if plural == "events" and o["reason"] == reason]
+        events = self.kube.api.all(EVENTS)
+        return [event for event in events if event["reason"] == reason]
 
     def holders(self) -> dict[str, tuple[str, str]]:
         gpus = self.status().get("gpus") or []

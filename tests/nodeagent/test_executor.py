@@ -54,7 +54,7 @@ class Parts:
     async def apply(self, slices: dict[str, int], *, release: bool = False) -> float | None:
         """Brings one layout about; the calls of it alone are in `calls` after."""
         spec = {"release": release, "gpus": [{"uuid": gpu(1), "slices": slices}]}
-        if ("nodelayouts", "", NODE) in self.kube._objects:
+        if self.kube.api.has(NODE_LAYOUTS, NODE):
             self.kube.change(NODE_LAYOUTS, NODE, {"spec": spec})
         else:
             self.kube.put(NODE_LAYOUTS, {"metadata": {"name": NODE}, "spec": spec})
@@ -134,7 +134,7 @@ async def test_layouts_status_does_not_wait_for_the_nodes(
     applying = asyncio.create_task(parts.apply({"10gb": 1}))
 
     async def told() -> bool:
-        return ("nodelayouts", "", NODE) in parts.kube._objects and bool(parts.status)
+        return parts.kube.api.has(NODE_LAYOUTS, NODE) and bool(parts.status)
 
     await eventually(told, "the layout's status", every=0.002)
     assert parts.status["observedGeneration"] == 1
@@ -175,7 +175,7 @@ async def test_released_is_told_after_the_nodes_annotations_are_gone(
     def wrote(plural: str, body: Json) -> None:
         conditions = body["status"].get("conditions", []) if plural == "nodelayouts" else []
         if any(c["type"] == "Released" and c["status"] == "True" for c in conditions):
-            found = parts.kube.get(NODES, NODE)["metadata"]["annotations"]
+            found = parts.kube.get(NODES, NODE)["metadata"].get("annotations", {})
             left.append(annotations in found)
 
     parts.kube.on_write = wrote

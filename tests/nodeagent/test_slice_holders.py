@@ -8,7 +8,7 @@ from tests.nodeagent.conftest import NODE, Machine, device
 
 
 def annotations(machine: Machine) -> dict[str, str]:
-    return dict(machine.kube.get(NODES, NODE)["metadata"]["annotations"])
+    return dict(machine.kube.get(NODES, NODE)["metadata"].get("annotations", {}))
 
 
 async def test_nos_annotations_follow_and_vanish_at_zero(
