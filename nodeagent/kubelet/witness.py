@@ -84,7 +84,7 @@ class Witness:
         self._ended, self._failure = number, failure
 
     async def _read_now(self) -> None:
-        at, pods = monotonic(), self._table.pods()
+        at, pods, open_before = monotonic(), self._table.pods(), self._table.unexplained
         listed = await self._pod_resources.list()
         found = await asyncio.to_thread(read_checkpoint, self._checkpoint)
         foreign = frozenset(claim.uid for claim in found.foreign)
@@ -93,6 +93,8 @@ class Witness:
         self._table.read(reading.with_uids(pods))
         for id_ in self._table.forget(at - FORGOTTEN_SECONDS):
             log.warning("an Allocate was never followed by a container", extra={"slice": str(id_)})
+        if self._table.unexplained and not open_before:
+            self._stale.beat()  # whoever asked, `run` looks on until it is explained
         self.known.beat()
 
     async def run(self) -> NoReturn:

@@ -130,6 +130,27 @@ async def test_listed_stranger_holds_and_is_looked_at_again(
         await eventually(free, "read again without anybody's word", every=0.002)
 
 
+async def test_stranger_that_somebody_elses_look_finds_is_looked_at_again(
+    witness: Witness, table: SliceTable, kubelet: Kubelet
+) -> None:
+    """A withdrawal looks while the kubelet still lists a pod that the API has forgotten."""
+    async with running(witness):
+
+        async def rests() -> bool:
+            return witness.known.count > 0
+
+        await eventually(rests, "read once, and explained", seconds=5, every=0.002)
+        kubelet.claims = (CLAIM,)
+        await witness.look()
+        assert table.holders == {SLICE: Holder("ns/a", "main")}
+        kubelet.claims = ()
+
+        async def free() -> bool:
+            return not table.holders
+
+        await eventually(free, "read again without anybody's word", seconds=5, every=0.002)
+
+
 async def test_allocate_that_nothing_explains_is_forgotten(
     witness: Witness, table: SliceTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
