@@ -1,8 +1,10 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale optima protos lock clean
+.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale simulate optima protos lock clean
 
 PYTHON ?= python3
+SEEDS ?= 10000
+FIRST ?= 0
 PLATFORMS ?= linux/amd64,linux/arm64
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -72,6 +74,9 @@ scale: $(TESTING) ## the cluster benchmark on 10, 100 and 1,000 nodes, and bench
 	@$(RUN) -m benchmarks.cluster --nodes 1000 --seconds 3600 --patience 600 --limit 10800 \
 		--save benchmarks/results/cluster-1000.json
 	@$(RUN) -m benchmarks.results
+
+simulate: $(TESTING) ## the whole system in virtual time, SEEDS runs (10,000) from FIRST (0) on
+	@$(RUN) -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --processes 2
 
 optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
 	@$(RUN) -m benchmarks.packing_optima

@@ -7,15 +7,49 @@ hold the same resource, and tries a refused pod again when something has changed
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from mpslice.slices import resource_name
-from planner.model import Pod
-from tests.planner.lives.world import World
+from planner.model import Node, Pod
 
 Objection = Callable[[Pod, str], str]
 """What a volume or another plugin says against a node, "" for nothing; for node "" against all."""
+
+
+class Offers(Protocol):
+    """A node's slices."""
+
+    def shown(self) -> Counter[int]:
+        """What the node's status has, by size."""
+        ...
+
+
+class World(Protocol):
+    """What the scheduler sees and does; `version` is of what may make room for a refused pod."""
+
+    version: int
+
+    @property
+    def pods(self) -> Mapping[str, Pod]: ...
+
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
+
+    @property
+    def agents(self) -> Mapping[str, Offers]: ...
+
+    @property
+    def ending(self) -> Collection[str]: ...
+
+    def cpu(self, name: str) -> int: ...
+
+    def bind(self, pod: Pod, name: str) -> None: ...
+
+    def put(self, pod: Pod) -> None: ...
+
+    def end_soon(self, key: str) -> None: ...
 
 
 class Scheduler:

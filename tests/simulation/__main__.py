@@ -1,0 +1,74 @@
+"""Runs by the thousand, or one again: `python -m tests.simulation --seed 7` replays a run."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.moments import MOMENTS
+from tests.simulation.run import Outcome, play
+from tests.simulation.script import Kind, script_of
+from tests.simulation.shrink import shrunk
+
+
+def main() -> int:
+    """Exit status 1 when an invariant was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay this run alone, and tell it")
+    parser.add_argument("--shrink", action="store_true", help="leave out of it what can be")
+    parser.add_argument("--seeds", type=int, default=1_000, help="so many runs, from --first on")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _replay(options.seed, shrink=options.shrink)
+    return _many(range(options.first, options.first + options.seeds), options.processes)
+
+
+def _replay(seed: int, *, shrink: bool) -> int:
+    script = script_of(seed)
+    if shrink:
+        script, _ = shrunk(script)
+    print(script)
+    outcome = play(script, print)
+    print("\n".join(outcome.problems) or f"no invariant broken; digest {outcome.digest}")
+    return 1 if outcome.problems else 0
+
+
+def outcome_of(seed: int) -> Outcome:
+    """What became of a seed's run."""
+    return play(script_of(seed))
+
+
+def _many(seeds: range, processes: int) -> int:
+    started = time.perf_counter()
+    coverage: Counter[tuple[str, str]] = Counter()
+    seen: Counter[str] = Counter()
+    broken = 0
+    with ProcessPoolExecutor(processes) as pool:
+        for outcome in pool.map(outcome_of, seeds, chunksize=10):
+            coverage.update(outcome.coverage)
+            seen.update(outcome.seen)
+            if outcome.problems:
+                broken += 1
+                print(f"seed {outcome.seed}: {outcome.problems[0]}", flush=True)
+    seconds = time.perf_counter() - started
+    rate = 60 * len(seeds) / seconds
+    print(f"{len(seeds)} runs in {seconds:.0f} s, {rate:.0f} a minute; broken: {broken}")
+    for name, count in sorted(seen.items()):
+        print(f"  {name}: {count}")
+    _report(coverage)
+    return 1 if broken else 0
+
+
+def _report(coverage: Counter[tuple[str, str]]) -> None:
+    """How often each trouble began at each moment."""
+    print("".join(f"\n  {number:2}  {moment}" for number, moment in enumerate(MOMENTS)))
+    print(f"{'':32}" + "".join(f"{number:7}" for number in range(len(MOMENTS))))
+    for kind in Kind:
+        print(f"{kind:32}" + "".join(f"{coverage[kind, moment]:7}" for moment in MOMENTS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

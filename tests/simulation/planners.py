@@ -1,0 +1,76 @@
+"""The real planner as processes of a run: controller, writer, Events and the election."""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from mpslice.kube.elector import Elector
+from mpslice.kube.events import EventRecorder
+from planner.controller import Controller, Settings
+from planner.metrics import Metrics
+from tests.planner.conftest import LABEL
+from tests.simulation.clock import Clock
+from tests.simulation.network import Client, Network
+
+SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
+
+
+class Planner:
+    """One replica's processes, one after the other; alone it leads without an election."""
+
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        clock: Clock,
+        problem: Callable[[str], None],
+        *,
+        elects: bool,
+    ) -> None:
+        self.name = name
+        self.controller: Controller | None = None
+        self._network = network
+        self._clock = clock
+        self._problem = problem
+        self._elects = elects
+        self._count = 0
+        self._client: Client | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None:
+            self._count += 1
+            self._client = Client(self._network, self.name)
+            self._task = asyncio.create_task(self._run(self._client, f"{self.name}_{self._count}"))
+
+    async def _run(self, client: Client, identity: str) -> None:
+        recorder = EventRecorder(client, "mpslice-planner")
+        controller = self.controller = Controller(client, SETTINGS, recorder, Metrics())
+        elector = Elector(
+            client,
+            namespace="mpslice-system",
+            name="mpslice-planner",
+            identity=identity,
+            clock=partial(getattr, self._clock, "seconds"),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(controller.follow())
+                tasks.create_task(recorder.run())
+                lead = elector.run(controller.lead) if self._elects else controller.lead()
+                tasks.create_task(lead)
+        except Exception:  # noqa: BLE001  # whatever it is, it is to be told
+            self._problem(f"{self.name} ended: {traceback.format_exc()}")
+
+    def kill(self) -> None:
+        """SIGKILL: nothing that it was about to do is done."""
+        if self._client is not None:
+            self._client.dead = True
+        self.stop()
+
+    def stop(self) -> None:
+        """SIGTERM: it gives the lease back."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = self.controller = None

@@ -1,0 +1,102 @@
+"""Some runs, and that broken programs break them; `make simulate` plays thousands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpslice.kube.api import PODS
+from mpslice.kube.errors import Unreachable
+from mpslice.kube.reflector import Reflector
+from planner.controller import Controller
+from planner.writes.writer import Writer
+from tests.api.kube import Call
+from tests.simulation.network import Client
+from tests.simulation.run import play
+from tests.simulation.script import Arrival, Kind, Script, Trouble, script_of
+from tests.simulation.shrink import shrunk
+
+_RUNS = 60
+_AT_ONCE = 6
+
+
+@pytest.mark.parametrize("first", range(0, _RUNS, _AT_ONCE))
+def test_no_invariant_is_broken(first: int) -> None:
+    for seed in range(first, first + _AT_ONCE):
+        outcome = play(script_of(seed))
+        again = f"python -m tests.simulation --seed {seed}"
+        assert not outcome.problems, f"{outcome.problems[0]}\nReplay it: {again}"
+
+
+def test_run_is_the_same_in_another_process_with_other_hashes() -> None:
+    script = next(s for s in map(script_of, range(100)) if s.planners == 2 and s.troubles)
+    command = [sys.executable, "-m", "tests.simulation", "--seed", str(script.seed)]
+    told = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert told.stdout.strip().endswith(play(script).digest)
+
+
+def a_script(*troubles: Trouble, pods: int = 2) -> Script:
+    """One GPU of 40 gb, and pods of 10 gb that come a second apart."""
+    arrivals = tuple(
+        Arrival(at=1.0 + n, name=f"p{n}", sizes=(10,), seconds=1e6) for n in range(pods)
+    )
+    return Script(1, ((40,),), arrivals, troubles)
+
+
+FORGETTING = (Trouble(5.0, Kind.AWAY, 3.0), Trouble(6.0, Kind.FORCED, 0.1))
+"""A pod goes while no watch can tell of it."""
+
+
+def keep_what_is_gone(reflector: Reflector[Any], listed: Mapping[str, Any]) -> None:
+    for key, projected in listed.items():
+        reflector._put(key, projected)
+
+
+def test_failing_script_is_shrunk_to_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reflector, "_replace", keep_what_is_gone)
+    others = (Trouble(0.5, Kind.SLOW, 0.5), Trouble(9.0, Kind.AGENT_STOPPED, 0.5))
+    script, outcome = shrunk(a_script(*others, *FORGETTING))
+    assert script.troubles == FORGETTING
+    assert len(script.arrivals) == 1
+    assert "planner 0 sees" in outcome.problems[0]
+
+
+def test_planner_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Writer, "submit", lambda *_: None)
+    assert "fits n0 and is not bound" in play(a_script()).problems[0]
+
+
+def test_planner_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("as no planner should")
+
+    monkeypatch.setattr(Controller, "_act", fail)
+    assert "as no planner should" in play(a_script()).problems[0]
+
+
+def test_writes_that_fail_again_and_again_without_a_rest_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(kube: Client, _action: object) -> None:
+        await kube.before(Call("patch", PODS, "p0"))
+        raise Unreachable("connection reset")
+
+    def at_once(writer: Writer, _key: object) -> None:
+        writer._again()
+
+    monkeypatch.setattr("planner.controller.perform", fail)
+    monkeypatch.setattr(Writer, "_let_rest", at_once)
+    problem = play(a_script()).problems[0]
+    assert "planner 0 has sent 50 writes within a second" in problem
