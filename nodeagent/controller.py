@@ -241,10 +241,13 @@ class Controller:
             return  # what the node shows is more than we know of
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._publisher.close_node(self._cluster.pods())
+                pods = self._cluster.pods()
+                await self._publisher.close_node(pods)
                 message = "the agent is being stopped; running containers go on"
                 await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
-        except (KubeError, TimeoutError) as error:
+                await self._handoff.end()
+                await self._publisher.keep_node_closed(pods)
+        except (KubeError, AgentError, TimeoutError) as error:
             log.warning("the node could not be closed", extra={"error": str(error)})
 
     def _node_changed(self, node: NodeFacts) -> None:

@@ -138,6 +138,19 @@ class Publisher:
         """Nothing more can be bound than what these pods hold; for an agent that goes away."""
         await self._patch_node(used_resources(self._table, pods), at_once=True)
 
+    async def keep_node_closed(self, pods: Pods) -> None:
+        """Closes the node again where the kubelet has opened it: until its plugin had ended, the
+        kubelet wrote what that offered, every ten seconds (kubelet's nodeStatusUpdateFrequency).
+        """
+        node = project_node(await self._kube.read(NODES, self._settings.node_name))
+        self.saw_node(node)
+        used = used_resources(self._table, pods)
+        if any(
+            node.resources[size].allocatable > used[size].allocatable
+            for size in node.resources.keys() & used.keys()
+        ):
+            await self._patch_node(used, at_once=True)
+
     async def _patch_node(
         self,
         resources: Mapping[SliceSize, Amount],

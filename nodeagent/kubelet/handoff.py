@@ -114,6 +114,11 @@ class DevicePlugin:
         self._table.forget_empty_sizes()
         await self.link.leave(but=self._table.sizes)
 
+    async def end(self) -> None:
+        """Ends every endpoint; returns once the kubelet offers none of the slices."""
+        await self.link.stop()
+        await self._knowledge.until_hidden(frozenset(self._table.slices))
+
     async def close(self) -> None:
         """Lets go of the directory and the kubelet."""
         await self.link.close()

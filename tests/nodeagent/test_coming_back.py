@@ -161,6 +161,27 @@ async def test_stopped_agent_leaves_nothing_to_be_bound(machine: Machine) -> Non
     assert machine.kube.closed
 
 
+async def test_node_stays_closed_though_the_kubelet_opens_it_while_the_agent_stops(
+    machine: Machine,
+) -> None:
+    opened: list[Json] = []
+
+    def open_again(plural: str, body: Json) -> None:
+        """The kubelet writes the node's status between the agent's farewell and its end."""
+        conditions = body.get("status", {}).get("conditions", ())
+        if plural == "nodelayouts" and "Stopping" in {each["reason"] for each in conditions}:
+            status = {"allocatable": {resource(10): "3"}}
+            opened.append(machine.kube.change(NODES, NODE, {"status": status}))
+
+    async with machine.agent(farewell=True):
+        await machine.applied({"10gb": 3})
+        await machine.run_pod(10)
+        await machine.until(machine.holders, "holder")
+        machine.kube.on_write = open_again
+    assert len(opened) == 1
+    assert machine.allocatable() == {resource(10): "1"}
+
+
 async def test_agent_that_is_stopped_in_trouble_closes_the_node_all_the_same(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
