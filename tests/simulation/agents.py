@@ -144,6 +144,9 @@ class _Plugin:
 
     async def leave(self) -> None: ...
 
+    async def end(self) -> None:
+        """It has ended: `Agent.stop` disconnects it at once."""
+
 
 class LightNode(LocalNode):
     """The agent's own part of a node, on the kubelet and the GPUs of the run."""
