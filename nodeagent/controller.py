@@ -7,6 +7,7 @@ is one writer and nothing to lock.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from mpslice.errors import InvalidNodeLayout
@@ -245,9 +246,12 @@ class Controller:
                 await self._publisher.close_node(pods)
                 message = "the agent is being stopped; running containers go on"
                 await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
-                await self._handoff.end()
+                with suppress(
+                    KubeletUnavailable
+                ):  # one that does not answer may write all the same
+                    await self._handoff.end()
                 await self._publisher.keep_node_closed(pods)
-        except (KubeError, AgentError, TimeoutError) as error:
+        except (KubeError, TimeoutError) as error:
             log.warning("the node could not be closed", extra={"error": str(error)})
 
     def _node_changed(self, node: NodeFacts) -> None:

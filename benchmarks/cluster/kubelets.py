@@ -33,7 +33,7 @@ _ATTEMPTS: Final = 5
 
 
 class NodeGpus(SimulatedGpus):
-    """The GPUs of one node, all of a kind; there is no file that could change them."""
+    """The GPUs of one node: all of one model, and they never change."""
 
     def __init__(self, node: str, count: int, memory_mib: int) -> None:
         self.changed = Pulse()

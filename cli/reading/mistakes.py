@@ -129,7 +129,7 @@ _PARSERS_WORDS: Final = (
     ("unhashable key", "has braces where a key belongs; write the value in quotes"),
     ("control characters", "has control characters; save it as plain text"),
 )
-"""What libyaml says, and what that means to somebody who wrote a manifest."""
+"""Messages of libyaml, and what each means for the author of a manifest."""
 
 
 def _no_object(document: Any) -> str:

@@ -72,7 +72,7 @@ NODES: Final[Mapping[str, str]] = {
 
 
 def of_condition(reason: str) -> str:
-    """What helps a pod whose condition has this reason, "" for one that is not known here."""
+    """What helps a pod that has this reason in its condition; "" for an unknown reason."""
     if reason in CONDITIONS:
         return CONDITIONS[reason]
     return CAUSES[Cause(reason)] if reason in Cause.__members__.values() else ""

@@ -249,7 +249,7 @@ def _together(
     others: Sequence[Pod],
     held: Mapping[str, list[GpuUuid]],
 ) -> list[Pod]:
-    """Finds pods of one GPU, else of the node, whose common end is enough; [] if there are none."""
+    """Finds pods of one GPU, or else of the node, whose end makes enough room; [] without any."""
     groups: dict[GpuUuid, list[Pod]] = {}
     for other in others:
         for gpu in dict.fromkeys(held.get(other.key, ())):

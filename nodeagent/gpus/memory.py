@@ -122,7 +122,7 @@ class MemorySampler:
                 self._on_excess(sample)
 
     def _note_peaks(self, samples: Iterable[PodMemory], unknown: Collection[int]) -> None:
-        """Keeps the peaks of pods that were measured now, or whose GPU did not answer."""
+        """Keeps the peaks of pods measured now, and of pods on GPUs that did not answer."""
         before = self._peaks
         self._peaks = {key: peak for key, peak in before.items() if key[0] in unknown}
         for sample in samples:

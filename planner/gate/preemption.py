@@ -1,4 +1,4 @@
-"""What follows from a preemption: who is evicted now, and whose gate stays until that is over."""
+"""What follows from a preemption: evictions, and pods that keep their gate meanwhile."""
 
 from collections.abc import Collection, Iterable, Iterator
 
@@ -9,8 +9,10 @@ from planner.writes.actions import Evict
 
 
 def evictions(preemptions: Iterable[Preemption]) -> Iterator[Evict]:
-    """The victims of the pods whose annotation says where they wait: a planner that ends meanwhile
-    leaves nobody evicted for nothing.
+    """Yields the evictions for each pod whose annotation names the place that it waits for.
+
+    The annotation is written first, so that a planner that is restarted goes on with the same
+    preemption, and evicts no pod for nothing.
     """
     for preemption in preemptions:
         hold = read_note(preemption.pod.progress).progress.preempting

@@ -161,7 +161,7 @@ class Access:
         return Answer(200, reader)
 
     async def visible(self, reader: Reader, namespaces: Iterable[str]) -> frozenset[str]:
-        """Returns the namespaces whose pods the reader may list, as far as is known yet."""
+        """Returns the namespaces in which the reader may list pods, of those asked about so far."""
         wanted, seen = sorted(namespaces), set()
         try:
             if not wanted or await self._may(reader, list_pods("")):
