@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import highspy
 
 from benchmarks.packing_highs import Program
-from planner.model import NodeState, Pod, Snapshot
+from planner.model.nodes import NodeState
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 
 Ask = tuple[int, int, int]
 """gb, thousandths of a core, bytes of memory."""

@@ -12,7 +12,7 @@ from ortools.sat.python import cp_model
 
 from benchmarks.packing_small import Kind, SmallInstance, kind_of
 from mpslice.gpus import MIB
-from planner.model import NodeState
+from planner.model.nodes import NodeState
 
 _WORKERS: Final = 2
 

@@ -10,7 +10,7 @@ from benchmarks.packing_optima import kept, optimum_of
 from benchmarks.packing_planner import OURS, planned
 from benchmarks.packing_report import Row
 from benchmarks.packing_small import SmallInstance, gb_by_priority, small_instances
-from planner.model import Pod
+from planner.model.pods import Pod
 from tests.planner.checker import violations
 
 _SECTION: Final = "small instances: GB per priority class, of the optimum"

@@ -19,23 +19,18 @@ from benchmarks.packing_times import yardstick
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import (
-    GATE,
+from planner.model.constraints import (
     Constraints,
     Expression,
-    Gpu,
     HostPort,
-    Neighbours,
-    Node,
-    NodeState,
-    Pod,
     PodTerm,
     Relations,
     Resources,
-    SliceClaim,
-    Snapshot,
     Spread,
 )
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.pods import GATE, Pod, SliceClaim
+from planner.model.snapshot import Neighbours, Snapshot
 
 _SECTION: Final = "hostile shapes: a plan, in loops of a million rounds"
 _LOOPS: Final = 25

@@ -16,7 +16,10 @@ from typing import Final
 
 from mpslice.gpus import MIB, GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import Gpu, Node, NodeState, Pod, Resources, SliceClaim, Snapshot
+from planner.model.constraints import Resources
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.pods import Pod, SliceClaim
+from planner.model.snapshot import Snapshot
 
 LOADS: Final = (0.8, 0.9, 1.0, 1.3)
 _GIB: Final = 1024  # MiB

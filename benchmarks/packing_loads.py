@@ -19,7 +19,7 @@ from benchmarks.packing_instances import (
 )
 from benchmarks.packing_planner import OURS, in_batches, planned
 from benchmarks.packing_report import Row, mean_row
-from planner.model import Pod
+from planner.model.pods import Pod
 from tests.planner.checker import violations
 
 _SECTION: Final = "GB placed, of the LP bound"

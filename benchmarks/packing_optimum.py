@@ -13,7 +13,7 @@ import highspy
 from benchmarks.packing_highs import Program
 from benchmarks.packing_small import Kind, SmallInstance, kind_of
 from mpslice.gpus import MIB
-from planner.model import NodeState
+from planner.model.nodes import NodeState
 
 
 def proved(instance: SmallInstance, seconds: float) -> tuple[int, ...]:

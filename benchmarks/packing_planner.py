@@ -7,7 +7,11 @@ from typing import Final
 
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import Gpu, NodeState, Placement, Plan, Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.nodes import Gpu, NodeState
+from planner.model.plan import Placement, Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 
 OURS: Final = {False: "mpslice", True: "mpslice + solver"}

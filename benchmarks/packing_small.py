@@ -13,7 +13,10 @@ from typing import Final, NamedTuple
 from benchmarks.packing_instances import Ask, Machine, asks, node_state, openb_fleet, pod_of
 from mpslice.gpus import MIB
 from mpslice.slices import SliceSize
-from planner.model import Constraints, NodeState, Pod, Snapshot
+from planner.model.constraints import Constraints
+from planner.model.nodes import NodeState
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 
 COUNT: Final = 200
 _MOST_GPUS: Final = 28

@@ -18,7 +18,7 @@ from benchmarks.packing_instances import asked_gb
 from benchmarks.packing_planner import OURS, planned
 from benchmarks.packing_report import Row
 from benchmarks.packing_worlds import Recipe, World, world
-from planner.model import Snapshot
+from planner.model.snapshot import Snapshot
 from planner.state.snapshot import build_snapshot
 
 _TIMES: Final = "CPU seconds of a plan"

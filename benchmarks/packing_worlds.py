@@ -19,7 +19,9 @@ from mpslice.nodelayout import (
     SliceStatus,
 )
 from mpslice.slices import SliceSize
-from planner.model import Node, Pod, Resources
+from planner.model.constraints import Resources
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 
 _GB: Final = 80
 _READY: Final = Condition(ConditionType.READY, True, "Bench")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from planner.model import GATE
+from planner.model.pods import GATE
 from tests.cli.fake_api import cluster
 from tests.cli.objects import gpu, layout, node, pod
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mpslice.kube.api import MUTATING_WEBHOOKS, PODS, Json, Kube, PatchType, list_all
 from mpslice.kube.errors import Conflict, KubeError, NotFound
-from planner.model import GATE
+from planner.model.pods import GATE
 
 CONFIGURATION = "mpslice-pods"
 """The webhook configuration that gives pods the gate."""

@@ -3,7 +3,7 @@
 from cli.observe import Observed
 from mpslice.nodelayout import Condition, ConditionType, NodeLayout
 from planner.decide import Decision
-from planner.model import Node
+from planner.model.nodes import Node
 from planner.state.absence import shows_nothing
 
 

@@ -23,7 +23,9 @@ from mpslice.kube.errors import Forbidden, NotFound
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.decide import Decision, View, decide
-from planner.model import Node, NodeTerm, Pod
+from planner.model.constraints import NodeTerm
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod, parse_terms

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.packing.order import AGED, RESERVES
 
 

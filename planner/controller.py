@@ -22,7 +22,8 @@ from planner.breath import Breath
 from planner.decide import Decision, Leaving, View, decide
 from planner.interest import Interest, interest_of
 from planner.metrics import Metrics
-from planner.model import Placement, Pod
+from planner.model.plan import Placement
+from planner.model.pods import Pod
 from planner.progress.machine import Phase, Progress, Refused
 from planner.progress.note import read_note
 from planner.state.absence import Absences

@@ -18,19 +18,11 @@ from planner.gate.guards import cleared, guards, guards_still, told
 from planner.gate.preemption import evictions, kept_clear
 from planner.gate.rivals import Rivals, nominations, ours
 from planner.handover import hand_back, hand_over, outlived
-from planner.model import (
-    GATE,
-    Available,
-    Cause,
-    Node,
-    Placement,
-    Plan,
-    Pod,
-    Preemption,
-    Refusal,
-    Reservation,
-    Snapshot,
-)
+from planner.model.nodes import Node
+from planner.model.plan import Cause, Placement, Plan, Refusal, Reservation
+from planner.model.pods import GATE, Available, Pod
+from planner.model.preemption import Preemption
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from planner.progress.course import (
     CLAIM_GRACE,

@@ -7,7 +7,8 @@ label goes last, and never while something is known to be in use or nothing cert
 from collections.abc import Iterable, Mapping
 
 from mpslice.nodelayout import ConditionType, LayoutSpec, NodeLayout
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.writes.actions import (
     MANAGED_LABEL,
     Action,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from planner.decide import Decision
-from planner.model import NO_RELATIONS, Cause, Pod
+from planner.model.constraints import NO_RELATIONS
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 
 _OF_ROOM: Final = frozenset(
     {

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 
 from mpslice.gpus import MemoryUnit
 from planner.decide import Decision
-from planner.model import Cause, Pod
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.stranded import stranded_gb
 from planner.writes.actions import WriteSpec
 

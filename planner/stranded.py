@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from planner.model import NodeState, Pod, Snapshot
+from planner.model.nodes import NodeState
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 
 
 def stranded_gb(snapshot: Snapshot, pending: Iterable[Pod]) -> Iterator[tuple[str, int, int]]:

@@ -7,7 +7,11 @@ from datetime import datetime
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
-from planner.model import DisruptionBudget, Node, Placement, Plan, Pod, Refusal, Snapshot
+from planner.model.nodes import Node
+from planner.model.plan import Placement, Plan, Refusal
+from planner.model.pods import Pod
+from planner.model.preemption import DisruptionBudget
+from planner.model.snapshot import Snapshot
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absence
 from planner.writes.actions import Action

@@ -17,7 +17,7 @@ from mpslice.kube.api import EVENTS, PODS, Json, Kube
 from mpslice.kube.errors import NotFound
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.kube.session import Session
-from planner.model import GATE
+from planner.model.pods import GATE
 from planner.words.condition import AVAILABLE
 
 NAMESPACE: Final = "default"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cli.nodetemplate.offer import Offer
-from planner.model import Taint
+from planner.model.constraints import Taint
 
 Json = dict[str, Any]
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from mpslice.kube.api import Json
 from mpslice.nodelayout import GpuStatus, NodeLayout
 from mpslice.slices import GB_RESOURCE, WHOLE_GPU, SliceSize, parse_resource, resource_name
-from planner.model import Node, Taint
+from planner.model.constraints import Taint
+from planner.model.nodes import Node
 
 GPU_LABELS: Final = frozenset(
     {

@@ -7,7 +7,7 @@ from typing import Final
 from cli.plan.hardware import GpuRule, is_whole_gpu
 from cli.reading.inventory import Notice
 from cli.reading.selectors import Selector
-from planner.model import Node
+from planner.model.nodes import Node
 
 _KEYS: Final = (
     "nvidia.com/gpu.present",

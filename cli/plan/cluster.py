@@ -15,7 +15,8 @@ from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.kube.shapes import dotted
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from mpslice.quantities import parse_quantity
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.state.parse import parse_node, parse_pod
 
 Json = Mapping[str, Any]

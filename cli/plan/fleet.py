@@ -40,7 +40,9 @@ from mpslice.nodelayout import (
 )
 from nodeagent.gpus.refusals import FOREIGN_PARTITIONER, FOREIGN_PLUGIN
 from planner.decide import serving
-from planner.model import Node, Pod, Resources
+from planner.model.constraints import Resources
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 
 _OTHERS: Final = frozenset({FOREIGN_PLUGIN, FOREIGN_PARTITIONER})
 _PASSING_TAINT: Final = "node.kubernetes.io/"

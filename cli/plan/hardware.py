@@ -15,7 +15,8 @@ from mpslice.nodelayout import Condition, ConditionType, GpuStatus, LayoutStatus
 from mpslice.slices import MIG_PREFIX, WHOLE_GPU
 from nodeagent.gpus.refusals import EXCLUDED, FOREIGN_PLUGIN, MIG_MODE, TOO_OLD
 from nodeagent.hardware import VOLTA
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 
 UNKNOWN: Final = "UnknownGPUs"
 """Nothing says which GPUs the node has."""

@@ -6,7 +6,8 @@ from typing import Final
 
 from cli.reading.inventory import Notice
 from mpslice.gpus import GpuUuid
-from planner.model import Placement, Plan, Snapshot
+from planner.model.plan import Placement, Plan
+from planner.model.snapshot import Snapshot
 
 ASKS_FOR_NONE: Final = "AsksForNoSlice"
 """The reason of pods that seem to want a slice and ask for none."""

@@ -9,7 +9,8 @@ from cli.plan.outcome import Complaint, NodeReport, Outcome
 from cli.reading.inventory import Notice
 from mpslice.nodelayout import Slices, slices_to_json
 from mpslice.slices import size_label
-from planner.model import Gpu, Placement
+from planner.model.nodes import Gpu
+from planner.model.plan import Placement
 
 _LISTS: Final = (list, dict)
 

@@ -18,7 +18,8 @@ from cli.terminal import ASCII, Line, Span, Terminal, indented, inert, line, nat
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
 from nodeagent.gpus.refusals import FOREIGN_PLUGIN
-from planner.model import Gpu, Layout, NodeState, Placement
+from planner.model.nodes import Gpu, Layout, NodeState
+from planner.model.plan import Placement
 from planner.words.explain import sizes_text
 
 T = TypeVar("T")

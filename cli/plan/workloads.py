@@ -8,7 +8,7 @@ from typing import Any, Final
 from cli.reading.inventory import Notice
 from cli.reading.manifests import Manifest
 from planner.feasibility.nodes import node_refusal
-from planner.model import Node
+from planner.model.nodes import Node
 from planner.state.parse import parse_pod
 
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from planner.feasibility.selectors import all_hold
-from planner.model import Expression
+from planner.model.constraints import Expression
 
 _KEY: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
 _VALUE: Final = r"[A-Za-z0-9._-]*"

@@ -12,7 +12,9 @@ from cli.terminal import natural
 from mpslice.nodelayout import GpuStatus, SliceState
 from mpslice.slices import SliceSize, size_label
 from planner.decide import Decision
-from planner.model import GATE, Node, Pod, Refusal
+from planner.model.nodes import Node
+from planner.model.plan import Refusal
+from planner.model.pods import GATE, Pod
 from planner.words.condition import queued
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 

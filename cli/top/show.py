@@ -13,7 +13,7 @@ from cli.why.draw import draw_lacking
 from mpslice.gpus import MIB, MemoryUnit
 from mpslice.kube.api import PODS, Json, list_all
 from mpslice.kube.errors import Forbidden
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 
 _MOST_SILENT: Final = 5

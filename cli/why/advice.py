@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mpslice.nodelayout import KUBELET_UNAVAILABLE, STOPPING
-from planner.model import Cause
+from planner.model.plan import Cause
 
 CAUSES: Final[Mapping[Cause, str]] = {
     Cause.NOT_READY: "the node or its agent has to come back; an administrator can see which",

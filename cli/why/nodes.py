@@ -17,7 +17,8 @@ from cli.why.pods import Insight
 from cli.why.remedies import has_gpus
 from mpslice.nodelayout import ConditionType, NodeLayout, SliceState
 from planner.handover import outlived
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.state.absence import is_passing, not_carried_out, shows_nothing
 from planner.state.parse import parse_node
 

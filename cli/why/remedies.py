@@ -17,7 +17,10 @@ from mpslice.gpus import MIB, GpuUuid, capacity_gb
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize, resource_name, size_label
 from planner.feasibility.nodes import untolerated
-from planner.model import Cause, Constraints, Node, NodeState, Pod, SliceClaim, Taint, Toleration
+from planner.model.constraints import Constraints, Taint, Toleration
+from planner.model.nodes import Node, NodeState
+from planner.model.plan import Cause
+from planner.model.pods import Pod, SliceClaim
 
 _MOST: Final = 3  # remedies of one kind
 _MOST_TRIALS: Final = 400  # of the ends of pods: a third of a millisecond each

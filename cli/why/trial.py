@@ -13,17 +13,11 @@ from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.decide import Decision
-from planner.model import (
-    NO_RELATIONS,
-    Cause,
-    Gpu,
-    Neighbours,
-    NodeState,
-    Placement,
-    Pod,
-    Resources,
-    Snapshot,
-)
+from planner.model.constraints import NO_RELATIONS, Resources
+from planner.model.nodes import Gpu, NodeState
+from planner.model.plan import Cause, Placement
+from planner.model.pods import Pod
+from planner.model.snapshot import Neighbours, Snapshot
 from planner.packing import plan
 
 ALONE: Final = Neighbours()

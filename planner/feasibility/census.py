@@ -11,16 +11,16 @@ from typing import Generic, TypeVar
 from planner.feasibility.nodes import selects, tolerates_taints
 from planner.feasibility.selectors import all_hold
 from planner.feasibility.tallies import SpreadTally, Tally, Together
-from planner.model import (
+from planner.model.constraints import (
     NAMESPACE_NAME,
     Constraints,
     Expression,
-    Node,
-    Pod,
     PodTerm,
     Selector,
     Spread,
 )
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 
 T = TypeVar("T")
 AnyTally = Tally | SpreadTally | Together

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from typing import Final
 
 from planner.feasibility.selectors import all_hold, as_int64, is_label_value
-from planner.model import (
+from planner.model.constraints import (
     ANY_ADDRESS,
-    Cause,
     Constraints,
     Expression,
     HostPort,
-    Node,
     NodeTerm,
-    Pod,
     Taint,
     Toleration,
 )
+from planner.model.nodes import Node
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 
 _UNSCHEDULABLE: Final = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 _BLOCKING: Final = frozenset({"NoSchedule", "NoExecute"})  # DoNotScheduleTaintsFilterFunc

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from planner.feasibility.census import AnyTally, Census
 from planner.feasibility.selectors import all_hold
 from planner.feasibility.tallies import SpreadTally, Tally, Together
-from planner.model import NO_RELATIONS, Cause, Pod, Snapshot
+from planner.model.constraints import NO_RELATIONS
+from planner.model.plan import Cause
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from planner.model import Expression
+from planner.model.constraints import Expression
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _INT64: Final = range(-(1 << 63), 1 << 63)

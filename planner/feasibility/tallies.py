@@ -6,7 +6,7 @@ Every change can be taken back by its opposite, so that the book of a planning p
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from planner.model import Spread
+from planner.model.constraints import Spread
 
 Listener = Callable[[str | None], None]
 """Told the domain in which something changed, or None where more may have changed."""

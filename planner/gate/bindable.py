@@ -7,7 +7,9 @@ from typing import TypeVar
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import ConditionType, GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
-from planner.model import Node, Placement, Plan, Pod
+from planner.model.nodes import Node
+from planner.model.plan import Placement, Plan
+from planner.model.pods import Pod
 from planner.state.standing import spec_was_refused
 
 T = TypeVar("T")

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
-from planner.model import Cause, Group, NodeState, Placement, Pod, Refusal, Reservation, Snapshot
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Placement, Refusal, Reservation
+from planner.model.pods import Group, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing.order import group_minimum
 
 Groups = Mapping[str, Group]

@@ -15,7 +15,9 @@ from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
-from planner.model import Cause, Layout, NodeState, Plan, Refusal, Reservation, Snapshot
+from planner.model.nodes import Layout, NodeState
+from planner.model.plan import Cause, Plan, Refusal, Reservation
+from planner.model.snapshot import Snapshot
 from planner.packing.order import planned_order
 from planner.words.explain import gpus_text
 from planner.writes.actions import Nominate

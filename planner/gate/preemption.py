@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from planner.feasibility.nodes import node_refusal
-from planner.model import Pod, Preemption, Snapshot
+from planner.model.pods import Pod
+from planner.model.preemption import Preemption
+from planner.model.snapshot import Snapshot
 from planner.progress.note import read_note
 from planner.writes.actions import Evict
 

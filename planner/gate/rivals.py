@@ -16,7 +16,10 @@ from typing import Final
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
 from planner.gate.gates import standing_sizes
-from planner.model import Constraints, NodeState, Placement, Pod, Reservation, Resources
+from planner.model.constraints import Constraints, Resources
+from planner.model.nodes import NodeState
+from planner.model.plan import Placement, Reservation
+from planner.model.pods import Pod
 from planner.progress.machine import NEW, Progress, is_nominated_often
 from planner.progress.note import read_note, wanted_note
 from planner.writes.actions import Nominate

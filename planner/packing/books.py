@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import Gpu, NodeState
+from planner.model.nodes import Gpu, NodeState
 
 NOTHING: Final[dict[SliceSize, int]] = {}
 """What most GPUs have of something: the same for all, and nobody writes into it."""

@@ -4,7 +4,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from mpslice.slices import SliceSize
 from planner.feasibility.relations import RelationBook
-from planner.model import Cause, Pod
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 from planner.packing.filters import ANYTHING, Filter, filters
 

@@ -16,7 +16,9 @@ from typing import Final
 from mpslice.gpus import MIB
 from planner.feasibility.nodes import ports_clash, reaches_volumes
 from planner.feasibility.relations import RelationBook
-from planner.model import Cause, HostPort, Pod, Resources
+from planner.model.constraints import HostPort, Resources
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 
 ANYTHING: Final = -(1 << 62)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from mpslice.slices import SliceSize
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.candidates import best
 from planner.packing.classes import PodClass

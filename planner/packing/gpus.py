@@ -1,6 +1,6 @@
 """Whether a node's GPUs can hold a pod's slices, and what they lack if not."""
 
-from planner.model import Cause
+from planner.model.plan import Cause
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from planner.model import Group, Pod, Snapshot
+from planner.model.pods import Group, Pod
+from planner.model.snapshot import Snapshot
 
 AGED: Final = timedelta(minutes=5)
 """A unit that has waited so long goes before the others of its priority, and may reserve."""

@@ -14,7 +14,10 @@ from itertools import groupby
 from time import perf_counter
 from typing import Final
 
-from planner.model import Gpu, Layout, NodeState, Plan, Pod, Snapshot
+from planner.model.nodes import Gpu, Layout, NodeState
+from planner.model.plan import Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import budget
 from planner.packing.backlog import Backlog
 from planner.packing.budget import Budget, work_of

@@ -17,7 +17,8 @@ from typing import Final
 
 from mpslice.gpus import GpuUuid
 from planner.feasibility.selectors import all_hold
-from planner.model import Holder, Pod, Preemptible, Preemption
+from planner.model.pods import Pod
+from planner.model.preemption import Holder, Preemptible, Preemption
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.budget import Budget
 from planner.packing.classes import PodClass

@@ -15,7 +15,10 @@ from planner.feasibility.nodes import (
     node_refusal,
     untolerated,
 )
-from planner.model import Cause, Constraints, Node, Pod
+from planner.model.constraints import Constraints
+from planner.model.nodes import Node
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 
 _NAMED = 2  # so many taints or labels are named

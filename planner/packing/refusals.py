@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from planner.model import Cause, Group, Pod, Refusal
+from planner.model.plan import Cause, Refusal
+from planner.model.pods import Group, Pod
 from planner.packing.books import NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.filters import cpu_detail

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from planner.model import Pod, Preemption, Reservation, Snapshot
+from planner.model.plan import Reservation
+from planner.model.pods import Pod
+from planner.model.preemption import Preemption
+from planner.model.snapshot import Snapshot
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import place

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from planner.feasibility.nodes import node_refusal
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on, place_group, seat_on_free
 from planner.packing.standing import Ways, put_there, put_together, seat_there

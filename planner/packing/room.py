@@ -7,7 +7,7 @@ storage, the number of pods and extended resources of the node.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from planner.model import Holder
+from planner.model.preemption import Holder
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.state import Part

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mpslice.slices import SliceSize
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on

@@ -12,7 +12,10 @@ from operator import attrgetter
 
 from mpslice.slices import SliceSize
 from planner.feasibility.relations import RelationBook
-from planner.model import Layout, Placement, Pod, Snapshot
+from planner.model.nodes import Layout
+from planner.model.plan import Placement
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing.books import NOTHING, GpuBook, NodeBook
 from planner.packing.candidates import Candidates, Levels
 from planner.packing.classes import PodClass, classes_of

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from planner.model import Cause, Group, Hold, Placement, Pod, Preemption, Refusal, Reservation
+from planner.model.plan import Cause, Placement, Refusal, Reservation
+from planner.model.pods import Group, Pod
+from planner.model.preemption import Hold, Preemption
 from planner.packing.order import group_minimum
 from planner.progress.machine import (
     Progress,

@@ -28,7 +28,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from planner.model import Hold, Pod
+from planner.model.pods import Pod
+from planner.model.preemption import Hold
 
 CARVE: Final = timedelta(seconds=30)
 """How long slices may be missing where a pod is planned, which agents make in milliseconds."""

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mpslice.gpus import GpuUuid
-from planner.model import Hold, Pod
+from planner.model.pods import Pod
+from planner.model.preemption import Hold
 from planner.progress.machine import NEW, Phase, Progress
 
 PROGRESS: Final = "mpslice.io/progress"

@@ -16,7 +16,7 @@ from mpslice.nodelayout import (
     LayoutStatus,
     NodeLayout,
 )
-from planner.model import Node
+from planner.model.nodes import Node
 
 PATIENCE: Final = 2.0
 """Seconds before an agent counts as away: a layout's and its node's status come by two watches, the

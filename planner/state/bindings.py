@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mpslice.nodelayout import NodeLayout, SliceState
-from planner.model import Placement, Pod
+from planner.model.plan import Placement
+from planner.model.pods import Pod
 
 
 def seen_bound(

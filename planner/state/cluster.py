@@ -15,7 +15,11 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
-from planner.model import NAMESPACE_NAME, DisruptionBudget, Node, Placement, Pod
+from planner.model.constraints import NAMESPACE_NAME
+from planner.model.nodes import Node
+from planner.model.plan import Placement
+from planner.model.pods import Pod
+from planner.model.preemption import DisruptionBudget
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.state.podgroups import PodGroups
 from planner.state.preemptible import BUDGETS, parse_budget

@@ -11,18 +11,16 @@ from typing import Any, Final
 from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
 from mpslice.quantities import whole
 from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource
-from planner.model import (
+from planner.model.constraints import (
     NAMESPACE_NAME,
-    Available,
     Constraints,
     Expression,
-    Node,
     NodeTerm,
-    Pod,
-    SliceClaim,
     Taint,
     Toleration,
 )
+from planner.model.nodes import Node
+from planner.model.pods import Available, Pod, SliceClaim
 from planner.progress.note import PROGRESS
 from planner.state.parse_relations import parse_relations
 from planner.state.parse_requests import (

@@ -7,7 +7,7 @@ written in one normal form, so that replicas of a workload compare as equal.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from planner.model import NO_RELATIONS, Expression, PodTerm, Relations, Selector, Spread
+from planner.model.constraints import NO_RELATIONS, Expression, PodTerm, Relations, Selector, Spread
 
 Json = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mpslice.quantities import milli, whole
 from mpslice.slices import GB_RESOURCE, parse_resource
-from planner.model import ANY_ADDRESS, HostPort, Resources
+from planner.model.constraints import ANY_ADDRESS, HostPort, Resources
 
 Json = Mapping[str, Any]
 Amounts = dict[str, int]

@@ -15,7 +15,8 @@ from mpslice.kube.api import Resource
 from mpslice.nodelayout import LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.feasibility.selectors import all_hold
-from planner.model import DisruptionBudget, Group, Hold, Holder, Pod, Preemptible
+from planner.model.pods import Group, Pod
+from planner.model.preemption import DisruptionBudget, Hold, Holder, Preemptible
 from planner.packing.order import group_minimum
 from planner.state.parse import Json
 from planner.state.parse_relations import parse_selector

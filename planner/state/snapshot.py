@@ -10,17 +10,10 @@ from datetime import datetime
 
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import NodeLayout
-from planner.model import (
-    NO_RELATIONS,
-    Gpu,
-    Group,
-    Neighbours,
-    Node,
-    NodeState,
-    Pod,
-    Resources,
-    Snapshot,
-)
+from planner.model.constraints import NO_RELATIONS, Resources
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.pods import Group, Pod
+from planner.model.snapshot import Neighbours, Snapshot
 from planner.state.standing import Contradiction, gpus_of
 
 

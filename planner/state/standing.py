@@ -21,7 +21,8 @@ from mpslice.nodelayout import (
     SliceState,
 )
 from mpslice.slices import SliceSize
-from planner.model import Gpu, Pod
+from planner.model.nodes import Gpu
+from planner.model.pods import Pod
 
 Held = dict[str, dict[SliceSize, int]]
 """The used slices by pod; under "" those whose pod the agent does not know yet."""

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from mpslice.kube.api import Json, Kube, Resource
 from mpslice.kube.reflector import Change, Reflector
-from planner.model import NodeTerm, Pod
+from planner.model.constraints import NodeTerm
+from planner.model.pods import Pod
 from planner.state.parse import parse_terms
 
 VOLUMES: Final = Resource("v1", "persistentvolumes")

@@ -13,7 +13,9 @@ from typing import Any, Final
 from mpslice.nodelayout import ConditionType, GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
 from planner.decide import Decision
-from planner.model import GATE, Cause, NodeState, Placement, Pod, Refusal
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Placement, Refusal
+from planner.model.pods import GATE, Pod
 from planner.packing.order import planned_order
 from planner.ui.history import Sample
 from planner.ui.seen import Seen

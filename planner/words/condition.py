@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from planner.model import Available, Cause, NodeState, Placement, Pod, Refusal, Reservation
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Placement, Refusal, Reservation
+from planner.model.pods import Available, Pod
 from planner.packing.order import planned_order
 from planner.progress.machine import NEW, Progress
 from planner.progress.note import time_text

@@ -6,7 +6,9 @@ from typing import Final
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import size_label
-from planner.model import Cause, NodeState, Placement, Pod, Refusal, Reservation
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Placement, Refusal, Reservation
+from planner.model.pods import Pod
 
 _NAMED: Final = 5
 """Pods that are named one by one."""

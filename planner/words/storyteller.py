@@ -11,7 +11,8 @@ from typing import Final
 
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision
-from planner.model import Pod, Refusal
+from planner.model.plan import Refusal
+from planner.model.pods import Pod
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 from planner.writes.actions import Evict
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout, slices_to_json
-from planner.model import Available, Node, Placement, Pod
+from planner.model.nodes import Node
+from planner.model.plan import Placement
+from planner.model.pods import Available, Pod
 
 MANAGED_LABEL: Final = "mpslice.io/managed"
 

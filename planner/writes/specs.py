@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from mpslice.nodelayout import GpuSpec, LayoutSpec, LayoutStatus, NodeLayout
-from planner.model import Layout, Plan
+from planner.model.nodes import Layout
+from planner.model.plan import Plan
 from planner.state.standing import spec_was_refused
 from planner.writes.actions import WriteSpec
 

@@ -20,7 +20,7 @@ from mpslice.kube.api import (
     list_all,
 )
 from mpslice.kube.errors import ApiError, Conflict, NotFound
-from planner.model import GATE
+from planner.model.pods import GATE
 
 Case = Callable[[Kube, str], Awaitable[None]]
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mpslice.kube.api import Json, Resource
-from planner.model import GATE, Cause
+from planner.model.plan import Cause
+from planner.model.pods import GATE
 from planner.progress.machine import Progress
 from planner.state.volumes import CLAIMS, VOLUMES
 from tests.cli.fake_api import cluster

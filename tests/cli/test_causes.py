@@ -20,7 +20,8 @@ from cli.why.draw import draw
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.decide import Decision, View, decide
-from planner.model import GATE, Available, Cause
+from planner.model.plan import Cause
+from planner.model.pods import GATE, Available
 from planner.progress.machine import Progress
 from planner.state.parse import parse_pod
 from planner.ui.changes import changes

@@ -12,7 +12,7 @@ from cli.gates import gated, is_installed
 from cli.main import main
 from hack.cluster.controlplane import ControlPlane
 from mpslice.kube.errors import NotFound
-from planner.model import GATE
+from planner.model.pods import GATE
 
 Json = dict[str, Any]
 OTHERS = "example.com/quota"

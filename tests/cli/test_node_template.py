@@ -14,7 +14,7 @@ from cli.nodetemplate.show import ask, draw, report
 from cli.terminal import text_of
 from mpslice.kube.errors import NotFound
 from mpslice.slices import GB_RESOURCE
-from planner.model import Taint
+from planner.model.constraints import Taint
 from tests.cli.fake_api import ALL, FakeApi, Grant, cluster
 from tests.cli.objects import gpu, layout, node, pod, taint
 

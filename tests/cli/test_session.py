@@ -16,7 +16,7 @@ from hack.cluster import controlplane, lifecycle
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say
-from planner.model import Cause
+from planner.model.plan import Cause
 from tests.cli.session.page import PAGE, Typed, record
 from tests.cli.session.pods import GPUS, NOT_PLAYED, holding, waiting
 from tests.cli.session.world import World

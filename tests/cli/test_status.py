@@ -17,7 +17,7 @@ from cli.status.show import show
 from cli.terminal import ASCII, Terminal, text_of
 from mpslice.kube.api import NODES, PODS, Json, Query, Resource
 from mpslice.kube.errors import Unreachable
-from planner.model import GATE
+from planner.model.pods import GATE
 from tests.cli.fake_api import ALL, FakeApi, Grant, cluster, view
 from tests.cli.objects import LABEL, available, gpu, layout, node, pod
 from tests.cli.test_terminal import Tty

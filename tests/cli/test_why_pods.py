@@ -11,7 +11,7 @@ from cli.why.answer import Answer, State, as_json
 from cli.why.ask import ask, target
 from cli.why.draw import age, draw
 from mpslice.kube.api import EVENTS, Json
-from planner.model import GATE
+from planner.model.pods import GATE
 from tests.cli.fake_api import ALL, FakeApi, Grant, cluster, view
 from tests.cli.objects import LABEL, available, event, gpu, layout, node, pod, taint
 

@@ -16,7 +16,7 @@ from nodeagent.main import parser as agent_flags
 from nodeagent.mps.main import parser as mps_flags
 from nodeagent.settings import Compute
 from planner.main import flags as planner_flags
-from planner.model import Cause
+from planner.model.plan import Cause
 from tests.docs.test_pages import page, rows
 from tests.nodeagent.test_container import A100, SETTINGS, slice_
 from webhook.main import flags as webhook_flags

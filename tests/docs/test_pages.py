@@ -13,7 +13,7 @@ import yaml
 
 from hack.chart_values import values
 from mpslice.gpus import MemoryUnit, capacity_gb
-from planner.model import Cause
+from planner.model.plan import Cause
 from tests.chart import CHART
 from tests.docs.blocks import PAGES, Command, commands
 from tests.prometheus.charted import DASHBOARDS, alerts, recordings

@@ -17,7 +17,7 @@ from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.session import Session
 from mpslice.nodelayout import GpuSpec, LayoutSpec, parse_node_layout
 from mpslice.slices import SliceSize
-from planner.model import GATE, Available, Pod
+from planner.model.pods import GATE, Available, Pod
 from planner.service import LEASE
 from planner.state.parse import parse_node, parse_pod
 from planner.writes.actions import (

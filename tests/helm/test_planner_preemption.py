@@ -9,7 +9,7 @@ import pytest
 from hack.cluster.controlplane import ControlPlane
 from mpslice.kube.errors import ApiError
 from mpslice.kube.session import Session
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 from planner.writes.actions import Evict
 from planner.writes.perform import perform

@@ -27,7 +27,7 @@ from mpslice.nodelayout import (
     status_to_json,
 )
 from mpslice.slices import SliceSize, resource_name
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 
 LABEL = {"nos.nebuly.com/gpu-partitioning": "mps"}

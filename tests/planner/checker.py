@@ -6,7 +6,11 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from planner.model import HostPort, Node, NodeState, Placement, Plan, Pod, Snapshot
+from planner.model.constraints import HostPort
+from planner.model.nodes import Node, NodeState
+from planner.model.plan import Placement, Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from tests.planner.checker_matching import selects, untolerated
 from tests.planner.checker_relations import unbindable
 

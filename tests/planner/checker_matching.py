@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from planner.model import Constraints, Expression, Node, NodeTerm, Taint, Toleration
+from planner.model.constraints import Constraints, Expression, NodeTerm, Taint, Toleration
+from planner.model.nodes import Node
 
 _CORDON = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 

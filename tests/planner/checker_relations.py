@@ -7,7 +7,11 @@ filtering.go, with nothing remembered from one pod to the next.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from planner.model import NAMESPACE_NAME, Node, Placement, Pod, PodTerm, Selector, Snapshot, Spread
+from planner.model.constraints import NAMESPACE_NAME, PodTerm, Selector, Spread
+from planner.model.nodes import Node
+from planner.model.plan import Placement
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from tests.planner.checker_matching import all_hold, selects, untolerated
 
 There = Sequence[tuple[Pod, Node]]

@@ -7,7 +7,9 @@ from typing import Any
 
 from mpslice.slices import SliceSize
 from planner.decide import Decision, View, decide
-from planner.model import GATE, DisruptionBudget, Expression, Pod, Preemption, SliceClaim
+from planner.model.constraints import Expression
+from planner.model.pods import GATE, Pod, SliceClaim
+from planner.model.preemption import DisruptionBudget, Preemption
 from tests.planner.lives.agents import Slice
 from tests.planner.lives.world import LABEL, START, World, world_of
 

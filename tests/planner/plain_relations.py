@@ -5,15 +5,10 @@ from dataclasses import replace
 
 from planner.feasibility.nodes import selects, tolerates_taints
 from planner.feasibility.selectors import all_hold
-from planner.model import (
-    NAMESPACE_NAME,
-    Cause,
-    Node,
-    Pod,
-    PodTerm,
-    Relations,
-    Spread,
-)
+from planner.model.constraints import NAMESPACE_NAME, PodTerm, Relations, Spread
+from planner.model.nodes import Node
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 
 NAMESPACES = {"one": {"team": "a"}, "two": {"team": "b"}}
 

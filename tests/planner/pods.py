@@ -5,7 +5,7 @@ from typing import Any
 
 from mpslice.kube.api import PODS
 from mpslice.kube.session import Session
-from planner.model import GATE
+from planner.model.pods import GATE
 from planner.state.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
 from tests.waiting import eventually
 

@@ -14,28 +14,22 @@ from hypothesis import strategies as st
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import (
-    GATE,
+from planner.model.constraints import (
     NO_RELATIONS,
     Constraints,
     Expression,
-    Gpu,
-    Group,
     HostPort,
-    Neighbours,
-    Node,
-    NodeState,
     NodeTerm,
-    Pod,
     PodTerm,
     Relations,
     Resources,
-    SliceClaim,
-    Snapshot,
     Spread,
     Taint,
     Toleration,
 )
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.pods import GATE, Group, Pod, SliceClaim
+from planner.model.snapshot import Neighbours, Snapshot
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 _TAINT = Taint("dedicated", "team", "NoSchedule")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from planner.ageing import next_change
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.packing.order import AGED, RESERVES
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 500_000, UTC)

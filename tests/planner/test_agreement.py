@@ -20,7 +20,9 @@ from mpslice.nodelayout import (
     NodeLayout,
 )
 from mpslice.slices import SliceSize, resource_name
-from planner.model import Node, Pod, Snapshot
+from planner.model.nodes import Node
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from planner.state.parse import parse_namespace, parse_node, parse_pod
 from planner.state.snapshot import build_snapshot

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import (
-    Constraints,
-    HostPort,
-    NodeState,
-    Pod,
-    Resources,
-    Snapshot,
-    Taint,
-    Toleration,
-)
+from planner.model.constraints import Constraints, HostPort, Resources, Taint, Toleration
+from planner.model.nodes import NodeState
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing.books import GpuBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import seat

@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from planner.model import GATE, Group, HostPort, NodeState, Plan, Pod, Snapshot
+from planner.model.constraints import HostPort
+from planner.model.nodes import NodeState
+from planner.model.plan import Plan
+from planner.model.pods import GATE, Group, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import gb, node, pod, where
 from tests.planner.test_properties import bound, carved

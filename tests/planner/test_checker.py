@@ -6,19 +6,11 @@ from typing import Any
 import pytest
 
 from mpslice.gpus import GpuUuid
-from planner.model import (
-    Constraints,
-    HostPort,
-    NodeState,
-    Placement,
-    Plan,
-    Pod,
-    PodTerm,
-    Relations,
-    Resources,
-    Snapshot,
-    Taint,
-)
+from planner.model.constraints import Constraints, HostPort, PodTerm, Relations, Resources, Taint
+from planner.model.nodes import NodeState
+from planner.model.plan import Placement, Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.checker import could_replace, violations
 from tests.planner.test_packing import gb, node, on, pod

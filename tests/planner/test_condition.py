@@ -8,17 +8,9 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
-from planner.model import (
-    Available,
-    Cause,
-    Gpu,
-    Node,
-    NodeState,
-    Placement,
-    Pod,
-    Refusal,
-    SliceClaim,
-)
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.plan import Cause, Placement, Refusal
+from planner.model.pods import Available, Pod, SliceClaim
 from planner.progress.machine import NEW, Progress, carve, offer
 from planner.words.condition import LASTS, LATER, SOON, Verdicts, conditions, place_text
 

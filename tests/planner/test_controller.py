@@ -9,7 +9,7 @@ from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
 from planner import controller
 from planner.decide import Decision, View, decide
-from planner.model import GATE
+from planner.model.pods import GATE
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import LABEL, events_of, planning, served

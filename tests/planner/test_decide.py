@@ -22,16 +22,10 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.decide import Decision, View, decide
-from planner.model import (
-    GATE,
-    Available,
-    Constraints,
-    Node,
-    Placement,
-    Pod,
-    Resources,
-    SliceClaim,
-)
+from planner.model.constraints import Constraints, Resources
+from planner.model.nodes import Node
+from planner.model.plan import Placement
+from planner.model.pods import GATE, Available, Pod, SliceClaim
 from planner.state.absence import Absence
 from planner.writes.actions import (
     MANAGED_LABEL,

@@ -6,7 +6,11 @@ from random import Random
 
 import pytest
 
-from planner.model import GATE, NodeState, Plan, Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.nodes import NodeState
+from planner.model.plan import Plan
+from planner.model.pods import GATE, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import node, pod, where
 from tests.planner.test_properties import carved

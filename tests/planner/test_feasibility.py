@@ -7,18 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.feasibility.nodes import node_refusal, ports_clash
-from planner.model import (
-    Cause,
-    Constraints,
-    Expression,
-    HostPort,
-    Node,
-    NodeState,
-    NodeTerm,
-    Pod,
-    Taint,
-    Toleration,
-)
+from planner.model.constraints import Constraints, Expression, HostPort, NodeTerm, Taint, Toleration
+from planner.model.nodes import Node, NodeState
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 from planner.packing.reach import Reach
 

@@ -6,17 +6,10 @@ import pytest
 
 from mpslice.gpus import GpuUuid
 from planner.gate.gates import keeps_gate, whole_groups
-from planner.model import (
-    GATE,
-    Cause,
-    Group,
-    NodeState,
-    Placement,
-    Pod,
-    Refusal,
-    Reservation,
-    Snapshot,
-)
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Placement, Refusal, Reservation
+from planner.model.pods import GATE, Group, Pod
+from planner.model.snapshot import Snapshot
 from tests.planner.test_packing import gb, node, on, pod
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z"

@@ -2,7 +2,10 @@
 
 import pytest
 
-from planner.model import Neighbours, NodeState, Pod, PodTerm, Relations, Snapshot
+from planner.model.constraints import PodTerm, Relations
+from planner.model.nodes import NodeState
+from planner.model.pods import Pod
+from planner.model.snapshot import Neighbours, Snapshot
 from planner.packing import plan
 from tests.planner.checker import violations
 from tests.planner.test_packing import gb, node, pod

@@ -7,7 +7,10 @@ from random import Random
 
 import pytest
 
-from planner.model import GATE, NodeState, Plan, Pod, Snapshot
+from planner.model.nodes import NodeState
+from planner.model.plan import Plan
+from planner.model.pods import GATE, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import gb, node, pod, where
 

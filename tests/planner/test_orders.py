@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from planner.model import Group, Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.pods import Group, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import node, pod
 

@@ -8,20 +8,11 @@ import pytest
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
-from planner.model import (
-    Cause,
-    Constraints,
-    Gpu,
-    HostPort,
-    Node,
-    NodeState,
-    Plan,
-    Pod,
-    Resources,
-    SliceClaim,
-    Snapshot,
-    Taint,
-)
+from planner.model.constraints import Constraints, HostPort, Resources, Taint
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.plan import Cause, Plan
+from planner.model.pods import Pod, SliceClaim
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from planner.words.explain import refusal_text
 from tests.planner.checker import violations

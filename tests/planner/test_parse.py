@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.model import (
+from planner.model.constraints import (
     NO_RELATIONS,
     Expression,
     HostPort,

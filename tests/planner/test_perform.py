@@ -10,7 +10,8 @@ from mpslice.kube.errors import ApiError, Conflict
 from mpslice.kube.session import Session
 from mpslice.nodelayout import GpuSpec, LayoutSpec, parse_node_layout
 from mpslice.slices import SliceSize
-from planner.model import GATE, Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import GATE, Pod
 from planner.state.parse import parse_node, parse_pod
 from planner.writes.actions import (
     Action,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.model import Expression, PodTerm, Relations, Resources
+from planner.model.constraints import Expression, PodTerm, Relations, Resources
 from planner.packing.budget import Budget
 from planner.packing.victims import Offer, cheapest
 from planner.progress.machine import Phase

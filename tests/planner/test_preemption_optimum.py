@@ -11,7 +11,8 @@ from itertools import combinations, product
 
 import pytest
 
-from planner.model import Pod, Resources
+from planner.model.constraints import Resources
+from planner.model.pods import Pod
 from planner.state.preemptible import SYSTEM
 from tests.planner.crowded import Crowd
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planner.model import GATE, Pod
+from planner.model.pods import GATE, Pod
 from planner.progress.course import Course
 from planner.progress.machine import (
     CARVE,

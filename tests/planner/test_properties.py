@@ -23,7 +23,11 @@ from mpslice.nodelayout import (
     SliceStatus,
 )
 from mpslice.slices import SliceSize
-from planner.model import Gpu, Group, Node, NodeState, Plan, Pod, Resources, SliceClaim, Snapshot
+from planner.model.constraints import Resources
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.plan import Plan
+from planner.model.pods import Group, Pod, SliceClaim
+from planner.model.snapshot import Snapshot
 from planner.packing import budget, plan
 from planner.state.snapshot import build_snapshot
 from tests.planner.checker import could_replace, violations

@@ -7,19 +7,11 @@ from typing import Any
 import pytest
 
 from planner.gate.gates import keeps_gate
-from planner.model import (
-    Cause,
-    Constraints,
-    Expression,
-    Group,
-    NodeState,
-    NodeTerm,
-    Pod,
-    Refusal,
-    Resources,
-    Snapshot,
-    Taint,
-)
+from planner.model.constraints import Constraints, Expression, NodeTerm, Resources, Taint
+from planner.model.nodes import NodeState
+from planner.model.plan import Cause, Refusal
+from planner.model.pods import Group, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from planner.words.explain import refusal_text
 from tests.planner.test_packing import LABEL, gb, node, on, pod

@@ -5,19 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.model import (
-    Gpu,
-    Neighbours,
-    Node,
-    NodeState,
-    Placement,
-    Plan,
-    Pod,
-    Relations,
-    Snapshot,
-    Spread,
-    Taint,
-)
+from planner.model.constraints import Relations, Spread, Taint
+from planner.model.nodes import Gpu, Node, NodeState
+from planner.model.plan import Placement, Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Neighbours, Snapshot
 from planner.packing import plan
 from planner.state.parse import parse_pod
 from tests.planner.plain_relations import plain_refusal

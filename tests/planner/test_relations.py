@@ -4,21 +4,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from planner.feasibility.relations import RelationBook
-from planner.model import (
+from planner.model.constraints import (
     NAMESPACE_NAME,
-    Cause,
     Constraints,
     Expression,
-    Neighbours,
-    Node,
-    Pod,
     PodTerm,
     Relations,
     Selector,
-    Snapshot,
     Spread,
     Taint,
 )
+from planner.model.nodes import Node
+from planner.model.plan import Cause
+from planner.model.pods import Pod
+from planner.model.snapshot import Neighbours, Snapshot
 
 NODES = tuple(
     Node(name, labels={"host": name, "zone": zone})

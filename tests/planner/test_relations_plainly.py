@@ -4,18 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.feasibility.relations import RelationBook
-from planner.model import (
-    Constraints,
-    Expression,
-    Neighbours,
-    Node,
-    Pod,
-    PodTerm,
-    Relations,
-    Snapshot,
-    Spread,
-    Taint,
-)
+from planner.model.constraints import Constraints, Expression, PodTerm, Relations, Spread, Taint
+from planner.model.nodes import Node
+from planner.model.pods import Pod
+from planner.model.snapshot import Neighbours, Snapshot
 from tests.planner.plain_relations import NAMESPACES, plain_guard, plain_refusal
 from tests.planner.test_relations import app
 

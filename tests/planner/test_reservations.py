@@ -6,7 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planner.model import NodeState, Plan, Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.nodes import NodeState
+from planner.model.plan import Plan
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_packing import gb, node, pod, where
 

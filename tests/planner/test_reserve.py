@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from planner.model import HostPort, NodeState, Resources, Snapshot
+from planner.model.constraints import HostPort, Resources
+from planner.model.nodes import NodeState
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from tests.planner.test_late import NEAR_WEB, WEB
 from tests.planner.test_packing import gb, node, pod, where

@@ -9,7 +9,10 @@ import pytest
 from mpslice.gpus import GpuUuid
 from mpslice.slices import SliceSize
 from planner.gate.rivals import Rivals, nominations
-from planner.model import GATE, Constraints, NodeState, Placement, Pod, Reservation, Resources
+from planner.model.constraints import Constraints, Resources
+from planner.model.nodes import NodeState
+from planner.model.plan import Placement, Reservation
+from planner.model.pods import GATE, Pod
 from tests.planner.test_packing import gb, node, on, pod
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

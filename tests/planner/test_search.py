@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from planner.model import GATE, Cause, Group, Plan, Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.plan import Cause, Plan
+from planner.model.pods import GATE, Group, Pod
+from planner.model.snapshot import Snapshot
 from planner.packing import plan
 from planner.packing.solver.program import Program
 from tests.planner.test_packing import gb, node, on, pod, where

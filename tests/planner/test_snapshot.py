@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.nodelayout import GpuSpec, GpuStatus, LayoutSpec, NodeLayout, SliceState, SliceStatus
 from mpslice.slices import SliceSize
-from planner.model import (
+from planner.model.constraints import (
     NO_RELATIONS,
-    Cause,
     Expression,
     HostPort,
     NodeTerm,
-    Pod,
     PodTerm,
     Relations,
     Resources,
 )
+from planner.model.plan import Cause
+from planner.model.pods import Pod
 from planner.packing import plan
 from planner.state.snapshot import build_snapshot
 from tests.planner.test_decide import a_layout, a_node, a_pod

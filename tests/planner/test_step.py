@@ -1,6 +1,8 @@
 """One step of a search: nodes are filled anew where that gains something, else nothing happens."""
 
-from planner.model import Pod, Resources, Snapshot
+from planner.model.constraints import Resources
+from planner.model.pods import Pod
+from planner.model.snapshot import Snapshot
 from planner.packing.backlog import Backlog
 from planner.packing.budget import Budget
 from planner.packing.fit import place

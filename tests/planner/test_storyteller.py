@@ -6,7 +6,8 @@ from typing import Any
 from mpslice.gpus import GpuUuid
 from mpslice.kube.events import EventType, ObjectRef
 from planner.decide import Decision
-from planner.model import Cause, Placement, Plan, Refusal, Reservation, Snapshot
+from planner.model.plan import Cause, Placement, Plan, Refusal, Reservation
+from planner.model.snapshot import Snapshot
 from planner.words.explain import refusal_text
 from planner.words.storyteller import AGAIN, REPEAT, Storyteller
 from tests.planner.test_packing import node, pod

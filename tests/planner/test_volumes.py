@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from mpslice.kube.api import Json
-from planner.model import Expression, NodeTerm, Pod
+from planner.model.constraints import Expression, NodeTerm
+from planner.model.pods import Pod
 from planner.state.cluster import Cluster
 from planner.state.parse import parse_pod
 from planner.state.volumes import CLAIMS, VOLUMES, Claim, resolve

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from mpslice.nodelayout import LayoutSpec, NodeLayout
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.writes.actions import Action, Key, SetManaged, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.writer import AT_ONCE, Writer

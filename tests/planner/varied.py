@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 from mpslice.slices import SliceSize, resource_name
-from planner.model import GATE
+from planner.model.pods import GATE
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from nodeagent.hardware import MpsHealth
 from nodeagent.metrics import Metrics as AgentMetrics
 from planner.decide import Decision
 from planner.metrics import Metrics as PlannerMetrics
-from planner.model import Snapshot
+from planner.model.snapshot import Snapshot
 from tests.planner.test_packing import node, pod
 from webhook.metrics import Metrics as WebhookMetrics
 

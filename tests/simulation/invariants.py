@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpslice.kube.api import PODS
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 from tests.api.model import Entry
 

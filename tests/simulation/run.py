@@ -16,7 +16,7 @@ import jsonpatch
 from mpslice.kube.api import NODES, PODS, Json
 from nodeagent.cluster.publisher import ANNOTATIONS_SECONDS
 from planner.decide import Decision
-from planner.model import Pod
+from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 from tests.api.model import ApiModel, Entry
 from tests.planner.agents import node_manifest, node_status

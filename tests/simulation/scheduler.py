@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from mpslice.kube.api import NODES, PODS, Json, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 from mpslice.kube.reflector import Change, Reflector
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 from planner.state.parse import parse_node, parse_pod
 from tests.planner.lives.scheduler import Scheduler
 from tests.simulation.clock import Clock

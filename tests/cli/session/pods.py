@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from mpslice.kube.api import Json
-from planner.model import Cause
+from planner.model.plan import Cause
 from planner.progress.note import PROGRESS, time_text
 from tests.cli.objects import HOSTNAME, ZONE, anti_affinity, zone_spread
 from tests.planner.pods import slice_pod

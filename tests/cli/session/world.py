@@ -20,7 +20,7 @@ from hack.cluster.controlplane import ControlPlane
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, PatchType
 from mpslice.kube.session import Session
 from mpslice.nodelayout import NodeLayout, SliceState, parse_node_layout
-from planner.model import Cause
+from planner.model.plan import Cause
 from planner.state.parse import parse_node
 from tests.chart import render
 from tests.cli.objects import HOSTNAME, ZONE

@@ -1,6 +1,6 @@
 """The objects of the cluster that the planner's token is tried on."""
 
-from planner.model import GATE
+from planner.model.pods import GATE
 from tests.helm.accounts import NAMESPACE, STRATEGIC, Json, Write
 
 SLICED, PLAIN, NODE, SPARE = "policy-sliced", "policy-plain", "policy-planned", "policy-spare"

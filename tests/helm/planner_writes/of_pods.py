@@ -1,6 +1,6 @@
 """What the planner's token may write of a pod, and what it may not."""
 
-from planner.model import GATE
+from planner.model.pods import GATE
 from tests.helm.accounts import APPLY, JSON_PATCH, STRATEGIC, Write
 from tests.helm.planner_writes.objects import (
     NODE,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.decide import Decision, decide
-from planner.model import Cause, Placement, Pod, Refusal
+from planner.model.plan import Cause, Placement, Refusal
+from planner.model.pods import Pod
 from planner.progress.machine import RENOMINATE, Phase
 from planner.writes.actions import Inform, WriteSpec
 from tests.planner.lives.life import Life

@@ -9,7 +9,9 @@ from datetime import datetime
 from mpslice.slices import SliceSize
 from planner.controller import SPARED
 from planner.decide import Decision, Leaving, View, decide
-from planner.model import GATE, Constraints, Placement, Pod, Resources, SliceClaim
+from planner.model.constraints import Constraints, Resources
+from planner.model.plan import Placement
+from planner.model.pods import GATE, Pod, SliceClaim
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absences
 from planner.writes.actions import Evict, Inform, Nominate, Ungate, WriteSpec

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from mpslice.slices import resource_name
-from planner.model import Node, Pod
+from planner.model.nodes import Node
+from planner.model.pods import Pod
 
 Objection = Callable[[Pod, str], str]
 """What a volume or another plugin says against a node, "" for nothing; for node "" against all."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from planner.model import GATE, Cause, Resources
+from planner.model.constraints import Resources
+from planner.model.plan import Cause
+from planner.model.pods import GATE
 from planner.progress.machine import Phase
 from planner.words.explain import refusal_text
 from tests.planner.lives.invariants import Judge

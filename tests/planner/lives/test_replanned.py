@@ -12,7 +12,8 @@ import pytest
 
 from mpslice.slices import SliceSize
 from planner.decide import Decision
-from planner.model import GATE, Constraints, Pod, Resources, SliceClaim
+from planner.model.constraints import Constraints, Resources
+from planner.model.pods import GATE, Pod, SliceClaim
 from planner.writes.actions import WriteSpec
 from tests.planner.lives.life import Kind, Life
 from tests.planner.lives.world import world_of

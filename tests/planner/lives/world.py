@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from planner.model import DisruptionBudget, Expression, Node, Pod, Resources
+from planner.model.constraints import Expression, Resources
+from planner.model.nodes import Node
+from planner.model.pods import Pod
+from planner.model.preemption import DisruptionBudget
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.lives.agents import QUICK, Agent
 from tests.planner.test_packing import gb

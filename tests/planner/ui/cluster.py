@@ -17,7 +17,9 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.decide import decide
-from planner.model import GATE, Node, Pod, Resources, SliceClaim
+from planner.model.constraints import Resources
+from planner.model.nodes import Node
+from planner.model.pods import GATE, Pod, SliceClaim
 from planner.ui.seen import Seen
 from planner.view import View
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from planner.decide import Decision
-from planner.model import Cause, Refusal
+from planner.model.plan import Cause, Refusal
 from planner.ui import access
 from planner.ui.access import Reader
 from planner.ui.seen import Seen

@@ -8,7 +8,8 @@ import pytest
 
 from mpslice.nodelayout import Condition, ConditionType
 from mpslice.slices import SliceSize
-from planner.model import GATE, Available, Cause, Pod, Refusal
+from planner.model.plan import Cause, Refusal
+from planner.model.pods import GATE, Available, Pod
 from planner.ui.changes import changes, restricted
 from planner.ui.history import SAMPLES, History, Sample
 from planner.ui.picture import MOST_ROWS, Picture, picture

@@ -1,0 +1,1 @@
+"""The records that planning knows: frozen, no Kubernetes JSON any more."""
