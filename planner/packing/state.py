@@ -239,8 +239,13 @@ class State:
 
     def divide(self, number: int, chosen: Sequence[Pod]) -> None:
         """Makes these of its members the ones that a group needs."""
-        taken = {id(pod) for pod in chosen}
-        others = (pod for pod in self.members(number) if id(pod) not in taken)
+        taken = Counter(map(id, chosen))  # a pod that was given twice is two members
+        others = []
+        for pod in self.members(number):
+            if taken[id(pod)]:
+                taken[id(pod)] -= 1
+            else:
+                others.append(pod)
         for each, pod in zip(self.further.get(number, ()), others, strict=True):
             self.units[each].pods = (pod,)
         self.units[number].pods = tuple(chosen)

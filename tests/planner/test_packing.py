@@ -128,6 +128,13 @@ def test_group_is_placed_if_its_minimum_fits_in_another_order_than_by_age(
     assert {placement.pod.name for placement in made.placements} == placed
 
 
+def test_a_pod_of_a_group_that_is_given_twice_is_two_members() -> None:
+    first, twice = (pod(name, 10, group="g", min_member=2) for name in ("first", "twice"))
+    made = plan(Snapshot((node("n1", 20),)), [first, twice, twice])
+    assert [placement.pod.name for placement in made.placements] == ["first", "twice"]
+    assert [refusal.pod.name for refusal in made.refusals] == ["twice"]
+
+
 def test_used_slice_is_never_withdrawn() -> None:
     made = plan(Snapshot((node("n1", 80, used={0: gb({70: 1})}),)), [pod("p", 20)])
     assert made.placements == ()
