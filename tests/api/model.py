@@ -25,6 +25,9 @@ _COUNTED: Final = frozenset(
 )
 """Kinds whose `metadata.generation` counts the changes of what is wanted."""
 
+_STAMPED: Final = frozenset({"pods", "secrets"})
+"""Kinds whose `metadata.managedFields` say when they were last written; others' nobody reads."""
+
 _CUSTOM: Final = frozenset({"nodelayouts"})
 _CONDITIONAL: Final = _CUSTOM | {"leases"}  # a replacement has to name the version it replaces
 _FIXED: Final = ("name", "namespace", "uid", "creationTimestamp", "generation")
@@ -227,6 +230,7 @@ class ApiModel:
             obj.pop("status", None)
         if resource.plural == "pods":
             obj["status"] = _new_status(obj)
+        if resource.plural in _STAMPED:
             metadata["managedFields"] = self._fields_set_now()
         self._stamp(resource, obj)
         return self._copy(self._store(resource, name, None, obj))
@@ -316,7 +320,7 @@ class ApiModel:
         new = {**new, "metadata": {**metadata, **fixed}}
         if new == old:
             return self._copy(old)
-        if plural == "pods" and subresource is None:
+        if plural in _STAMPED and subresource is None:
             new["metadata"]["managedFields"] = self._fields_set_now()
         self._count(resource, old, new)
         name = old["metadata"].get("namespace", ""), old["metadata"]["name"]
@@ -357,7 +361,7 @@ class ApiModel:
                     self.remove(Resource("", plural), name, namespace)
 
     def _fields_set_now(self) -> list[Json]:
-        """When the pod itself was last changed, its status apart."""
+        """When the object itself was last written, its status apart."""
         return [{"manager": "model", "operation": "Update", "time": self._clock()}]
 
     def _number(self) -> int:

@@ -23,8 +23,8 @@ async def here(control_plane: ControlPlane) -> AsyncIterator[Place]:
 
 
 @pytest.fixture
-def kube() -> MemoryKube:
-    return new_kube()
+def kube(clock: Clock) -> MemoryKube:
+    return new_kube(clock)
 
 
 @pytest.fixture

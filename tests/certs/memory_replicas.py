@@ -11,11 +11,12 @@ from certs.issue import is_issued_by, load_bundle
 from certs.manager import CertificateManager, ManagerSettings
 from certs.serving import HotSwap
 from certs.state import State, decode
-from mpslice.kube.api import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Json
+from mpslice.kube.api import MUTATING_WEBHOOKS, SECRETS, VALIDATING_WEBHOOKS, Json
 from tests.certs.memory_kube import MemoryKube
 from tests.waiting import eventually
 
 SECRET = "mpslice-webhook-tls"
+NAMESPACE = "mpslice-system"
 NAME = "mpslice-webhook.mpslice-system.svc"
 DAY = timedelta(days=1)
 CONFIGURATIONS = (
@@ -48,7 +49,7 @@ class Replica:
     ) -> None:
         self.swap = HotSwap()
         settings = ManagerSettings(
-            namespace="mpslice-system",
+            namespace=NAMESPACE,
             service_name="mpslice-webhook",
             secret_name=SECRET,
             cluster_domain="cluster.local",
@@ -71,8 +72,8 @@ class Replica:
                 await task
 
 
-def new_kube() -> MemoryKube:
-    kube = MemoryKube()
+def new_kube(clock: Clock) -> MemoryKube:
+    kube = MemoryKube(clock)
     for resource, name in CONFIGURATIONS:
         hooks = [{"name": f"{i}.{name}", "clientConfig": {"service": {}}} for i in range(2)]
         kube.put(resource, name, {"metadata": {}, "webhooks": hooks})
@@ -80,7 +81,14 @@ def new_kube() -> MemoryKube:
 
 
 def secret(kube: MemoryKube) -> Json:
-    return kube.objects["secrets", SECRET]
+    return kube.api.get(SECRETS, SECRET, NAMESPACE)
+
+
+def put_secret(kube: MemoryKube, body: Json) -> None:
+    """Writes the Secret as somebody else would; the API server notes when."""
+    fields = [{"manager": "somebody", "time": kube.stamp()}]
+    metadata = {**body["metadata"], "managedFields": fields}
+    kube.put(SECRETS, SECRET, {**body, "metadata": metadata}, NAMESPACE)
 
 
 def state(kube: MemoryKube) -> State:
@@ -90,7 +98,7 @@ def state(kube: MemoryKube) -> State:
 def bundles(kube: MemoryKube) -> set[bytes]:
     found = set()
     for resource, name in CONFIGURATIONS:
-        for hook in kube.objects[resource.plural, name]["webhooks"]:
+        for hook in kube.api.get(resource, name)["webhooks"]:
             found.add(base64.b64decode(hook["clientConfig"].get("caBundle", "")))
     return found
 
@@ -107,7 +115,7 @@ async def settled(kube: MemoryKube, *replicas: Replica) -> None:
     """Every replica serves the Secret's leaf, and every caBundle is the Secret's."""
 
     async def all_agree() -> bool:
-        if ("secrets", SECRET) not in kube.objects:
+        if not kube.api.has(SECRETS, SECRET, NAMESPACE):
             return False
         try:
             now = state(kube)

@@ -1,7 +1,7 @@
 """Clocks that differ: a replica with a wrong one costs the others nothing, and all come to rest."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,14 +12,13 @@ from certs.clocks import NEVER, SharedTime, last_written
 from certs.issue import facts, issue_authority, issue_leaf
 from certs.rotation import next_step
 from certs.state import State
-from mpslice.kube.api import SECRETS
 from tests.certs.memory_kube import MemoryKube
 from tests.certs.memory_replicas import (
     DAY,
-    SECRET,
     Clock,
     Replica,
     all_trust,
+    put_secret,
     secret,
     settled,
     state,
@@ -34,14 +33,6 @@ AUTHORITY = issue_authority(now=START - 900 * DAY, life=3650 * DAY)
 def issued_on(day: float) -> State:
     leaf = issue_leaf(AUTHORITY, ("w.n.svc",), now=START + day * DAY, life=90 * DAY)
     return State(AUTHORITY, leaf)
-
-
-def stamp(kube: MemoryKube, now: datetime, lost: Sequence[str] = ()) -> None:
-    """What a real API server notes of each write, on the Secret without some of its keys."""
-    stamped = secret(kube)
-    stamped["metadata"]["managedFields"] = [{"time": f"{now:%Y-%m-%dT%H:%M:%SZ}"}]
-    stamped["data"] = {key: value for key, value in stamped["data"].items() if key not in lost}
-    kube.put(SECRETS, SECRET, stamped)
 
 
 def nothing_bad_is_served(kube: MemoryKube, clock: Clock, replica: Replica) -> Callable[[], None]:
@@ -72,7 +63,7 @@ async def test_a_replica_with_a_fast_clock_costs_the_others_no_trust_and_gives_w
         await settled(kube, right)
         clock.now += 50 * DAY
         fast.now = clock.now + days * DAY
-        kube.after_write = nothing_bad_is_served(kube, clock, right)
+        kube.after_change = nothing_bad_is_served(kube, clock, right)
         wrong = await stack.enter_async_context(Replica(kube, fast).running())
 
         async def at_rest() -> bool:
@@ -104,7 +95,7 @@ async def test_a_clock_behind_the_api_servers_writes_leaves_healthy_certificates
     slow = Clock()
     async with Replica(kube, clock).running() as right:
         await settled(kube, right)
-        stamp(kube, clock.now)
+        put_secret(kube, secret(kube))
         writes = list(kube.writes)
         slow.now -= 3650 * DAY
         async with Replica(kube, slow).running() as wrong:
@@ -115,10 +106,11 @@ async def test_a_clock_behind_the_api_servers_writes_leaves_healthy_certificates
 async def test_a_ca_that_is_not_valid_yet_is_replaced_and_stays_trusted(
     kube: MemoryKube, clock: Clock
 ) -> None:
-    async with Replica(kube, clock).running() as replica:
+    fast = Clock()
+    fast.now += 365 * DAY
+    async with Replica(kube, fast).running() as replica:
         await settled(kube, replica)
     future = state(kube).authority.certificate
-    clock.now -= 365 * DAY
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
         assert is_good(kube, replica, clock)
@@ -131,7 +123,9 @@ async def test_a_lost_leaf_is_issued_at_the_api_servers_time_where_the_clock_is_
     async with Replica(kube, clock).running() as right:
         await settled(kube, right)
     before = state(kube).authority
-    stamp(kube, clock.now, lost=("tls.crt", "tls.key"))
+    lost = secret(kube)
+    del lost["data"]["tls.crt"], lost["data"]["tls.key"]
+    put_secret(kube, lost)
     slow = Clock()
     slow.now -= 365 * DAY
     async with Replica(kube, slow).running() as wrong:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from certs.issue import load_bundle
 from certs.rotation import next_step
-from mpslice.kube.api import SECRETS, VALIDATING_WEBHOOKS
+from mpslice.kube.api import MUTATING_WEBHOOKS, SECRETS, VALIDATING_WEBHOOKS
 from tests.certs.handshakes import shake_hands
 from tests.certs.memory_kube import MemoryKube
 from tests.certs.memory_replicas import (
     DAY,
     NAME,
+    NAMESPACE,
     SECRET,
     Clock,
     Replica,
@@ -23,6 +24,7 @@ from tests.certs.memory_replicas import (
     bundles,
     check_trust,
     new_kube,
+    put_secret,
     secret,
     settled,
     settled_on_another,
@@ -125,15 +127,13 @@ async def test_a_new_ca_does_not_sign_before_it_has_been_known_for_the_propagati
 async def test_a_configuration_that_the_chart_leaves_out_is_no_fault(
     kube: MemoryKube, clock: Clock
 ) -> None:
-    kube.remove(VALIDATING_WEBHOOKS, "mpslice-workloads")
+    kube.api.remove(VALIDATING_WEBHOOKS, "mpslice-workloads")
     async with Replica(kube, clock).running() as replica:
 
         async def trusted() -> bool:
-            return ("secrets", SECRET) in kube.objects and all(
+            return kube.api.has(SECRETS, SECRET, NAMESPACE) and all(
                 base64.b64decode(hook["clientConfig"].get("caBundle", ""))
-                for hook in kube.objects["mutatingwebhookconfigurations", "mpslice-pods"][
-                    "webhooks"
-                ]
+                for hook in kube.api.get(MUTATING_WEBHOOKS, "mpslice-pods")["webhooks"]
             )
 
         await eventually(trusted, "the caBundle is written")
@@ -153,7 +153,8 @@ def test_whatever_the_order_of_events_no_replica_serves_what_a_bundle_does_not_t
 
 
 async def _years(dice: random.Random) -> None:
-    kube, clock = new_kube(), Clock()
+    clock = Clock()
+    kube = new_kube(clock)
     kube.delays = lambda: dice.choice((0, 0, 1, 3, 12))
     async with AsyncExitStack() as stack:
         replicas = [
@@ -163,16 +164,16 @@ async def _years(dice: random.Random) -> None:
             for _ in range(3)
         ]
         await settled(kube, *replicas)
-        kube.after_write = lambda: check_trust(kube, clock, replicas)
+        kube.after_change = lambda: check_trust(kube, clock, replicas)
         backups = []
         for _ in range(24):
             clock.now += dice.choice((1, 10, 25)) * DAY
             backups.append(secret(kube))
             if dice.random() < 0.1:
-                kube.put(SECRETS, SECRET, dice.choice(backups))
+                put_secret(kube, dice.choice(backups))
             elif dice.random() < 0.2:
                 now = secret(kube)
-                kube.put(SECRETS, SECRET, {**now, "data": {**now["data"], "ca.key": "!"}})
+                put_secret(kube, {**now, "data": {**now["data"], "ca.key": "!"}})
             for replica in dice.sample(replicas, dice.randint(1, 3)):
                 replica.manager._wake()
             for _ in range(dice.randint(0, 60)):

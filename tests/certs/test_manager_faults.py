@@ -15,12 +15,14 @@ from mpslice.kube.errors import Forbidden, Unreachable
 from tests.certs.memory_kube import MemoryKube
 from tests.certs.memory_replicas import (
     DAY,
+    NAMESPACE,
     SECRET,
     Clock,
     Replica,
     all_trust,
     bundles,
     check_trust,
+    put_secret,
     secret,
     settled,
     settled_on_another,
@@ -43,7 +45,7 @@ async def test_a_deleted_secret_comes_back_with_the_same_content(
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
         before = state(kube)
-        kube.remove(SECRETS, SECRET)
+        kube.api.remove(SECRETS, SECRET, NAMESPACE)
         await settled(kube, replica)
         assert state(kube) == before
 
@@ -56,7 +58,7 @@ async def test_a_spoilt_secret_is_repaired_while_the_last_good_certificate_serve
         await settled(kube, replica)
         before = secret(kube)
         spoilt = {**before, "data": {**before["data"], key: base64.b64encode(b"junk").decode()}}
-        kube.put(SECRETS, SECRET, spoilt)
+        put_secret(kube, spoilt)
 
         async def repaired() -> bool:
             assert all_trust(kube, replica)
@@ -72,7 +74,7 @@ async def test_a_replica_that_starts_with_a_spoilt_secret_leaves_the_others_trus
     async with Replica(kube, clock).running() as first:
         await settled(kube, first)
     spoilt = {**secret(kube), "data": {"ca.crt": "junk"}}
-    kube.put(SECRETS, SECRET, spoilt)
+    put_secret(kube, spoilt)
     async with Replica(kube, clock).running() as second:
         await settled(kube, second)
         assert all_trust(kube, first), "the first replica still serves its old leaf"
@@ -86,7 +88,7 @@ async def test_a_replica_keeps_its_trusted_leaf_until_the_new_one_is_trusted(
         kept = replica.swap.pair
         terms = replica.manager._terms
         fresh = take(Step.START_OVER, None, clock(), terms, (state(kube).authority.certificate,))
-        kube.put(SECRETS, SECRET, {**secret(kube), "data": encode(fresh)})
+        put_secret(kube, {**secret(kube), "data": encode(fresh)})
 
         async def published() -> bool:
             wanted = load_certificate(fresh.authority.certificate)
@@ -114,13 +116,13 @@ async def test_an_older_secret_that_is_put_back_costs_no_trust(
             await eventually(nothing_is_due, "the rotation is over")
         await settled(kube, one, two)
         assert load_bundle(decode(old["data"]).bundle).isdisjoint(load_bundle(state(kube).bundle))
-        kube.after_write = lambda: check_trust(kube, clock, [one, two])
-        kube.put(SECRETS, SECRET, old)
+        kube.after_change = lambda: check_trust(kube, clock, [one, two])
+        put_secret(kube, old)
         await settled_on_another(kube, one.swap.pair, one, two)
 
 
 async def test_somebody_elses_secret_is_never_overwritten(kube: MemoryKube, clock: Clock) -> None:
-    kube.put(SECRETS, SECRET, {"metadata": {}, "data": {"password": "eA=="}})
+    put_secret(kube, {"metadata": {}, "data": {"password": "eA=="}})
     with pytest.raises(CannotManage, match=r"somebody else's data.*--tls-secret"):
         await Replica(kube, clock).manager.run()
     assert kube.writes == []
@@ -130,7 +132,7 @@ async def test_somebody_elses_ca_is_never_overwritten(kube: MemoryKube, clock: C
     theirs = issue_authority(now=clock(), life=DAY)
     data = {"ca.crt": theirs.certificate, "ca.key": theirs.key}
     encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-    kube.put(SECRETS, SECRET, {"metadata": {}, "data": encoded})
+    put_secret(kube, {"metadata": {}, "data": encoded})
     with pytest.raises(CannotManage, match="somebody else's data"):
         await Replica(kube, clock).manager.run()
     assert kube.writes == []
@@ -140,7 +142,7 @@ async def test_our_own_secret_is_known_without_its_label(kube: MemoryKube, clock
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
         before = replica.swap.pair
-    kube.put(SECRETS, SECRET, {**secret(kube), "metadata": {}})
+    put_secret(kube, {**secret(kube), "metadata": {}})
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
         assert replica.swap.pair == before
@@ -151,14 +153,14 @@ async def test_foreign_keys_and_labels_of_our_secret_are_left_alone(
 ) -> None:
     labels = {"app.kubernetes.io/managed-by": "mpslice", "team": "gpu"}
     body = {"metadata": {"labels": labels}, "data": {"note": "eA=="}}
-    kube.put(SECRETS, SECRET, body)
+    put_secret(kube, body)
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
         assert secret(kube)["metadata"]["labels"] == labels
         assert secret(kube)["data"]["note"] == "eA=="
 
 
-@pytest.mark.parametrize("call", ["read secrets", "create secrets"])
+@pytest.mark.parametrize("call", ["get secrets", "create secrets"])
 async def test_without_permission_it_ends_at_once_and_says_what_to_grant(
     kube: MemoryKube, clock: Clock, call: str
 ) -> None:
@@ -168,7 +170,7 @@ async def test_without_permission_it_ends_at_once_and_says_what_to_grant(
 
 
 async def test_without_an_api_server_it_ends_at_once(kube: MemoryKube, clock: Clock) -> None:
-    kube.faults["read mutatingwebhookconfigurations"] = Unreachable("connection refused")
+    kube.faults["get mutatingwebhookconfigurations"] = Unreachable("connection refused")
     with pytest.raises(CannotManage, match="check that the API server can be reached"):
         await Replica(kube, clock).manager.run()
 
@@ -180,6 +182,7 @@ async def test_a_ca_that_ends_at_once_signs_nothing_and_says_what_to_do(
         await settled(kube, replica)
     kept = secret(kube)
     kept["data"] = {key: value for key, value in kept["data"].items() if key.startswith("ca")}
+    put_secret(kube, kept)
     clock.now += 1825 * DAY - timedelta(seconds=1)
     with pytest.raises(CannotManage, match=r"ends too soon .*; set this machine's clock"):
         await Replica(kube, clock).manager.run()
@@ -189,21 +192,21 @@ async def test_an_api_server_that_is_only_late_is_waited_for(
     kube: MemoryKube, clock: Clock
 ) -> None:
     replica = Replica(kube, clock, patience=60.0)
-    kube.faults["read secrets"] = Unreachable("connection refused")
+    kube.faults["get secrets"] = Unreachable("connection refused")
     async with replica.running():
         await asyncio.sleep(0)
-        del kube.faults["read secrets"]
+        del kube.faults["get secrets"]
         await settled(kube, replica)
 
 
 async def test_an_outage_later_on_is_waited_out(kube: MemoryKube, clock: Clock) -> None:
     async with Replica(kube, clock).running() as replica:
         await settled(kube, replica)
-        kube.faults["read secrets"] = Unreachable("connection refused")
+        kube.faults["get secrets"] = Unreachable("connection refused")
         old = replica.swap.pair
         clock.now += 61 * DAY
         replica.manager._wake()
         await asyncio.sleep(0)
         assert replica.swap.pair == old
-        del kube.faults["read secrets"]
+        del kube.faults["get secrets"]
         await settled_on_another(kube, old, replica)

@@ -65,7 +65,7 @@ async def says(trust: Trust, text: str) -> None:
 
 
 async def test_ready_when_every_bundle_trusts_the_served_certificate() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate, STRANGER.certificate + AUTHORITY.certificate)
     async with watching(kube, leaf(AUTHORITY)) as trust:
         assert trust.not_ready()
@@ -73,7 +73,7 @@ async def test_ready_when_every_bundle_trusts_the_served_certificate() -> None:
 
 
 async def test_not_ready_while_a_single_bundle_trusts_another_ca() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate, STRANGER.certificate)
     async with watching(kube, leaf(AUTHORITY)) as trust:
         await says(trust, "mpslice-pods: our certificate does not verify")
@@ -92,33 +92,33 @@ async def test_not_ready_while_a_single_bundle_trusts_another_ca() -> None:
 async def test_not_ready_with_a_certificate_that_a_client_would_refuse(
     served: Pair, why: str
 ) -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate)
     async with watching(kube, served) as trust:
         await says(trust, why)
 
 
 async def test_not_ready_without_a_bundle_and_without_a_configuration() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, b"")
     async with watching(kube, leaf(AUTHORITY)) as trust:
         await says(trust, "the caBundle is empty")
-        kube.remove(MUTATING_WEBHOOKS, "mpslice-pods")
+        kube.api.remove(MUTATING_WEBHOOKS, "mpslice-pods")
         await says(trust, "there is none of the webhook configurations")
 
 
 async def test_an_outage_of_the_api_server_does_not_take_readiness_away() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate)
     async with watching(kube, leaf(AUTHORITY)) as trust:
         await says(trust, "")
-        kube.faults["read mutatingwebhookconfigurations"] = Unreachable("connection refused")
+        kube.faults["get mutatingwebhookconfigurations"] = Unreachable("connection refused")
         trust._reason = "asked again"  # so that the next look can be waited for
         await says(trust, "")
 
 
 async def test_not_ready_without_a_certificate() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate)
     async with watching(kube, None) as trust:
         await says(trust, "no handshake with ourselves: ")
@@ -128,7 +128,7 @@ async def test_not_ready_without_a_certificate() -> None:
 async def test_a_webhook_that_fails_open_is_told_of_and_takes_no_readiness_away(
     bundle: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, AUTHORITY.certificate)
     configure(kube, bundle, policy="Ignore", resource=VALIDATING_WEBHOOKS)
     async with watching(kube, leaf(AUTHORITY)) as trust:
@@ -140,7 +140,7 @@ async def test_a_webhook_that_fails_open_is_told_of_and_takes_no_readiness_away(
 
 
 async def test_where_every_webhook_fails_open_one_that_trusts_us_makes_us_ready() -> None:
-    kube = MemoryKube()
+    kube = MemoryKube(lambda: NOW)
     configure(kube, b"", policy="Ignore")
     configure(kube, STRANGER.certificate, policy="Ignore", resource=VALIDATING_WEBHOOKS)
     async with watching(kube, leaf(AUTHORITY)) as trust:
