@@ -111,6 +111,17 @@ class LayoutStatus:
     observed_generation: int = 0
     gpus: tuple[GpuStatus, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    listed: Slices = field(init=False, compare=False, repr=False)
+    """How many slices of each size stand on all GPUs together; from `gpus`."""
+
+    def __post_init__(self) -> None:
+        listed: dict[SliceSize, int] = {}
+        for gpu in self.gpus:
+            for entry in gpu.slices:
+                size = entry.id.size
+                listed[size] = listed.get(size, 0) + 1
+        # Kept, because every decision asks for it; this is how a frozen dataclass derives.
+        object.__setattr__(self, "listed", listed)
 
     def condition(self, type_: ConditionType) -> Condition | None:
         return next((c for c in self.conditions if c.type is type_), None)

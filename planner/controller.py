@@ -28,6 +28,7 @@ from planner.progress.machine import Phase, Progress, Refused
 from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
+from planner.state.known import KnownNodes
 from planner.words.storyteller import Storyteller, tell_evicted
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
@@ -113,6 +114,7 @@ class Controller:
         self._refused: dict[str, Refused] = {}  # by uid, of gates
         self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
         self._spared: dict[str, datetime] = {}  # by uid, that could not be evicted
+        self._known = KnownNodes()
         self._breath = Breath()
         self._interest: Interest | None = None  # None while it is being decided
 
@@ -273,6 +275,7 @@ class Controller:
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,
             spared=dict(self._spared),
+            known=self._known,
         )
 
     def _layouts(self, writer: Writer) -> dict[str, NodeLayout]:

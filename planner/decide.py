@@ -36,6 +36,7 @@ from planner.progress.machine import RENOMINATE, Phase, Progress, nominated
 from planner.progress.note import wanted_note
 from planner.state.absence import Absence, as_if_there, not_carried_out
 from planner.state.bindings import seen_bound
+from planner.state.known import KnownNodes
 from planner.state.preemptible import preemptible
 from planner.state.snapshot import build_snapshot
 from planner.view import Decision, Leaving, View
@@ -75,7 +76,7 @@ def decide(view: View) -> Decision:
         away={**view.away, **{name: Absence(False, why) for name, why in overdue.items()}},
     )
     sites = _sites(view)
-    snapshot = _snapshot(view, course, sites.labelled, sites.here)
+    snapshot = _snapshot(view, course, sites.labelled, sites.here, view.known)
     pending = [pod for pod in view.pods if pod.is_pending and pod.key not in view.waiting]
     if view.preemption and pending:
         snapshot = _with_preemption(view, course, snapshot, sites.here)
@@ -85,7 +86,7 @@ def decide(view: View) -> Decision:
     kept = guards(made.refusals, made.reservations, snapshot)
     made = replace(made, refusals=told(made.refusals, kept, made.reservations, snapshot))
     refused = (*made.refusals, *turns.resting)
-    slices = Bindable(made, sites.here, view.nodes, view.pods)
+    slices = Bindable(made, sites.here, view.nodes, snapshot.neighbours.pods)
     bindable, missing = slices.split()
     leaving = _leaving(view, slices.leaving)
     ready, carving = whole_groups(bindable, missing, refused, snapshot.groups)
@@ -301,7 +302,11 @@ def serving(layouts: Iterable[NodeLayout]) -> dict[str, NodeLayout]:
 
 
 def _snapshot(
-    view: View, course: Course, nodes: Iterable[Node], layouts: Mapping[str, NodeLayout]
+    view: View,
+    course: Course,
+    nodes: Iterable[Node],
+    layouts: Mapping[str, NodeLayout],
+    known: KnownNodes | None = None,
 ) -> Snapshot:
     return build_snapshot(
         nodes,
@@ -313,6 +318,7 @@ def _snapshot(
         all_nodes=view.nodes,
         namespaces=view.namespaces,
         reserving=course.reserving(view.pods),
+        known=known,
     )
 
 

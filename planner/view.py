@@ -14,6 +14,7 @@ from planner.model.preemption import DisruptionBudget
 from planner.model.snapshot import Snapshot
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absence
+from planner.state.known import KnownNodes
 from planner.writes.actions import Action
 
 Leaving = Mapping[tuple[str, SliceSize], datetime | None]
@@ -35,7 +36,7 @@ class View:
     gates go while this is decided. `leaving` is what the last decision said of slices that are
     withdrawn. With `preemption` pods are evicted for others, as `budgets` let them; `spared` are
     the uids of pods that could not be evicted, and until when nobody tries again. `solver` is
-    plan's, the rest build_snapshot's.
+    plan's, the rest build_snapshot's. `known` makes a decision no other, only sooner.
     """
 
     nodes: tuple[Node, ...]
@@ -61,6 +62,7 @@ class View:
     preemption: bool = False
     budgets: tuple[DisruptionBudget, ...] = ()
     spared: Mapping[str, datetime] = field(default_factory=dict)
+    known: KnownNodes = field(default_factory=KnownNodes, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,9 @@
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.cluster.crowd import crowd
@@ -16,14 +13,12 @@ from benchmarks.cluster.figures import Figures, figures
 from benchmarks.cluster.phases import Options, Run, everything
 from benchmarks.cluster.samples import flow_of
 from benchmarks.cluster.stand import stand
+from benchmarks.cluster.surroundings import surroundings
 from benchmarks.cluster.table import lines
 from benchmarks.cluster.usage import Watch
-from benchmarks.packing_instances import data_folder
 from hack.cluster import parts as cluster_parts
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say, to_stderr
-from hack.cluster.versions import ETCD, KUBERNETES
-from mpslice import __version__
 
 
 async def measure(options: Options, parts: Parts, say: Say) -> Figures:
@@ -43,27 +38,6 @@ async def measure(options: Options, parts: Parts, say: Say) -> Figures:
         await asyncio.to_thread(standing.agents.stop)
         refused = json.loads(standing.refusals.read_text())["refused"]
         return await asyncio.to_thread(figures, run, refused, flow)
-
-
-def surroundings(options: Options) -> Figures:
-    """What the figures depend on besides: the command, when, where, with what."""
-    return {
-        "command": command(options),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": {
-            "cores": os.cpu_count(),
-            "gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-            "linux": platform.release(),
-            "load_before": round(os.getloadavg()[0], 1),
-        },
-        "versions": {
-            "mpslice": __version__,
-            "kubernetes": KUBERNETES.version,
-            "etcd": ETCD.version,
-            "python": platform.python_version(),
-        },
-        "drawn_from": "a synthetic law" if data_folder() is None else "the trace openb_gpushare100",
-    }
 
 
 def command(options: Options) -> str:
@@ -102,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser().parse_args(arguments))
     limit, save = given.pop("limit"), given.pop("save")
     options = Options(**given)
-    around = surroundings(options)
+    around = surroundings(command(options))
 
     async def within() -> Figures:
         async with asyncio.timeout(limit):

@@ -48,20 +48,18 @@ class Bindable:
         self,
         made: Plan,
         layouts: Mapping[str, NodeLayout],
-        nodes: Sequence[Node],
-        pods: Iterable[Pod],
+        nodes: Iterable[Node],
+        bound: Mapping[str, Sequence[Pod]],
     ) -> None:
+        """`bound` are all pods that have a node and have not finished, by its name."""
         self._made = made
-        self._carved: Counter[Seat] = Counter()
-        self._shown = _shown(nodes, pods)
-        leaving = set(_gone(nodes, layouts, self._shown))
-        for name, layout in layouts.items():
-            for gpu, free, kept in _free_slices(made, layout):
-                for size, count in free.items():
-                    self._carved[name, gpu.uuid, size] = kept[size]
-                    if kept[size] < count:
-                        leaving.add((name, size))
-        self.leaving = frozenset(leaving)
+        self._layouts = layouts
+        self._nodes = {node.name: node for node in nodes}
+        self._bound = bound
+        self._counted: set[str] = set()
+        self._carved: Counter[Seat] = Counter()  # of the nodes that were counted
+        self._shown: Counter[tuple[str, SliceSize]] = Counter()
+        self.leaving = frozenset((*self._gone(), *self._withdrawn()))
         """Nodes and sizes of which the scheduler still sees a free slice that is to be withdrawn or
         that has been withdrawn a moment ago."""
 
@@ -79,6 +77,7 @@ class Bindable:
     def _take(self, placement: Placement) -> bool:
         """Gives the slices to the placement if they are all there."""
         node, sizes = placement.node, placement.pod.seats
+        self._count(node)
         seats = [(node, gpu, size) for gpu, size in zip(placement.gpus, sizes, strict=True)]
         shown = [(node, size) for size in sizes]
         if not (_holds(self._carved, seats) and _holds(self._shown, shown)):
@@ -87,11 +86,60 @@ class Bindable:
         self._shown.subtract(shown)
         return True
 
+    def _count(self, name: str) -> None:
+        """Has the free slices of a node counted: most nodes are nobody's place in a plan."""
+        if name in self._counted:
+            return
+        self._counted.add(name)
+        for size in self._node_slices(name):
+            self._shown[name, size] = self._seen_free(name, size)
+        if name in self._layouts:
+            for gpu, _, kept in _free_slices(self._made, self._layouts[name]):
+                for size, count in kept.items():
+                    self._carved[name, gpu.uuid, size] = count
+
+    def _node_slices(self, name: str) -> Mapping[SliceSize, int]:
+        node = self._nodes.get(name)
+        return {} if node is None else node.slices
+
+    def _seen_free(self, name: str, size: SliceSize) -> int:
+        """Slices that the scheduler still sees room for: the node's status less what is bound."""
+        taken = sum(pod.seats.count(size) for pod in self._bound.get(name, ()) if pod.claims)
+        return self._node_slices(name).get(size, 0) - taken
+
+    def _withdrawn(self) -> Iterator[tuple[str, SliceSize]]:
+        """Where free slices stand that are not to stay."""
+        for name, layout in self._layouts.items():
+            if name in self._made.layouts or _at_work(layout):
+                for _, free, kept in _free_slices(self._made, layout):
+                    yield from ((name, size) for size, count in free.items() if kept[size] < count)
+
+    def _gone(self) -> Iterator[tuple[str, SliceSize]]:
+        """Nodes and sizes with fewer slices in the layout's status than in the node's, and room.
+
+        The agent writes both at the same time, and the kubelet may write the node's again: either
+        can be the first that the planner sees.
+        """
+        for name, node in self._nodes.items():
+            layout = self._layouts.get(name)
+            if layout is None or layout.status is None:
+                continue
+            listed = layout.status.listed
+            for size, count in node.slices.items():
+                if count > listed.get(size, 0) and self._seen_free(name, size) > 0:
+                    yield name, size
+
 
 def _holds(counts: Counter[T], wanted: list[T]) -> bool:
     if len(wanted) == 1:
         return counts[wanted[0]] > 0
     return all(counts[item] >= count for item, count in Counter(wanted).items())
+
+
+def _at_work(layout: NodeLayout) -> bool:
+    """Whether the agent has not acknowledged the spec, or is still trying to apply it."""
+    status = layout.status or LayoutStatus()
+    return status.observed_generation < layout.generation or spec_was_refused(layout)
 
 
 def _free_slices(
@@ -103,8 +151,7 @@ def _free_slices(
     acknowledged or is still trying to apply.
     """
     status = layout.status or LayoutStatus()
-    at_work = status.observed_generation < layout.generation or spec_was_refused(layout)
-    wanted = {gpu.uuid: gpu.slices for gpu in layout.spec.gpus} if at_work else {}
+    wanted = {gpu.uuid: gpu.slices for gpu in layout.spec.gpus} if _at_work(layout) else {}
     planned = made.layouts.get(layout.name, {})
     for gpu in status.gpus:
         free = Counter(s.id.size for s in gpu.slices if s.state is SliceState.FREE)
@@ -116,35 +163,3 @@ def _free_slices(
                 left = {size: min(slices.get(size, 0) for slices in limits) for size in free}
                 kept = free & Counter({size: left[size] - used[size] for size in free})
             yield gpu, free, kept
-
-
-def _gone(
-    nodes: Iterable[Node],
-    layouts: Mapping[str, NodeLayout],
-    shown: Mapping[tuple[str, SliceSize], int],
-) -> Iterator[tuple[str, SliceSize]]:
-    """Nodes and sizes with fewer slices in the layout's status than in the node's, and room there.
-
-    The agent writes both at the same time, and the kubelet may write the node's again: either can
-    be the first that the planner sees. Only where there is room are slices counted, on few nodes.
-    """
-    for node in nodes:
-        layout = layouts.get(node.name)
-        with_room = [size for size in node.slices if shown.get((node.name, size), 0) > 0]
-        if layout is None or layout.status is None or not with_room:
-            continue
-        listed = Counter(s.id.size for gpu in layout.status.gpus for s in gpu.slices)
-        for size in with_room:
-            if node.slices[size] > listed[size]:
-                yield node.name, size
-
-
-def _shown(nodes: Iterable[Node], pods: Iterable[Pod]) -> Counter[tuple[str, SliceSize]]:
-    """Slices that the scheduler still sees room for: the nodes' status less all that is bound."""
-    shown = Counter(
-        {(node.name, size): count for node in nodes for size, count in node.slices.items()}
-    )
-    for pod in pods:
-        if pod.node and pod.claims and not pod.finished:
-            shown.subtract((pod.node, size) for size in pod.seats)
-    return shown

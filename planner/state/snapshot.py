@@ -5,8 +5,9 @@ nothing behind. A node that contradicts itself is set aside, never the whole clu
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Final
 
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import NodeLayout
@@ -14,7 +15,12 @@ from planner.model.constraints import NO_RELATIONS, Resources
 from planner.model.nodes import Gpu, Node, NodeState
 from planner.model.pods import Group, Pod
 from planner.model.snapshot import Neighbours, Snapshot
+from planner.state.known import KnownNodes
 from planner.state.standing import Contradiction, gpus_of
+
+Pods = tuple[Pod, ...]
+
+_TWICE: Final = "the node is listed twice"
 
 
 def build_snapshot(
@@ -28,12 +34,13 @@ def build_snapshot(
     all_nodes: Iterable[Node] = (),
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
     reserving: Mapping[str, datetime] | None = None,
+    known: KnownNodes | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
     `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
     no GPUs yet. `all_nodes`, labelled or not, and the labels of `namespaces` bear on relations
-    between pods. `reserving` is as in Snapshot.
+    between pods. `reserving` is as in Snapshot. `known` is what earlier snapshots found out.
     Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
@@ -53,23 +60,25 @@ def build_snapshot(
         elif pod.nominated and _keeps_room(pod):
             nominees.setdefault(pod.nominated, []).append(pod)
     minimums = minimums or {}
+    known = known or KnownNodes()
     states: dict[str, NodeState] = {}
     set_aside: dict[str, str] = {}
     for node in nodes:
         name = node.name
-        on_node: Sequence[Pod] = bound.get(name, ())
-        gpus: tuple[Gpu, ...] = ()
-        try:
-            if name in states:
-                raise Contradiction("the node is listed twice")
-            if problem := node.problem or next((p.problem for p in on_node if p.problem), ""):
-                raise Contradiction(problem)
-            gpus = gpus_of(layouts.get(name), on_node, max_slices_per_gpu)
-        except Contradiction as contradiction:
-            set_aside[name] = str(contradiction)
-        if name in nominees:
-            on_node = (*on_node, *nominees[name])
-        states[name] = _node_state(node, gpus, on_node)
+        facts = (
+            node,
+            layouts.get(name),
+            tuple(bound.get(name, ())),
+            tuple(nominees.get(name, ())),
+            max_slices_per_gpu,
+        )
+        state, problem = known.of(name, facts, _judged)
+        if name in states:
+            state, problem = _node_state(node, (), (*facts[2], *facts[3])), _TWICE
+        if problem:
+            set_aside[name] = problem
+        states[name] = state
+    known.forget_others(states)
     groups = {
         key: Group(minimums.get(key), members[key], tuple(placed.get(key, ())))
         for key in members.keys() | minimums.keys()
@@ -84,6 +93,20 @@ def build_snapshot(
         neighbours,
         reserving or {},
     )
+
+
+def _judged(
+    node: Node, layout: NodeLayout | None, bound: Pods, nominees: Pods, most: int
+) -> tuple[NodeState, str]:
+    """A node as it is to be planned on, and why it is not, "" where it is."""
+    gpus: tuple[Gpu, ...] = ()
+    problem = node.problem or next((pod.problem for pod in bound if pod.problem), "")
+    if not problem:
+        try:
+            gpus = gpus_of(layout, bound, most)
+        except Contradiction as contradiction:
+            problem = str(contradiction)
+    return _node_state(node, gpus, (*bound, *nominees)), problem
 
 
 def _needs_no_place(pod: Pod) -> bool:
@@ -102,7 +125,7 @@ def _keeps_room(pod: Pod) -> bool:
     return not (pod.node or pod.finished or pod.terminating or pod.is_pending)
 
 
-def _node_state(node: Node, gpus: tuple[Gpu, ...], pods: Sequence[Pod]) -> NodeState:
+def _node_state(node: Node, gpus: tuple[Gpu, ...], pods: Pods) -> NodeState:
     return NodeState(
         node=node,
         gpus=gpus,
