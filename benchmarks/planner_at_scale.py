@@ -79,8 +79,6 @@ async def _make(kube: Session, made: Fleet, player: Player) -> None:
 
     async def pod(body: dict[str, Any]) -> None:
         await kube.create(PODS, body, namespace=made.namespace)
-        if body["spec"].get("nodeName"):
-            await player.say(body["metadata"]["name"], "Running")
 
     await _each(made.nodes, node)
     await _each(made.pods(), pod)
@@ -102,8 +100,8 @@ async def _first_plan(planner: Program, ops: str) -> float:
     began = time.monotonic()
     planner.start(wait=False)
     async with asyncio.timeout(_PATIENCE):
-        while not (await asyncio.to_thread(_plans, ops))[0]:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  # another process is waited for
+        while not (await asyncio.to_thread(_plans, ops))[0]:  # noqa: ASYNC110  # no news of it
+            await asyncio.sleep(0.05)
     return time.monotonic() - began
 
 

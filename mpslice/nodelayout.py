@@ -124,7 +124,10 @@ class LayoutStatus:
         object.__setattr__(self, "listed", listed)
 
     def condition(self, type_: ConditionType) -> Condition | None:
-        return next((c for c in self.conditions if c.type is type_), None)
+        for condition in self.conditions:  # asked of every node at every decision
+            if condition.type is type_:
+                return condition
+        return None
 
     def is_true(self, type_: ConditionType) -> bool:
         condition = self.condition(type_)

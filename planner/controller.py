@@ -289,13 +289,11 @@ class Controller:
         return layouts
 
     def _pods(self, writer: Writer) -> tuple[Pod, ...]:
-        ungating = writer.ungating
-        return tuple(self._as_decided(pod, ungating) for pod in self._cluster.pods)
-
-    def _as_decided(self, pod: Pod, ungating: frozenset[str]) -> Pod:
-        if pod.gates and pod.uid in ungating:
-            return replace(pod, gates=())  # it may be bound at any moment
-        return pod
+        """A pod whose gate is being taken away may be bound at any moment."""
+        ungating, pods = writer.ungating, self._cluster.pods
+        if not ungating:
+            return pods
+        return tuple([replace(p, gates=()) if p.gates and p.uid in ungating else p for p in pods])
 
     async def _perform(self, action: Action) -> bool:
         """Whether it worked; one object's trouble never stops the others."""

@@ -72,7 +72,9 @@ def decide(view: View) -> Decision:
     overdue = _overdue(view, course)
     view = replace(
         view,
-        pods=tuple(course.as_planned(pod) for pod in view.pods),
+        pods=tuple(
+            [course.as_planned(pod) if pod.uid in course.every else pod for pod in view.pods]
+        ),
         away={**view.away, **{name: Absence(False, why) for name, why in overdue.items()}},
     )
     sites = _sites(view)

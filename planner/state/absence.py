@@ -50,9 +50,13 @@ def shows_nothing(node: Node, layout: NodeLayout) -> bool:
     The kubelet shows 0 of a resource whose plugin is gone (pkg/kubelet/cm/devicemanager/manager.go,
     GetCapacity); of a GPU that is not healthy the plugin offers none itself.
     """
-    status = layout.status or LayoutStatus()
-    sizes = {s.id.size for gpu in status.gpus if gpu.healthy for s in gpu.slices}
-    return bool(sizes) and not any(node.slices.get(size) for size in sizes)
+    listed = False
+    for gpu in (layout.status or LayoutStatus()).gpus:
+        for entry in gpu.slices if gpu.healthy else ():
+            if node.slices.get(entry.id.size):
+                return False  # of nearly every node at the first slice
+            listed = True
+    return listed
 
 
 def not_carried_out(layout: NodeLayout) -> str:

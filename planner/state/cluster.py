@@ -108,11 +108,19 @@ class Cluster:
 
     @property
     def pods(self) -> tuple[Pod, ...]:
-        pods = (self._answered.get(pod.uid, pod) for pod in self._pods.objects.values())
-        return tuple(
-            self._volumes.resolve(pod) if pod.volume_claims and pod.is_pending else pod
-            for pod in pods
-        )
+        # Asked for at every decision: what is to be done for few pods is not done for all.
+        pods = dict(self._pods.objects)
+        users = set(self._volumes.users)
+        for uid, answered in self._answered.items():
+            seen = pods.get(answered.key)
+            if seen is not None and seen.uid == uid:
+                pods[answered.key] = answered
+                users.add(answered.key)
+        for key in users:
+            pod = pods.get(key)
+            if pod is not None and pod.is_pending:
+                pods[key] = self._volumes.resolve(pod)
+        return tuple(pods.values())
 
     def is_gated(self, pod: Pod) -> bool:
         """Whether the pod, which was seen earlier, is there still and has our gate still."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mpslice.kube.api import Json, Kube, Resource
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.reflector import Change, Key, Reflector
 from planner.model.constraints import NodeTerm
 from planner.model.pods import Pod
 from planner.state.parse import parse_terms
@@ -56,6 +56,8 @@ class Volumes:
     def __init__(self, kube: Kube, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self._used: Counter[str] = Counter()  # claims of pending pods
+        self.users: set[Key] = set()
+        """Pending pods that use claims."""
         self._claims = Reflector(kube, CLAIMS, _project_claim, self._claim_changed)
         self._volumes = Reflector(kube, VOLUMES, _project_volume, self._volume_changed)
         self.reflectors: tuple[Reflector[Any], ...] = (self._claims, self._volumes)
@@ -71,6 +73,7 @@ class Volumes:
             if pod is not None and pod.volume_claims and pod.is_pending:
                 for name in pod.volume_claims:
                     self._used[f"{pod.namespace}/{name}"] += sign
+                (self.users.add if sign > 0 else self.users.discard)(change.key)
 
     def _claim_changed(self, change: Change[Claim]) -> None:
         if self._used[change.key] > 0:
