@@ -218,6 +218,7 @@ class Controller:
 
     def _trigger(self) -> None:
         self._changed = True
+        self._breath.changed()
         self._wake.set()
         self._on_change()
 
@@ -423,7 +424,9 @@ def _was_pending(old: Pod | None, new: Pod) -> bool:
 
 
 def _weight(pod: Pod | None) -> object:
-    """What of a pod a plan looks at."""
+    """What of a pod a plan looks at: nothing of one that has ended, unless its group counts it."""
     if pod is None or not (pod.node or pod.is_pending or pod.nominated or pod.group):
+        return None
+    if pod.finished and not pod.group:
         return None
     return replace(pod, resource_version="", unschedulable="", progress="", available=None)
