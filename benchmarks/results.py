@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.results_beside import beside, peers
+
 FOLDER: Final = Path(__file__).parent / "results"
 PAGE: Final = Path(__file__).parent / "RESULTS.md"
 
@@ -23,79 +25,62 @@ machine, so the times are worth what their ratios to the scheduler alone are, wh
 pods in the same run. Times are milliseconds, median / p99.
 """
 
-_KUBERNETES: Final = (
-    "https://github.com/kubernetes/kubernetes/blob/master/test/integration/scheduler_perf"
-)
-_KUEUE: Final = (
-    "https://github.com/kubernetes-sigs/kueue/blob/main/test/performance/scheduler/configs/baseline"
-)
-_KAI: Final = "https://github.com/NVIDIA/KAI-Scheduler/tree/main/docs/scale-tests"
-_NOS: Final = "https://github.com/nebuly-ai/nos/tree/main/helm-charts/nos"
-_PEERS: Final = (
-    (
-        "kube-scheduler",
-        "plain pods on 5,000 nodes: at least 680 a second",
-        f"{_KUBERNETES}/misc/performance-config.yaml (SchedulingBasic, 5000Nodes_10000Pods)",
-    ),
-    (
-        "kube-scheduler",
-        "beside 10,000 gated pods, on one node: at least 910 a second",
-        f"{_KUBERNETES}/misc/performance-config.yaml (SchedulingWhileGated)",
-    ),
-    (
-        "kube-scheduler",
-        "extended resources on 5,000 nodes: at least 180 a second",
-        f"{_KUBERNETES}/misc/performance-config.yaml (SchedulingWithExtendedResource)",
-    ),
-    (
-        "Kueue",
-        "15,000 workloads without pods: at most 425 s, 351 s on average",
-        f"{_KUEUE}/rangespec.yaml, generator.yaml",
-    ),
-    (
-        "KAI Scheduler",
-        "4,000 jobs of one GPU on 500 simulated nodes: 398 s",
-        f"{_KAI} (example-results.json)",
-    ),
-    (
-        "nos",
-        "a change of slices: 10 s without new pods, then 5 s a node",
-        f"{_NOS} (batchWindowIdleSeconds, devicePlugin.configUpdateDelaySeconds)",
-    ),
-)
-
-_PEERS_HEAD: Final = """\
-## Published by others
-
-Of other machines and other work, and so no comparison; what is promised there is a floor.
-
-| project | figure | source |
-| --- | --- | --- |
-"""
-
 
 def page(runs: list[Figures]) -> str:
     """The whole page; runs by their size."""
-    parts = [_HEAD, *("\n".join(_run(run)) for run in sorted(runs, key=lambda run: run["nodes"]))]
-    peers = "".join(f"| {name} | {figure} | {source} |\n" for name, figure, source in _PEERS)
-    return "\n".join((*parts, _PEERS_HEAD + peers))
+    ordered = sorted(runs, key=lambda run: ("parts" not in run, run["nodes"]))
+    lines = [_HEAD, *beside(ordered)]
+    for run in ordered:
+        lines += _run(run) if "parts" in run else _planner(run)
+    return "\n".join((*lines, *peers())) + "\n"
 
 
 def kept() -> list[Figures]:
     """The figures of every run in the folder."""
-    return [json.loads(file.read_text()) for file in sorted(FOLDER.glob("cluster-*.json"))]
+    return [json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))]
 
 
-def _run(run: Figures) -> Iterator[str]:
-    machine, versions = run["machine"], run["versions"]
-    yield f"## {run['nodes']} nodes, {run['gpus']} GPUs"
+def _planner(run: Figures) -> Iterator[str]:
+    yield f"## The planner alone: {run['nodes']:,} nodes, {run['pods']:,} pods"
     yield ""
-    yield (
+    yield _made(run)
+    yield ""
+    yield "| | % of a core | pod events a second | decisions a second | ms a decision |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, title in (("at_rest", "at rest"), ("busy", "pods come and go")):
+        cost = run[name]
+        figures = (
+            cost["core_percent"],
+            cost["pod_events_a_second"],
+            cost["decisions_a_second"],
+            "-" if cost["ms_a_decision"] is None else cost["ms_a_decision"],
+        )
+        yield f"| {title} | {' | '.join(map(str, figures))} |"
+    yield ""
+    yield f"- start to first plan: {run['start_to_first_plan_s']} s"
+    yield f"- most memory: {run['most_mib']} MiB"
+    yield f"- {run['lived']} pods came and ended; {_harm(run)}"
+    yield ""
+
+
+def _made(run: Figures) -> str:
+    machine, versions = run["machine"], run["versions"]
+    return (
         f"`{run['command']}` on {run['date']}: {machine['cores']} cores, {machine['gib']} GiB, "
         f"Linux {machine['linux']}; Kubernetes {versions['kubernetes']}, etcd {versions['etcd']}, "
         f"Python {versions['python']}, mpslice {versions['mpslice']}; pods of {run['drawn_from']}. "
         f"{_others(machine)}"
     )
+
+
+def _harm(run: Figures) -> str:
+    return ", ".join(f"{count} {name}" for name, count in run["harm"].items())
+
+
+def _run(run: Figures) -> Iterator[str]:
+    yield f"## {run['nodes']:,} nodes, {run['gpus']:,} GPUs"
+    yield ""
+    yield _made(run)
     yield ""
     yield "| | pods | accepted | created → carved | created → bound | created → told why |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -133,7 +118,7 @@ def _gpus(run: Figures) -> Iterator[str]:
         f"- in the API server's queues, {flow['served']} requests of mpslice waited "
         f"{flow['waited_seconds']:.1f} s in all, and {flow['refused']} were refused"
     )
-    yield f"- harm: {', '.join(f'{count} {name}' for name, count in run['harm'].items())}"
+    yield f"- harm: {_harm(run)}"
 
 
 def _costs(run: Figures) -> Iterator[str]:

@@ -85,9 +85,9 @@ class FleetNode:
             for size in sizes:
                 count = wanted.get(f"{size}gb", 0)
                 standing = [device for device in slices if device.size == size]
-                for device in [d for d in standing if not slices[d]][: len(standing) - count]:
-                    if len(standing) > count:
-                        del slices[device]
+                free = [device for device in standing if not slices[device]]
+                for device in free[: max(0, len(standing) - count)]:
+                    del slices[device]
                 for _ in range(count - len(standing)):
                     self.add(index, size)
 
