@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.cluster.crowd import crowd
 from benchmarks.cluster.figures import Figures, figures
-from benchmarks.cluster.phases import Options, Run, everything
+from benchmarks.cluster.phases import PHASES, Options, Run, everything
 from benchmarks.cluster.samples import flow_of
 from benchmarks.cluster.stand import stand
 from benchmarks.cluster.surroundings import surroundings
@@ -44,7 +44,7 @@ def command(options: Options) -> str:
     """What makes the same run: every option that has another value than it would have."""
     given = parser().parse_args([])
     words = [
-        f"--{name.replace('_', '-')} {value:g}"
+        f"--{name.replace('_', '-')} {' '.join(value) if name == 'phases' else f'{value:g}'}"
         for name, value in asdict(options).items()
         if value != getattr(given, name, value)
     ]
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=default.seed)
     made.add_argument("--patience", type=float, default=default.patience, metavar="SECONDS",
                       help="a phase is left after so long, whatever is unbound")  # fmt: skip
+    made.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     made.add_argument("--limit", type=float, default=3600, metavar="SECONDS",
                       help="the whole ends, without figures, after so long")  # fmt: skip
     made.add_argument("--save", type=Path, metavar="FILE", help="keep the figures as JSON")
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 when it did not end in time."""
     given = vars(parser().parse_args(arguments))
     limit, save = given.pop("limit"), given.pop("save")
-    options = Options(**given)
+    options = Options(**{**given, "phases": tuple(given["phases"])})
     around = surroundings(command(options))
 
     async def within() -> Figures:

@@ -108,13 +108,14 @@ def _each(counts: Any, pods: int) -> dict[str, float]:
 def _ratios(parts: dict[str, Figures]) -> Figures:
     """To pods that the scheduler alone binds, in the same run."""
     floor, ratios = parts["scheduler alone"]["bound"], {}
-    for name in ("burst", "steady"):
+    for name in (each for each in ("burst", "steady") if each in parts):
         bound = parts[name]["bound"]
         for figure in ("median_ms", "p99_ms"):
             if bound[figure] and floor[figure]:
                 ratios[f"{name} {figure}"] = round(bound[figure] / floor[figure], 2)
     alone, burst = (
-        parts[name]["first_created_to_last_bound_s"] for name in ("scheduler alone", "burst")
+        parts.get(name, {}).get("first_created_to_last_bound_s")
+        for name in ("scheduler alone", "burst")
     )
     ratios["burst beyond the scheduler's own, s"] = round(burst - alone, 2) if burst else None
     return ratios

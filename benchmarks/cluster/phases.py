@@ -19,6 +19,8 @@ from benchmarks.cluster.stand import GPU_GB, Stand
 from benchmarks.cluster.usage import Reading, Watch
 from benchmarks.packing_instances import data_folder
 
+PHASES: Final = ("burst", "steady", "unplaceable")
+
 _BURST_SHARE: Final = 0.6
 """A burst asks for so much of the GPUs at most: all of it fits."""
 
@@ -39,6 +41,7 @@ class Options:
     """Seconds until a phase is left with what is still unbound then."""
     quiet: float = 2.0
     """Seconds after a phase in which what it has left to write is written."""
+    phases: tuple[str, ...] = PHASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +104,18 @@ class Run:
 
 
 async def everything(run: Run) -> None:
-    """All parts, in their order."""
+    """All parts that are wanted, in their order; the scheduler alone always is."""
     options = run.options
     dice = random.Random(options.seed)
     drawn = lives(data_folder(), GPU_GB)
     await run.note("scheduler alone", lambda: _baseline(run))
-    await run.note("burst", lambda: _burst(run, drawn, dice))
-    await run.crowd.remove(*run.parts["burst"].pods)
-    await _steady(run, drawn, dice)
-    await run.note("unplaceable", lambda: _unplaceable(run))
+    if "burst" in options.phases:
+        await run.note("burst", lambda: _burst(run, drawn, dice))
+        await run.crowd.remove(*run.parts["burst"].pods)
+    if "steady" in options.phases:
+        await _steady(run, drawn, dice)
+    if "unplaceable" in options.phases:
+        await run.note("unplaceable", lambda: _unplaceable(run))
 
 
 async def _baseline(run: Run) -> list[str]:
