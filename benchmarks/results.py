@@ -57,7 +57,10 @@ def _planner(run: Figures) -> Iterator[str]:
         )
         yield f"| {title} | {' | '.join(map(str, figures))} |"
     yield ""
-    yield f"- start to first plan: {run['start_to_first_plan_s']} s"
+    yield (
+        f"- start to first plan: {run['start_to_first_plan_s']} s, "
+        f"{run['start_to_first_plan_cpu_s']} s of CPU"
+    )
     yield f"- most memory: {run['most_mib']} MiB"
     yield f"- {run['lived']} pods came and ended; {_harm(run)}"
     yield ""

@@ -57,8 +57,10 @@ class Player:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _dice: random.Random = field(default_factory=lambda: random.Random(2))
 
-    def reflectors(self) -> tuple[Reflector[Any], ...]:
-        return (
+    reflectors: tuple[Reflector[Any], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reflectors = (
             Reflector(self.kube, PODS, _seen, self.saw_pod, namespace=self.fleet.namespace),
             Reflector(self.kube, NODE_LAYOUTS, _generation, self.saw_layout),
         )
