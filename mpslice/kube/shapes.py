@@ -148,18 +148,12 @@ def _fits(value: Any, shape: Shape) -> bool:
         if not isinstance(value, list):
             return False
         (inner,) = shape
-        for item in value:
-            if item is None or not _fits(item, inner):
-                return False
-        return True
+        return all(item is not None and _fits(item, inner) for item in value)
     if isinstance(shape, Map):
         if not isinstance(value, dict):
             return False
         inner = shape.values
-        for key, item in value.items():
-            if not (isinstance(key, str) and _fits(item, inner)):
-                return False
-        return True
+        return all(isinstance(key, str) and _fits(item, inner) for key, item in value.items())
     return isinstance(value, shape) and not (shape is int and isinstance(value, bool))
 
 
