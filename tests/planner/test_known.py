@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 
-from planner.model import Node, NodeState
+from planner.model.nodes import Node, NodeState
 from planner.state.known import KnownNodes
 from planner.state.snapshot import build_snapshot
 from tests.planner.strategies import Problem, problems
