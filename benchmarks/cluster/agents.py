@@ -8,6 +8,8 @@ import asyncio
 import json
 import signal
 import sys
+from asyncio import sslproto
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -28,7 +30,11 @@ from nodeagent.slices.table import SliceTable
 _NOWHERE = Path("/dev/null/mpslice")
 """Where nothing can be made: no socket, no pipe and no proof is kept for a node that is none."""
 
-_AT_ONCE = 20  # agents that start at the same time, as a DaemonSet's do
+_AT_ONCE = 20
+"""Agents that start at the same time: of a thousand, all at once would run into their deadlines."""
+
+_BUFFER = 2**14
+"""Bytes that asyncio keeps for each TLS connection, 2**18 by itself: a GiB for 1,000 agents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,14 @@ def _node(name: str, config: Config) -> LightNode:
 
 async def _run_agent(node: LightNode, starting: asyncio.Semaphore) -> None:
     settings = node.settings
-    async with starting:
+    async with AsyncExitStack() as running, starting:
         kube = await Session.connect("nodeagent", settings.kubeconfig)
-    async with kube, asyncio.TaskGroup() as tasks:
+        await running.enter_async_context(kube)
+        tasks = await running.enter_async_context(asyncio.TaskGroup())
         controller = Controller(node, kube, Metrics(settings.node_name), tasks)
-        await controller.run()
+        work = tasks.create_task(controller.run())
+        while not (controller.serving or work.done()):  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.05)
 
 
 async def run(config: Config) -> None:
@@ -105,6 +114,7 @@ def _report(config: Config, kubelets: Kubelets) -> None:
 def main() -> None:
     """Reads the configuration; SIGTERM ends it."""
     set_up_logging("warning")
+    sslproto.SSLProtocol.max_size = _BUFFER
     config = Config(**json.loads(Path(sys.argv[1]).read_text()))
 
     async def until_signal() -> None:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
 from benchmarks.cluster.crowd import Crowd, Moments, plain_pod, slice_pod
@@ -20,6 +21,9 @@ from benchmarks.cluster.usage import Reading, Watch
 from benchmarks.packing_instances import data_folder
 
 PHASES: Final = ("burst", "steady", "unplaceable")
+
+_STRANDED: Final = 10
+"""Every so many samples the planner is asked for its metrics, a line for each GPU."""
 
 _BURST_SHARE: Final = 0.6
 """A burst asks for so much of the GPUs at most: all of it fits."""
@@ -191,8 +195,10 @@ async def _come(run: Run, later: Sequence[tuple[float, Life]]) -> list[str]:
 
 
 async def _sample(run: Run) -> None:
-    while True:
-        stranded = await asyncio.to_thread(stranded_gb, run.stand.core.planner_ops)
+    for number in count():
+        stranded = float("nan")
+        if number % _STRANDED == 0:
+            stranded = await asyncio.to_thread(stranded_gb, run.stand.core.planner_ops)
         run.samples.append(take(run.crowd.pods, stranded))
         await asyncio.sleep(1.0)
 

@@ -18,7 +18,8 @@ from hack.cluster.controlplane import ControlPlane
 from hack.cluster.parts import Parts
 from hack.cluster.processes import ProcessSpec, Program
 from hack.cluster.progress import Say, step
-from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, PatchType, list_all
+from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, PatchType
+from mpslice.kube.reflector import Reflector
 from mpslice.kube.session import Session
 
 GPUS: Final = 8
@@ -29,7 +30,7 @@ BASELINE: Final = "benchmark.mpslice.io/unit"
 
 _CPU, _MEMORY, _PODS = "128", "1Ti", "250"
 _AT_ONCE = 16
-_READY_SECONDS = 300.0
+_READY_SECONDS = 600.0
 
 # All requests but health checks, once each: a watch when it begins, the others when they end.
 _AUDIT_POLICY: Final[Json] = {
@@ -162,12 +163,18 @@ async def _agents(plane: ControlPlane, names: tuple[str, ...]) -> tuple[Program,
 
 async def _served(kube: Session, names: tuple[str, ...], agents: Program) -> None:
     """Until each agent has reported its GPUs."""
-    async with asyncio.timeout(_READY_SECONDS):
-        while True:
-            layouts = await list_all(kube, NODE_LAYOUTS)
-            done = [each for each in layouts if (each.get("status") or {}).get("gpus")]
-            if len(done) == len(names):
-                return
-            if not agents.running:
-                raise SystemExit(f"the agents ended: {agents.last_lines(20)}")
-            await asyncio.sleep(0.2)
+
+    def reported(layout: Json) -> bool | None:
+        return bool((layout.get("status") or {}).get("gpus")) or None
+
+    layouts = Reflector(kube, NODE_LAYOUTS, reported, lambda _: None)
+    following = asyncio.create_task(layouts.run())
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            while len(layouts.objects) < len(names):
+                if not agents.running:
+                    raise SystemExit(f"the agents ended: {agents.last_lines(20)}")
+                await asyncio.sleep(0.2)
+    finally:
+        following.cancel()
+        await asyncio.wait({following})

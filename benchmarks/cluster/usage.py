@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import subprocess
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Final, NoReturn
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _EVERY: Final = 1.0  # seconds
+_REST: Final = 10.0  # times as long as a look took
 _CONNECTION = re.compile(r"ESTAB\s+\d+\s+\d+\s+(\S+)\s+\S+\s+users:\(\(\"[^\"]*\",pid=(\d+)")
 _SENT = re.compile(r"bytes_sent:(\d+)")
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
@@ -83,20 +85,22 @@ class Reading:
 
 
 class Watch:
-    """Looks every second; `read` says how far everything has come."""
+    """Looks every second, or less often where that takes long; `read` says how far all has come."""
 
     def __init__(self, pids: Mapping[str, int], address: str) -> None:
         self._pids = pids
         self._bytes = Bytes(address)
         self.memory: dict[str, list[float]] = defaultdict(list)
-        """MiB of each component, every second."""
+        """MiB of each component, at each look."""
 
     async def run(self) -> NoReturn:
         while True:
+            began = time.monotonic()
             await asyncio.to_thread(self._bytes.look)
+            took = time.monotonic() - began  # of thousands of connections more than it is worth
             for name, usage in self._usages():
                 self.memory[name].append(usage.mib)
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(max(_EVERY, _REST * took))
 
     def read(self) -> Reading:
         self._bytes.look()
