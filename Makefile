@@ -1,6 +1,6 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale simulate optima protos lock clean
+.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale steady simulate optima protos lock clean
 
 PYTHON ?= python3
 SEEDS ?= 10000
@@ -68,11 +68,17 @@ session: $(TESTING) ## play docs/session.md on a real control plane and record w
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks
 
-scale: $(TESTING) ## the cluster benchmark on 10, 100 and 1,000 nodes, and benchmarks/RESULTS.md of it (hours)
+scale: $(TESTING) ## the cluster benchmark on 10, 100 and 1,000 nodes, the planner alone on 1,000, and benchmarks/RESULTS.md of it (25 minutes)
 	@$(RUN) -m benchmarks.cluster --nodes 10 --burst 80 --rate 4 --waiting 100 --save benchmarks/results/cluster-10.json
 	@$(RUN) -m benchmarks.cluster --nodes 100 --burst 200 --rate 10 --seconds 40 --waiting 50 --patience 60 --save benchmarks/results/cluster-100.json
-	@$(RUN) -m benchmarks.cluster --nodes 1000 --seconds 3600 --patience 600 --limit 10800 \
+	@$(RUN) -m benchmarks.cluster --nodes 1000 --phases burst unplaceable --patience 300 \
 		--save benchmarks/results/cluster-1000.json
+	@$(RUN) -m benchmarks.planner_at_scale --save benchmarks/results/planner-1000.json
+	@$(RUN) -m benchmarks.results
+
+steady: $(TESTING) ## an hour of arrivals on 1,000 full nodes, and benchmarks/RESULTS.md of it (hours)
+	@$(RUN) -m benchmarks.cluster --nodes 1000 --phases steady --seconds 3600 --patience 3600 --limit 14400 \
+		--save benchmarks/results/cluster-1000-steady.json
 	@$(RUN) -m benchmarks.results
 
 simulate: $(TESTING) ## the whole system in virtual time, SEEDS runs (10,000) from FIRST (0) on

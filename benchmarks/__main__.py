@@ -9,6 +9,7 @@ BENCHMARKS = {
     "admission": "the webhook beside a handler that only parses and answers",
     "busy": "the planner on a busy cluster beside parsing alone; gates while decisions take long",
     "packing": "the plan beside four other packers, the LP bound and the optimum",
+    "planner_at_scale": "the planner on 1,000 nodes and 10,000 pods of a real API server",
     "people": "plan and status of the plugin on 1,000 nodes beside parsing alone",
     "mps": "what MPS adds to a container's start, beside one call of NVIDIA's program (needs root)",
     "agent": "a NodeLayout → bindable on a real kubelet beside a bare device plugin (needs root)",

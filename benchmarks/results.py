@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cluster.table import idle_words
 from benchmarks.results_beside import beside, peers
 
 FOLDER: Final = Path(__file__).parent / "results"
@@ -114,7 +115,7 @@ def _gpus(run: Figures) -> Iterator[str]:
         yield (
             f"- GPU memory over time: {over_time['used_percent']} % used, "
             f"{over_time['points_below_bound']} points below the offline bound, "
-            f"{over_time['stranded_percent']} % stranded"
+            f"{over_time['stranded_percent']} % stranded{idle_words(over_time)}"
         )
     flow = run["flow"]
     yield (

@@ -95,8 +95,8 @@ def _seconds(run: Figures, part: str, wait: str, which: str) -> str | None:
 
 
 def _writes(run: Figures) -> str | None:
-    found = [_part(run, name).get("writes_in_all") for name in ("burst", "steady")]
-    return None if None in found else " and ".join(map(str, found))
+    found = {name: _part(run, name).get("writes_in_all") for name in ("burst", "steady")}
+    return ", ".join(f"{name} {each}" for name, each in found.items() if each) or None
 
 
 def _lists(run: Figures) -> str | None:
@@ -144,7 +144,7 @@ _ROWS: Final = (
         "≤ 0.5 on 1,000 nodes",
         lambda run: _text(run.get("gpus_over_time", {}).get("points_below_bound")),
     ),
-    _Row("writes of a pod's life, burst and steady", "≤ 4", _writes),
+    _Row("writes of a pod's life", "≤ 4", _writes),
     _Row("lists after the start, all parts", "0 but on 410", _lists),
     _Row(
         "planner: start to first plan, s",

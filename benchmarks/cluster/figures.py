@@ -135,16 +135,31 @@ def _over_time(run: Run) -> Figures:
     bounds = [_bound(run, sample) for sample in chosen]
     used = statistics.fmean(sample.used_gb for sample in chosen)
     stranded = [sample.stranded_gb for sample in taken if not math.isnan(sample.stranded_gb)]
+    below = 100 * (statistics.fmean(bounds) - used) / capacity
+    hands = 100 * changed_hands(run.crowd.pods.values(), taken[0].at, taken[-1].at) / capacity
     return {
         "samples": len(taken),
         "capacity_gb": capacity,
         "used_percent": round(100 * used / capacity, 2),
         "bound_percent": round(100 * statistics.fmean(bounds) / capacity, 2),
-        "points_below_bound": round(100 * (statistics.fmean(bounds) - used) / capacity, 2),
+        "points_below_bound": round(below, 2),
+        "percent_changing_hands_a_second": round(hands, 3),
+        "seconds_between_pods": round(below / hands, 2) if hands else None,
         "stranded_percent": round(100 * statistics.fmean(stranded) / capacity, 2)
         if stranded
         else None,
     }
+
+
+def changed_hands(pods: Iterable[Moments], since: float, until: float) -> float:
+    """The gb a second that pods were bound to between two moments.
+
+    By Little's law memory that could be used and is not stands idle, from a pod's end until the
+    next one is bound, for that much of it divided by this: the same seconds cost a small cluster
+    with many short pods far more than a large one.
+    """
+    gb = sum(pod.gb for pod in pods if pod.bound is not None and since < pod.bound <= until)
+    return gb / (until - since) if until > since else 0.0
 
 
 def _bound(run: Run, sample: Sample) -> float:

@@ -56,7 +56,7 @@ def _rest(figures: Figures) -> Iterator[str]:
         yield (
             f"GPU memory over time: {over_time['used_percent']} % used, "
             f"{over_time['points_below_bound']} points below the offline bound, "
-            f"{over_time['stranded_percent']} % stranded"
+            f"{over_time['stranded_percent']} % stranded{idle_words(over_time)}"
         )
     memory = (f"{name} {mib['most_mib']}" for name, mib in figures["memory"].items())
     yield f"most memory, MiB: {', '.join(memory)}"
@@ -66,6 +66,16 @@ def _rest(figures: Figures) -> Iterator[str]:
         f"{flow['waited_seconds']:.1f} s in all, {flow['refused']} were refused"
     )
     yield "harm: " + ", ".join(f"{count} {name}" for name, count in figures["harm"].items())
+
+
+def idle_words(over_time: Figures) -> str:
+    """How long memory stands idle between two pods; nothing where that was not measured."""
+    if over_time.get("seconds_between_pods") is None:
+        return ""
+    return (
+        f"; {over_time['percent_changing_hands_a_second']} % of it changes hands each second, idle "
+        f"for {over_time['seconds_between_pods']} s between two pods"
+    )
 
 
 def _wait(wait: Figures) -> str:

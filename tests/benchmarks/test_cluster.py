@@ -1,5 +1,8 @@
 """The cluster benchmark itself, short: do the programs and its figures make sense together?"""
 
+from argparse import Namespace
+
+from benchmarks import planner_at_scale
 from benchmarks.cluster.__main__ import measure
 from benchmarks.cluster.audit import OURS
 from benchmarks.cluster.figures import Figures
@@ -38,6 +41,22 @@ async def test_a_short_run_tells_what_pods_cost(cluster_parts: Parts, cluster_sa
     over_time = figures["gpus_over_time"]
     assert 0 <= over_time["used_percent"] <= over_time["bound_percent"] <= 100
     assert any("writes a pod" in line for line in lines(figures))
+
+
+async def test_a_short_run_tells_what_a_standing_cluster_costs_the_planner(
+    cluster_parts: Parts, cluster_say: Say
+) -> None:
+    options = Namespace(nodes=4, pods=40, rate=9.0, seconds=8.0)
+    found = await planner_at_scale.measure(options, cluster_parts, cluster_say)
+
+    assert 0 < found["start_to_first_plan_cpu_s"] < found["start_to_first_plan_s"] * 4
+    assert found["most_mib"] > 20
+    assert found["at_rest"]["decisions_a_second"] <= found["busy"]["decisions_a_second"]
+    assert found["busy"]["pod_events_a_second"] > 0
+    assert found["busy"]["ms_a_decision"] > 0
+    assert found["lived"] > 0
+    assert set(found["harm"].values()) == {0}
+    assert any("most memory" in line for line in planner_at_scale.lines(found))
 
 
 def writes_are_those_of_a_life(part: Figures) -> None:

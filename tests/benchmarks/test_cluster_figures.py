@@ -12,7 +12,7 @@ from benchmarks import results
 from benchmarks.cluster import audit
 from benchmarks.cluster.__main__ import command
 from benchmarks.cluster.crowd import Moments, project
-from benchmarks.cluster.figures import quantile, waits
+from benchmarks.cluster.figures import changed_hands, quantile, waits
 from benchmarks.cluster.load import Life, lives, steady
 from benchmarks.cluster.phases import Options
 from benchmarks.cluster.samples import Flow, bound_gb, flow_of, take
@@ -192,6 +192,54 @@ def test_the_bound_is_what_fits_at_most() -> None:
 def test_the_command_names_the_options_that_differ() -> None:
     assert command(Options(100, burst=5)) == "python -m benchmarks.cluster --nodes 100 --burst 5"
     assert command(Options(10)) == "python -m benchmarks.cluster"
+
+
+def test_memory_that_changes_hands_is_that_of_the_pods_bound_meanwhile() -> None:
+    pods = [Moments(gb=gb, bound=at) for gb, at in ((10, 1.0), (20, 3.0), (40, 5.0), (80, 9.0))]
+    assert changed_hands([*pods, Moments(gb=160)], 1.0, 5.0) == 15.0
+    assert changed_hands(pods, 5.0, 5.0) == 0.0
+
+
+def test_command_of_a_run_names_the_phases_that_it_was_kept_to() -> None:
+    assert command(Options(10)) == "python -m benchmarks.cluster"
+    some = Options(1000, phases=("burst", "unplaceable"))
+    assert command(some) == "python -m benchmarks.cluster --nodes 1000 --phases burst unplaceable"
+
+
+def planner_run(**machine: Any) -> dict[str, Any]:
+    """The figures of the planner alone, as they are kept."""
+    run = results.kept()[0]
+    cost = {
+        "core_percent": 9.9,
+        "pod_events_a_second": 10.1,
+        "decisions_a_second": 1.2,
+        "ms_a_decision": None,
+    }
+    return {
+        **{name: run[name] for name in ("command", "date", "versions", "drawn_from")},
+        "machine": {**run["machine"], **machine},
+        "nodes": 1000,
+        "pods": 10_000,
+        "start_to_first_plan_s": 4.5,
+        "start_to_first_plan_cpu_s": 3.5,
+        "most_mib": 111,
+        "at_rest": cost,
+        "busy": cost,
+        "lived": 7,
+        "harm": {"failed kubelet admissions": 0},
+    }
+
+
+def test_the_page_of_results_has_what_is_wanted_beside_what_was_found() -> None:
+    text = results.page([planner_run(load_before=0.1, cores=2), *results.kept()])
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    memory = next(row for row in rows if "planner: most memory" in row[0])
+    assert "≤ 250" in memory[1]
+    assert "111" in memory
+    head = next(row for row in rows if row[0] == "| what")
+    assert head[memory.index("111")] == "1,000 nodes, planner alone"
+    busy = results.page([planner_run(load_before=8.0, cores=2)])
+    assert "1,000 nodes, planner alone (busy machine)" in busy
 
 
 def test_the_page_of_results_says_that_other_work_had_the_machine() -> None:
