@@ -52,6 +52,8 @@ class Player:
     events: int = 0
     lived: int = 0
     refused: list[str] = field(default_factory=list)
+    touched: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once something was written of a pod without room, which only the planner does."""
     _began: set[str] = field(default_factory=set)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -68,6 +70,8 @@ class Player:
     def saw_pod(self, change: Change[Seen]) -> None:
         self.events += 1
         new, name = change.new, change.key.partition("/")[2]
+        if change.old is not None and name in self.fleet.waiting:
+            self.touched.set()
         if new is None or not new.node or new.ended or name in self.fleet.running:
             return
         if name not in self._began:
