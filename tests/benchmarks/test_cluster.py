@@ -46,7 +46,7 @@ async def test_a_short_run_tells_what_pods_cost(cluster_parts: Parts, cluster_sa
 async def test_a_short_run_tells_what_a_standing_cluster_costs_the_planner(
     cluster_parts: Parts, cluster_say: Say
 ) -> None:
-    options = Namespace(nodes=4, pods=100, rate=9.0, seconds=8.0)
+    options = Namespace(nodes=8, pods=100, rate=9.0, seconds=8.0)
     found = await planner_at_scale.measure(options, cluster_parts, cluster_say)
 
     assert 0 < found["start_to_first_plan_cpu_s"] < found["start_to_first_plan_s"] * 4
