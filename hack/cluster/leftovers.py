@@ -53,6 +53,7 @@ def end_cluster(cluster: ClusterDir) -> None:
         # What it stores is thrown away: no reason to await its long polls.
         lambda: _end(cluster, lambda m: m.part in _CONTROL_PLANE, 1),
         lambda: _end(cluster, lambda _m: True, 5),
+        lambda: _unmount(cluster.root),
         lambda: _remove_links(cluster),
         lambda: _remove_all_but_logs(cluster),
     ]

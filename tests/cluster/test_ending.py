@@ -203,3 +203,14 @@ def _guard_of(cluster: ClusterDir) -> int:
         if b"guard" in command and os.fsencode(cluster.root) in command:
             return int(folder.name)
     raise AssertionError("no guard")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_a_dead_run_has_mounted_is_unmounted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    disk = cache.runs / "1-ab" / "disk"
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=True, timeout=_DEADLINE)
+    end_dead_runs(cache, lambda _line: None)
+    assert not mounts_below(tmp_path)
+    assert not disk.exists()
