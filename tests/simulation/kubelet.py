@@ -162,6 +162,7 @@ class Kubelet:
         before = change.old[0] if change.old else None
         if before is not None and (change.new is None or change.new[0].uid != before.uid):
             self._forget(before)
+            self._known_pods.discard(before.uid)
         if change.new is None:
             return
         pod, going = change.new

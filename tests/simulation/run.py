@@ -84,10 +84,12 @@ class Run:
 
     def _agent(self, name: str, capacities: tuple[int, ...]) -> Agent:
         client = Client(self.network, f"kubelet {name}")
-        kubelet = Kubelet(
-            client, name, self.clock, lambda key: self._lifetimes.get(key, 1e6), self.problem
-        )
+        kubelet = Kubelet(client, name, self.clock, self.lifetime, self.problem)
         return Agent(name, NodeGpus(name, capacities, kubelet), kubelet, self.network, self.problem)
+
+    def lifetime(self, pod: str) -> float:
+        """Seconds that a pod, by its key, runs."""
+        return self._lifetimes.get(pod, 1e6)
 
     def problem(self, text: str) -> None:
         """An invariant is broken: the run ends."""
@@ -102,6 +104,7 @@ class Run:
             self._tell(f"{self.clock.passed:9.3f}  {text}")
 
     def _changed(self, plural: str, entry: Entry) -> None:
+        """Sees every change of the API."""
         if self.failing.is_set():
             return
         line = f"{self.clock.seconds:.6f} {plural} {entry.name} {entry.version} {entry.new}"
@@ -131,18 +134,22 @@ class Run:
             agent.start()
         for planner in self.planners:
             planner.start()
+        await self._happen()
+        self.say("all troubles are over")
+        await self._recover()
+        for task in tasks:
+            task.cancel()
+
+    async def _happen(self) -> None:
+        """What the script says."""
         happens: list[Arrival | Trouble] = [*self.script.arrivals, *self.script.troubles]
         for what in sorted(happens, key=lambda each: each.at):
             await asyncio.sleep(what.at - self.clock.passed)
             if isinstance(what, Arrival):
                 self.create(what)
             else:
-                self._begin(what)
+                self.begin(what)
         await asyncio.sleep(self.script.end - self.clock.passed)
-        self.say("all troubles are over")
-        await self._recover()
-        for task in tasks:
-            task.cancel()
 
     async def _must_last(self, process: Coroutine[Any, Any, None]) -> None:
         try:
@@ -208,7 +215,8 @@ class Run:
         self.outcome.seen["pods"] += 1
         self.api.create(PODS, pod, "default")
 
-    def _begin(self, trouble: Trouble) -> None:
+    def begin(self, trouble: Trouble) -> None:
+        """It begins now, and ends by itself."""
         self.say(f"--- {trouble}")
         for moment in moments(self):
             self.outcome.coverage[trouble.kind, moment] += 1
