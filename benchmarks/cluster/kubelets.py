@@ -5,16 +5,16 @@ says that it runs, and that it has ended. Its requests are not mpslice's, and ar
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
 from mpslice.kube.api import PODS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.reflector import Backoff, Change, Reflector
 from mpslice.slices import SliceSize
 from nodeagent.hardware import GpuProcess, GpusChanged
 from nodeagent.kubelet.service import SliceService
@@ -29,7 +29,7 @@ from nodeagent.slices.table import SliceTable
 LIFETIME: Final = "benchmark.mpslice.io/lifetime"
 """The annotation that says after how many seconds the pod's containers end."""
 
-_ATTEMPTS: Final = 5
+_LONGEST_PAUSE: Final = 2.0  # seconds between two attempts to write a status
 
 
 class NodeGpus(SimulatedGpus):
@@ -120,9 +120,8 @@ class KubeletHandoff:
 
     # What the kubelet does.
 
-    def admit(self, pod: PodFacts) -> bool:
-        """Gives the pod's containers their devices, as the plugin prefers; False when the node has
-        not got them."""
+    async def admit(self, pod: PodFacts) -> bool:
+        """See `Devices`; as the plugin prefers."""
         for need in pod.needs:
             available = [
                 str(device.id)
@@ -138,9 +137,19 @@ class KubeletHandoff:
         return True
 
     def end(self, key: str) -> None:
-        """The pod's containers have ended; their devices are free."""
+        """See `Devices`."""
         for device in [id_ for id_, claim in self.claims.items() if claim.pod == key]:
             del self.claims[device]
+
+
+class Devices(Protocol):
+    """The device manager of one node's kubelet."""
+
+    async def admit(self, pod: PodFacts) -> bool:
+        """Gives the pod's containers their devices; False when the node has not got them."""
+
+    def end(self, key: str) -> None:
+        """The pod's containers have ended; their devices are free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +168,32 @@ class _Bound:
 class Kubelets:
     """The kubelets of all nodes. `refused` are pods that got no device, which must not happen."""
 
-    def __init__(self, kube: Kube, nodes: dict[str, KubeletHandoff]) -> None:
+    def __init__(self, kube: Kube, nodes: Mapping[str, Devices]) -> None:
         self.refused: list[str] = []
         self._kube = kube
         self._nodes = nodes
         self._admitted: dict[str, asyncio.TimerHandle | None] = {}  # by uid
         self._writes: set[asyncio.Task[None]] = set()
+        self._said: dict[str, str] = {}  # the phase, by uid
+        self._turns: dict[str, asyncio.Lock] = {}  # a pod's writes follow one another
         self._pods: Reflector[_Bound] = Reflector(
             kube, PODS, _project, self._changed, field_selector="spec.nodeName!="
         )
 
     async def run(self) -> NoReturn:
-        await self._pods.run()
+        try:
+            await self._pods.run()
+        finally:
+            for timer in self._admitted.values():
+                if timer is not None:
+                    timer.cancel()
 
     def _changed(self, change: Change[_Bound]) -> None:
         pod, before = change.new, change.old
         if before is not None and (pod is None or pod.facts.uid != before.facts.uid):
             self._forget(before.facts)
+            self._said.pop(before.facts.uid, None)
+            self._turns.pop(before.facts.uid, None)
         if pod is None or pod.facts.node not in self._nodes:
             return
         if not pod.live:
@@ -184,14 +202,18 @@ class Kubelets:
             self._forget(pod.facts)
             self._do(self._remove(pod.facts))
         elif pod.facts.uid not in self._admitted:
-            self._admit(pod)
+            self._admitted[pod.facts.uid] = None
+            self._do(self._admit(pod))
 
-    def _admit(self, pod: _Bound) -> None:
+    async def _admit(self, pod: _Bound) -> None:
         facts = pod.facts
-        self._admitted[facts.uid] = None
-        if not self._nodes[facts.node].admit(facts):
+        devices = self._nodes[facts.node]
+        if not await devices.admit(facts):
             self.refused.append(facts.key)
-            self._do(self._say(facts, "Failed", reason="UnexpectedAdmissionError"))
+            await self._say(facts, "Failed", reason="UnexpectedAdmissionError")
+            return
+        if facts.uid not in self._admitted:  # it has gone meanwhile
+            devices.end(facts.key)
             return
         self._do(self._say(facts, "Running"))
         if pod.lifetime is not None:
@@ -227,32 +249,44 @@ class Kubelets:
             ],
             **more,
         }  # fmt: skip
-        await self._write(facts, {"metadata": {"uid": facts.uid}, "status": status})
+        body = {"metadata": {"uid": facts.uid}, "status": status}
+        self._said[facts.uid] = phase
+        async with self._turns.setdefault(facts.uid, asyncio.Lock()):
+            if self._said.get(facts.uid) == phase:  # else there is something newer to say
+                await self._until_done(
+                    facts,
+                    lambda namespace, name: self._kube.patch(
+                        PODS,
+                        name,
+                        body,
+                        type=PatchType.MERGE,
+                        namespace=namespace,
+                        subresource="status",
+                    ),
+                )
 
     async def _remove(self, facts: PodFacts) -> None:
         await self._say(facts, "Succeeded")
-        namespace, _, name = facts.key.partition("/")
-        try:
-            await self._kube.delete(PODS, name, namespace=namespace, grace_seconds=0, uid=facts.uid)
-        except (Conflict, NotFound):
-            return
+        await self._until_done(
+            facts,
+            lambda namespace, name: self._kube.delete(
+                PODS, name, namespace=namespace, grace_seconds=0, uid=facts.uid
+            ),
+        )
 
-    async def _write(self, facts: PodFacts, body: Json) -> None:
+    async def _until_done(
+        self, facts: PodFacts, request: Callable[[str, str], Awaitable[object]]
+    ) -> None:
+        """Asks until it is done, as a kubelet does, or the pod has gone."""
         namespace, _, name = facts.key.partition("/")
-        for attempt in range(_ATTEMPTS):
+        backoff = Backoff(longest=_LONGEST_PAUSE)
+        while True:
             try:
-                await self._kube.patch(
-                    PODS,
-                    name,
-                    body,
-                    type=PatchType.MERGE,
-                    namespace=namespace,
-                    subresource="status",
-                )
+                await request(namespace, name)
             except (Conflict, NotFound):
-                return  # it has gone
+                return
             except KubeError:
-                await asyncio.sleep(0.2 * 2**attempt)
+                await asyncio.sleep(backoff.delay())
             else:
                 return
 

@@ -79,21 +79,22 @@ def install(plane: ControlPlane, say: Say, ops: Sequence[int] = ()) -> Core:
         Unavailable: A program or the chart is missing.
         ClusterError: The chart was refused.
     """
-    executables = {name: _executable(name) for name in ("webhook", "planner")}
+    for name in ("webhook", "planner"):
+        _executable(name)  # before anything is applied
     (listen,) = network.free_ports(1, plane.address)
     ops = ops or network.free_ports(2)
     with step(say, "chart helm/mpslice"):
         _apply(plane, [_namespace()])
         _apply(plane, _for_processes(_render(plane), plane.address, listen, ops[0]))
-    webhook = _program(
+    webhook = program_of(
         plane,
-        executables["webhook"],
+        "webhook",
         ops[0],
         f"--listen={plane.address}:{listen}",
         f"--namespace={NAMESPACE}",
         f"--service-name={WEBHOOK_SERVICE}",
     )
-    planner = _program(plane, executables["planner"], ops[1])
+    planner = program_of(plane, "planner", ops[1])
     return Core(webhook, planner, f"http://127.0.0.1:{ops[1]}")
 
 
@@ -104,14 +105,14 @@ def start(plane: ControlPlane, node: Node, say: Say) -> MpslicePrograms:
         Unavailable: A program or the chart is missing.
         ClusterError: The chart was refused, or a program did not become ready.
     """
-    executable = _executable("nodeagent")
+    _executable("nodeagent")
     ops = network.free_ports(3)  # at once: a port that nobody listens on yet may be given twice
     core = install(plane, say, ops[:2])
     gpus = plane.cluster.config / "gpus.yaml"
     gpus.write_text(yaml.safe_dump({"gpus": list(SIMULATED_GPUS)}, sort_keys=False))
-    nodeagent = _program(
+    nodeagent = program_of(
         plane,
-        executable,
+        "nodeagent",
         ops[2],
         f"--node-name={node.name}",
         f"--device-plugin-dir={node.device_plugin_dir}",
@@ -176,14 +177,16 @@ def _executable(name: str) -> Path:
     return path
 
 
-def _program(
-    plane: ControlPlane, executable: Path, ops_port: int, *flags: str, node: str = ""
+def program_of(
+    plane: ControlPlane, name: str, ops_port: int, *flags: str, node: str = "", part: str = ""
 ) -> Program:
     """A program that serves its health on `ops_port` and acts as its service account.
 
-    Of a pod on `node`, for who knows whose token it is by that.
+    Of a pod on `node`, for who knows whose token it is by that. `part` names it where there are
+    several.
     """
-    kubeconfig = service_account(plane, executable.name, node)
+    executable = _executable(name)
+    kubeconfig = service_account(plane, executable.name, node, part)
     command = (
         str(executable),
         f"--kubeconfig={kubeconfig}",
@@ -191,7 +194,8 @@ def _program(
         *flags,
     )
     health = f"http://127.0.0.1:{ops_port}/healthz"
-    return Program(plane.cluster, ProcessSpec(executable.name, command, lambda: healthy(health)))
+    part = part or executable.name
+    return Program(plane.cluster, ProcessSpec(part, command, lambda: healthy(health)))
 
 
 def service_account(plane: ControlPlane, name: str, node: str = "", file: str = "") -> Path:
