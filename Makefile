@@ -1,10 +1,11 @@
 # What to do with a checkout. `make demo` and `make test` need Python 3.11 or later and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale steady simulate optima protos lock clean
+.PHONY: help demo test versions neighbours lint format cluster cluster-down image plugin docs session bench scale steady simulate soak faults optima protos lock clean
 
 PYTHON ?= python3
 SEEDS ?= 10000
 FIRST ?= 0
+LIVES ?= 100000
 PLATFORMS ?= linux/amd64,linux/arm64
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -83,6 +84,13 @@ steady: $(TESTING) ## an hour of arrivals on 1,000 full nodes, and benchmarks/RE
 
 simulate: $(TESTING) ## the whole system in virtual time, SEEDS runs (10,000) from FIRST (0) on
 	@$(RUN) -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --processes 2
+
+faults: SEEDS = 25
+faults: $(TESTING) ## faults on a real control plane, SEEDS runs (25, each fault once) from FIRST (0) on
+	@$(RUN) -m tests.faults --first $(FIRST) --seeds $(SEEDS)
+
+soak: $(TESTING) ## LIVES pods (100,000) come and go in virtual time: memory and descriptors by decile (hours)
+	@$(RUN) -m tests.simulation.soak --lives $(LIVES)
 
 optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
 	@$(RUN) -m benchmarks.packing_optima
