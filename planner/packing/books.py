@@ -38,9 +38,10 @@ class GpuBook:
 
     `claims` counts the slices that pods of this plan were given, by size; `free` what stands there
     and nobody has claimed. `room` is what is neither used, claimed nor held, so a free slice is
-    part of it: it goes when its memory is needed. `uncarved` is room beside all that stands,
-    `reclaimable` the largest slice that could stand here if every free one went; both are 0 when
-    another slice would be one too many. `held` is what reservations keep: (gb, slices).
+    part of it: it goes when its memory is needed. It is negative where more is held than is left,
+    which the node's room does not count. `uncarved` is room beside all that stands, `reclaimable`
+    the largest slice that could stand here if every free one went; both are 0 when another slice
+    would be one too many. `held` is what reservations keep: (gb, slices).
     """
 
     __slots__ = (
@@ -97,7 +98,7 @@ class GpuBook:
         if self.count >= self.limit:
             self.uncarved = self.reclaimable = 0
             return
-        self.reclaimable = self.uncarved = self.room
+        self.reclaimable = self.uncarved = max(0, self.room)
         if self.free:
             beside = self.room - self.free_gb
             full = beside <= 0 or self.count + self.free_count >= self.limit
@@ -124,8 +125,7 @@ class GpuBook:
 
     def unclaim(self, size: SliceSize) -> None:
         """Takes one claim of the size back."""
-        self.room += size
-        self.node.room += size
+        self._make_room(size)
         self.count -= 1
         left = self.claims[size] - 1
         if left >= self.start.free.get(size, 0):
@@ -141,10 +141,14 @@ class GpuBook:
     def hold(self, gb: int, slices: int) -> None:
         """Keeps memory and slices for a pod that does not fit yet; negative amounts end that."""
         self.held = (self.held[0] + gb, self.held[1] + slices)
-        self.room -= gb
-        self.node.room -= gb
+        self._make_room(-gb)
         self.count += slices
         self._settle()
+
+    def _make_room(self, gb: int) -> None:
+        """Adds to the room, and to the node's as far as it is not negative."""
+        before, self.room = self.room, self.room + gb
+        self.node.room += max(0, self.room) - max(0, before)
 
     def _set_free(self, size: SliceSize, number: int) -> None:
         change = number - self.free.get(size, 0)

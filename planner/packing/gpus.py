@@ -15,7 +15,7 @@ def gpu_refusal(node: NodeBook, pods: PodClass) -> Cause | None:
     if all(gpu.capacity < largest for gpu in gpus) or all_capacity(node) < pods.gb:
         return Cause.GPU_TOO_SMALL
     with_memory = [gpu for gpu in gpus if gpu.room >= largest]
-    if not with_memory or sum([gpu.room for gpu in gpus]) < pods.gb:
+    if not with_memory or node.room < pods.gb:
         return Cause.GPU_MEMORY
     full = all(gpu.count >= gpu.limit for gpu in with_memory)
     if full or all_slots(node) < len(pods.seats):

@@ -107,3 +107,12 @@ def test_no_free_slice_is_withdrawn_for_what_is_only_reserved() -> None:
     made = planned(nodes, aged("old", 41, 6), aged("young", 10, 1))
     assert made.withdrawn == 0
     assert where(made) == {}
+
+
+def test_more_that_is_kept_of_a_gpu_than_it_has_left_takes_nothing_from_the_gpu_beside_it() -> None:
+    """Of GPU 1 all is kept, and another pod still uses a part; GPU 0 has exactly what is asked."""
+    nodes = (machine("n1", 40, 80, used={1: gb({60: 1})}),)
+    two = pod("two", 20, 20, created=ago(1).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    made = planned(nodes, aged("old", 80, 6), two)
+    assert holders(made) == {"old": NOW}
+    assert where(made) == {"two": "n1"}

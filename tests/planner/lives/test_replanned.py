@@ -1,11 +1,12 @@
 """Whether a plan stands: it is carried out, and made again from what the cluster shows then.
 
-Nobody but planner and agents does anything, until pods are bound where they were planned.
+Nobody but planner and agents does anything, until pods are bound where they were planned. Only a
+plan that places more, by priority, may take its place.
 """
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mpslice.slices import SliceSize
 from planner.decide import Decision
 from planner.model.constraints import Constraints, Resources
+from planner.model.plan import Placement
 from planner.model.pods import GATE, Pod, SliceClaim
 from planner.writes.actions import WriteSpec
 from tests.planner.lives.life import Kind, Life
@@ -92,10 +94,14 @@ def changes(seed: int, kind: str) -> list[str]:
     if not life.decided:
         return []
     first = life.decided.pop(0).plan.placements
-    places = {p.pod.uid: p.node for p in first}
-    found: list[str] = []
     life.pass_time(1.0)
-    found += _compare(life, places, "carved")
+    for at, decision in enumerate(life.decided):
+        if _gb(decision.plan.placements) > _gb(first):
+            first = decision.plan.placements
+            del life.decided[: at + 1]
+            break
+    places = {p.pod.uid: p.node for p in first}
+    found = _compare(life, places, "carved")
     dice = random.Random(seed)
     for _ in range(_BINDINGS):
         able = [p for p in life.world.pods.values() if not (p.node or p.gates) and p.uid in places]
@@ -106,6 +112,14 @@ def changes(seed: int, kind: str) -> list[str]:
         life.pass_time(1.0)
         found += _compare(life, places, "bound in part")
     return found
+
+
+def _gb(placements: Iterable[Placement]) -> list[int]:
+    """The GB that are placed, by priority from the highest."""
+    return [
+        sum(sum(p.pod.seats) for p in placements if p.pod.priority == priority)
+        for priority in (5, 0)
+    ]
 
 
 def _compare(life: _Watched, places: dict[str, str], stage: str) -> list[str]:
@@ -132,9 +146,9 @@ def _kind(pod: Pod) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(
     ("kind", "first", "count"),
-    [("groups", 29, 40), ("groups", 69, 40), ("cpu", 0, 10), ("many", 0, 2)],
+    [("groups", 28, 41), ("groups", 69, 40), ("cpu", 0, 10), ("many", 0, 2)],
 )
 def test_plan_stands_until_its_pods_are_bound(kind: str, first: int, count: int) -> None:
-    """Of the first 350 lives with groups one finds a better plan later: that of seed 28."""
+    """With groups, seed 28 finds a plan that places more later, which stands then."""
     lives = range(first, first + count)
     assert not {seed: found for seed in lives if (found := changes(seed, kind))}
