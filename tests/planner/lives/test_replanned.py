@@ -95,13 +95,16 @@ def changes(seed: int, kind: str) -> list[str]:
         return []
     first = life.decided.pop(0).plan.placements
     life.pass_time(1.0)
-    for at, decision in enumerate(life.decided):
-        if _gb(decision.plan.placements) > _gb(first):
-            first = decision.plan.placements
-            del life.decided[: at + 1]
-            break
-    places = {p.pod.uid: p.node for p in first}
-    found = _compare(life, places, "carved")
+    found: list[str] = []
+    later = (d.plan.placements for d in life.decided)
+    at, more = next(((at, p) for at, p in enumerate(later) if _gb(p) > _gb(first)), (0, None))
+    if more is not None:
+        since = life.decided[at + 1 :]
+        del life.decided[at:]
+        found += _compare(life, _places(first), "carved")
+        first, life.decided = more, since
+    places = _places(first)
+    found += _compare(life, places, "carved")
     dice = random.Random(seed)
     for _ in range(_BINDINGS):
         able = [p for p in life.world.pods.values() if not (p.node or p.gates) and p.uid in places]
@@ -112,6 +115,10 @@ def changes(seed: int, kind: str) -> list[str]:
         life.pass_time(1.0)
         found += _compare(life, places, "bound in part")
     return found
+
+
+def _places(placements: Iterable[Placement]) -> dict[str, str]:
+    return {p.pod.uid: p.node for p in placements}
 
 
 def _gb(placements: Iterable[Placement]) -> list[int]:
