@@ -18,6 +18,7 @@ from benchmarks.packing_hostile import hostile_rows
 from benchmarks.packing_instances import FLEETS, data_folder
 from benchmarks.packing_loads import batch_rows, load_rows, nos_rows
 from benchmarks.packing_report import Row, show, write_json
+from benchmarks.packing_rules import rule_rows
 from benchmarks.packing_times import memory_rows, time_rows
 
 Source = Callable[[Sequence[int], Sequence[bool]], Iterator[Row]]
@@ -32,6 +33,7 @@ INSTANCES: Final[dict[str, Source]] = {
     "batches": batch_rows,
     "nos": lambda _, solvers: nos_rows(solvers),
     "small": gap_rows,
+    "rules": rule_rows,
     "times": time_rows,
     "memory": memory_rows,
     "hostile": lambda _, solvers: hostile_rows(solvers),

@@ -1,5 +1,6 @@
 """Older first among equals, and a planner that was restarted plans what the old one would have."""
 
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -19,7 +20,7 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
 def world(
-    seed: int, *, nodes: int = 4, gpus: int = 2, pods: int = 40, priorities: int = 1
+    seed: int, *, nodes: int = 4, gpus: int = 2, pods: int = 40
 ) -> tuple[Snapshot, list[Pod]]:
     """GPUs of four capacities on nodes of three amounts of CPU, and pods for more than all of them.
 
@@ -39,7 +40,6 @@ def world(
                 "%Y-%m-%dT%H:%M:%SZ"
             ),
             requests=Resources(dice.choice((500, 1000, 2000, 4000))),
-            priority=dice.randrange(priorities),
             gates=(GATE,),
         )
         for number in range(pods)
@@ -64,9 +64,39 @@ def inversions(snapshot: Snapshot, made: Plan) -> Iterator[str]:
                 yield f"{younger.pod.name} has a place on {younger.node}, where {older.name} fits"
 
 
-def test_no_pod_is_passed_over_by_a_younger_equal_in_whose_place_it_fits() -> None:
-    for seed in range(40):
-        snapshot, pods = world(seed, nodes=2, gpus=1 + seed % 2, pods=10, priorities=1 + seed % 2)
+def many_alike(seed: int) -> tuple[Snapshot, list[Pod]]:
+    """Twelve young pods of four sizes that fill the GPUs of one or two nodes badly in their order.
+
+    So a search changes which of them are placed, and takes those that ask for the least CPU first.
+    """
+    dice = Random(seed)
+    states: list[NodeState] = []
+    for number in range(dice.randint(1, 2)):
+        idle = Resources(dice.choice((8, 64, 64)) * 1000, 1 << 40)
+        states.append(node(f"n{number}", dice.choice((50, 70, 80)), idle=idle))
+    asked = [
+        pod(
+            f"p{number:02}",
+            dice.choice((15, 20, 30, 35)),
+            created=f"2026-01-01T11:59:{number:02}Z",
+            requests=Resources(dice.choice((500, 1000, 2000, 4000))),
+            priority=dice.randrange(1 + seed % 2),
+            gates=(GATE,),
+        )
+        for number in range(12)
+    ]
+    return Snapshot(tuple(states), now=NOW), asked
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["", "made once, as large plans are"])
+def test_no_pod_is_passed_over_by_a_younger_equal_in_whose_place_it_fits(
+    settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 22 of these it would be, were plans made once and nobody exchanged at their end."""
+    if not settled:
+        monkeypatch.setattr(sys.modules["planner.packing.plan"], "_SETTLED", 0)
+    for seed in range(60):
+        snapshot, pods = many_alike(seed)
         assert list(inversions(snapshot, plan(snapshot, pods))) == [], seed
 
 
