@@ -34,14 +34,14 @@ from planner.decide import Decision, View, decide
 from planner.metrics import Metrics
 from planner.state.parse import parse_pod
 from tests.planner.conftest import SETTINGS
-from tests.planner.memory import Memory
-from tests.planner.test_restless import (
+from tests.planner.leading import (
     Recorder,
     layout_object,
     node_object,
     pod_object,
 )
-from tests.planner.test_restless import until as _true
+from tests.planner.leading import until as _true
+from tests.planner.memory import Memory
 from tests.waiting import eventually
 
 _NODES = 40

@@ -10,9 +10,9 @@ from planner.model.pods import Pod
 from planner.state.cluster import Cluster
 from planner.state.parse import parse_pod
 from planner.state.volumes import CLAIMS, VOLUMES, Claim, resolve
+from tests.planner.leading import until
 from tests.planner.memory import Memory
 from tests.planner.pods import slice_pod
-from tests.planner.test_restless import until
 from tests.waiting import eventually
 
 ZONE = (NodeTerm((Expression("zone", "In", ("b",)),)),)
