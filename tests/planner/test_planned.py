@@ -47,14 +47,17 @@ async def heartbeats(kube: Session, names: Iterable[str]) -> AsyncIterator[None]
 
 
 class Record:
-    """Where each pod was meant to go when its gate was taken, and whether it is being decided."""
+    """Where each pod was meant to go when its gate was taken, of how many pods was decided last,
+    and whether it is being decided.
+    """
 
     def __init__(self) -> None:
         self.planned: dict[str, str] = {}
+        self.known = 0
         self.deciding = False
 
     def decide(self, view: View) -> Decision:
-        self.deciding = True
+        self.deciding, self.known = True, len(view.pods)
         decision = decide(view)
         self.deciding = False
         meant = {placement.pod.key: placement.node for placement in decision.plan.placements}
@@ -122,7 +125,7 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
         async with planning(kube, {name: [80, 80, 80, 80] for name in names}) as agents:
             await eventually(lambda: has_seen(agents, names), "the planner knows every GPU")
             await create_all(kube, varied_pods(500, _SEED))
-            placed = await settled(kube, 5.0, lambda: record.deciding)
+            placed = await settled(kube, 5.0, lambda: record.deciding or record.known < 500)
         await take_gates(kube)
         await eventually(lambda: all_judged(kube), "every pod is judged")
         final = await settled(kube, 4.0, lambda: False)
