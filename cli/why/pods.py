@@ -81,7 +81,8 @@ def _answer(raw: Json, pod: Pod, insight: Insight) -> Answer:
         return _bound(about, pod, status, insight.observed.layouts)
     gates = [gate for gate in pod.gates if gate != GATE]
     if gates:
-        text = f"it waits for the scheduling gate {', '.join(gates)}, which is not mpslice's"
+        gate, are = ("gate", "is") if len(gates) == 1 else ("gates", "are")
+        text = f"it waits for the scheduling {gate} {', '.join(gates)}, which {are} not mpslice's"
         remedies = (Remedy("gate", advice.CAUSES[Cause.GATED]),)
         return Answer(about, State.WAITS, str(Cause.GATED), text, remedies=remedies)
     if insight.decision is not None and insight.trials is not None:

@@ -186,6 +186,19 @@ async def test_planner_that_has_said_nothing_is_doubted_after_seconds() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [
+        (["a.io/x"], "the scheduling gate a.io/x, which is not mpslice's"),
+        (["a.io/x", "a.io/y"], "the scheduling gates a.io/x, a.io/y, which are not mpslice's"),
+    ],
+    ids=["one", "two"],
+)
+async def test_gates_of_others_are_named(others: list[str], text: str) -> None:
+    answer = await why(FakeApi(cluster(pods=[pod("p", 10, gates=[*others, GATE])])))
+    assert (answer.reason, answer.summary) == ("Gated", f"it waits for {text}")
+
+
 async def test_events_are_quoted_with_their_age_and_those_that_may_not_be_read_are_left_out() -> (
     None
 ):
