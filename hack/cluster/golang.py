@@ -74,15 +74,15 @@ class Go:
                 f"building {component.key} failed: {_last_line(log)}; "
                 f"see {log}, and check the network, the disk and the memory"
             )
-        self._keep_kinds(component, module, into)
+        self._keep_folder(component, module, into)
         if component.name == "etcd":
             # Go names the program after the last element of the module, "server".
             for built in into.iterdir():
                 built.rename(into / "etcd")
 
-    def _keep_kinds(self, component: Component, module: Path, into: Path) -> None:
-        """Copies the project's custom resource definitions, before its module is dropped."""
-        path, folder = component.kinds
+    def _keep_folder(self, component: Component, module: Path, into: Path) -> None:
+        """Copies what is needed of the project's files, before its module is dropped."""
+        path, folder, name = component.kept
         if not path:
             return
         where = subprocess.run(
@@ -94,9 +94,7 @@ class Go:
             check=True,
             timeout=_BUILD_DEADLINE,
         ).stdout.strip()
-        (into / "crds").mkdir()
-        for file in sorted((Path(where) / folder).glob("*.yaml")):
-            (into / "crds" / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(Path(where) / folder, into / name)
 
     def _count_packages(self, component: Component, module: Path) -> int:
         """How many packages a build from nothing compiles; also fetches the modules."""

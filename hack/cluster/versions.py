@@ -35,9 +35,9 @@ class Component:
     """The folder under `go/` where it is not called as the component."""
     released: bool = True
     """Whether the project releases the programs themselves, and not only images of them."""
-    kinds: tuple[str, str] = ("", "")
-    """A Go module and the folder in it that holds the project's custom resource definitions, which
-    are kept beside the programs in the folder `crds`."""
+    kept: tuple[str, str, str] = ("", "", "")
+    """A Go module, a folder in it, such as that of the project's custom resource definitions, and
+    the name of the folder beside the programs under which it is kept."""
 
     @property
     def module(self) -> str:
@@ -160,9 +160,18 @@ CERT_MANAGER = Component(
     programs=("cert-manager",),
     stamps=(("github.com/cert-manager/cert-manager/pkg/util.AppVersion", "v1.21.2"),),
     released=False,
-    kinds=("github.com/cert-manager/cert-manager", "deploy/crds"),
+    kept=("github.com/cert-manager/cert-manager", "deploy/crds", "crds"),
 )
-NEIGHBOURS = (CERT_MANAGER,)
+KUEUE = Component(
+    name="kueue",
+    version="0.17.0",
+    packages=("sigs.k8s.io/kueue/cmd/kueue",),
+    programs=("kueue",),
+    stamps=(("sigs.k8s.io/kueue/pkg/version.GitVersion", "v0.17.0"),),
+    released=False,
+    kept=("sigs.k8s.io/kueue", "charts/kueue", "chart"),
+)
+NEIGHBOURS = (CERT_MANAGER, KUEUE)
 """Other projects that mpslice is tested beside; obtained for those tests alone."""
 
 

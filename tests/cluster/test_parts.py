@@ -147,21 +147,19 @@ def test_component_that_is_not_released_cannot_be_downloaded(
         parts.obtain(silent, (_IMAGE_ALONE,))
 
 
-def test_custom_resource_definitions_are_kept_beside_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crds = tmp_path / "module" / "deploy" / "crds"
-    crds.mkdir(parents=True)
-    (crds / "one.yaml").write_text("kind: CustomResourceDefinition")
-    (crds / "README.md").write_text("none")
+def test_folder_of_the_module_is_kept_beside_the_program(tmp_path: Path) -> None:
+    templates = tmp_path / "module" / "charts" / "one" / "templates"
+    templates.mkdir(parents=True)
+    (templates / "kind.yaml").write_text("kind: CustomResourceDefinition")
     go = tmp_path / "go"
     go.write_text(f"#!/bin/sh\necho {tmp_path / 'module'}\n")
     go.chmod(0o755)
-    component = replace(_IMAGE_ALONE, kinds=("example.org/module", "deploy/crds"))
+    component = replace(_IMAGE_ALONE, kept=("example.org/module", "charts/one", "chart"))
     into = tmp_path / "into"
     into.mkdir()
-    Go(go, {})._keep_kinds(component, tmp_path, into)
-    assert [file.name for file in (into / "crds").iterdir()] == ["one.yaml"]
+    Go(go, {})._keep_folder(component, tmp_path, into)
+    kept = into / "chart" / "templates" / "kind.yaml"
+    assert kept.read_text() == "kind: CustomResourceDefinition"
 
 
 def test_unknown_way_of_obtaining_names_the_variable(

@@ -3,9 +3,7 @@ issued, renewed and signed by a new CA while slice pods are created."""
 
 import base64
 import contextlib
-import os
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from hack.cluster.processes import ProcessSpec, Program
 from hack.cluster.versions import CERT_MANAGER
 from hack.cluster.waiting import wait_until
 from tests.neighbours.conftest import install_kinds
+from tests.neighbours.mounted import Mounted
 from tests.waiting import DEADLINE
 from tests.webhook.cluster import NAMESPACE, Installation, Replica
 from tests.webhook.load import Record, loaded, tell, two
@@ -29,47 +28,6 @@ _SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _LEAF, _CA = "mpslice-webhook", "mpslice-webhook-ca"
 _VALUES = "tls.mode=cert-manager"
-
-
-class Mounted:
-    """Keeps a Secret's files in a folder, as the kubelet does for a pod that mounts it."""
-
-    def __init__(self, installation: Installation, folder: Path) -> None:
-        self._api = installation.plane.api
-        self.certificate, self.key = folder / "tls.crt", folder / "tls.key"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
-        self._written = ""
-
-    @property
-    def flags(self) -> tuple[str, str]:
-        return (f"--tls-cert-file={self.certificate}", f"--tls-private-key-file={self.key}")
-
-    def __enter__(self) -> "Mounted":
-        wait_until(self._write, "the Secret holds a certificate", seconds=DEADLINE)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(0.2):
-            self._write()
-
-    def _write(self) -> bool:
-        secret = self._api.find(f"{_SECRETS}/mpslice-webhook-tls") or {}
-        data = secret.get("data") or {}
-        if not data.get("tls.crt") or not data.get("tls.key"):
-            return False
-        if (version := secret["metadata"]["resourceVersion"]) != self._written:
-            for path, name in ((self.key, "tls.key"), (self.certificate, "tls.crt")):
-                new = path.with_suffix(".new")
-                new.write_bytes(base64.b64decode(data[name]))
-                os.replace(new, path)
-            self._written = version
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +55,13 @@ def issued(beside: Installation) -> Iterator[Installation]:
 @contextlib.contextmanager
 def serving(installation: Installation, folder: Path) -> Iterator[list[Replica]]:
     """Two replicas that read the certificate that cert-manager wrote, once all trust it."""
+    flags = (
+        f"--tls-cert-file={folder / 'tls.crt'}",
+        f"--tls-private-key-file={folder / 'tls.key'}",
+    )
     with (
-        Mounted(installation, folder) as mounted,
-        two(installation, *mounted.flags, values=(_VALUES,)) as replicas,
+        Mounted(installation.plane.api, f"{_SECRETS}/mpslice-webhook-tls", folder),
+        two(installation, *flags, values=(_VALUES,)) as replicas,
     ):
         wait_until(lambda: _trusted(installation), "the CA injector has written", seconds=DEADLINE)
         yield replicas
