@@ -35,7 +35,8 @@ enum {
 };
 
 enum { MODES = 4, GPUS = 32, LINE = 512, MEMORY_V2 = 0x02000028, XID_CRITICAL = 8,
-       RESET_STATUS = 226, DRAIN_AND_RESET_STATUS = 227, RECOVERY_ACTION = 230, NAP = 4 };
+       RESET_STATUS = 226, DRAIN_AND_RESET_STATUS = 227, RECOVERY_ACTION = 230, NAP = 4,
+       TOPOLOGY_SYSTEM = 50 };
 
 static const unsigned long long MIB = 1 << 20;
 
@@ -140,7 +141,7 @@ static int enter(const char *function, const char *uuid)
         return code;
     if (each("driver", same, "absent"))
         return DRIVER_NOT_LOADED;
-    if (!initialized && strcmp(function, "nvmlInitWithFlags"))
+    if (!initialized && strncmp(function, "nvmlInit", strlen("nvmlInit")))
         return UNINITIALIZED;
     return uuid && each("lost", same, (void *)uuid) ? GPU_IS_LOST : SUCCESS;
 }
@@ -225,6 +226,34 @@ int nvmlInitWithFlags(unsigned flags)
     return SUCCESS;
 }
 #endif
+
+/* From here to nvmlShutdown: what NVIDIA's programs ask and ours do not. */
+int nvmlInit_v2(void)
+{
+    ENTER(NULL);
+    initialized++;
+    return SUCCESS;
+}
+
+int nvmlSystemGetCudaDriverVersion(int *version)
+{
+    ENTER(NULL);
+    *version = 12090;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(Handle *one, Handle *other, int *level)
+{
+    ENTER(NULL);
+    *level = one == other ? 0 : TOPOLOGY_SYSTEM;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetNvLinkState(Handle *handle, unsigned link, int *active)
+{
+    (void)handle, (void)link, (void)active;
+    return NOT_SUPPORTED;
+}
 
 int nvmlShutdown(void)
 {

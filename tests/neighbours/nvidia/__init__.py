@@ -1,0 +1,1 @@
+"""NVIDIA's own programs on a real node."""
