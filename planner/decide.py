@@ -15,6 +15,7 @@ from planner.ageing import earliest, next_change
 from planner.gate.bindable import Bindable
 from planner.gate.gates import keeps_gate, whole_groups
 from planner.gate.guards import cleared, guards, guards_still, told
+from planner.gate.passage import one_group_at_a_time
 from planner.gate.preemption import evictions, kept_clear
 from planner.gate.rivals import Rivals, nominations, ours
 from planner.handover import hand_back, hand_over, outlived
@@ -33,7 +34,7 @@ from planner.progress.course import (
     whose_turn,
 )
 from planner.progress.machine import RENOMINATE, Phase, Progress, nominated
-from planner.progress.note import wanted_note
+from planner.progress.note import kept_place, wanted_note
 from planner.state.absence import Absence, as_if_there, not_carried_out
 from planner.state.bindings import seen_bound
 from planner.state.known import KnownNodes
@@ -92,6 +93,7 @@ def decide(view: View) -> Decision:
     bindable, missing = slices.split()
     leaving = _leaving(view, slices.leaving)
     ready, carving = whole_groups(bindable, missing, refused, snapshot.groups)
+    ready, carving = one_group_at_a_time(ready, carving, view.pods, sites.here)
     held = (*carving, *patient)
     elsewhere = {placement.pod.key for placement in patient}
     preempting = [p for p in made.preemptions if p.pod.key not in elsewhere]
@@ -310,6 +312,7 @@ def _snapshot(
     layouts: Mapping[str, NodeLayout],
     known: KnownNodes | None = None,
 ) -> Snapshot:
+    kept = {pod.key: kept_place(pod) for pod in view.pods if pod.spread and pod.is_pending}
     return build_snapshot(
         nodes,
         layouts,
@@ -321,6 +324,7 @@ def _snapshot(
         namespaces=view.namespaces,
         reserving=course.reserving(view.pods),
         known=known,
+        kept={key: place for key, place in kept.items() if place is not None},
     )
 
 

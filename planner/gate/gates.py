@@ -52,9 +52,10 @@ def keeps_gate(
     """Whether a pod that has no place stays gated: its group does not run, or it would take a free
     slice that stands where another pod has reserved the memory.
 
-    All others lose it, so that preemption and autoscalers see them.
+    A pod of a spread group stays, too: the scheduler would bind it wherever a slice of its size is
+    free. All others lose it, so that preemption and autoscalers see them.
     """
-    if refusal.own is Cause.GROUP:
+    if refusal.own is Cause.GROUP or refusal.pod.spread:
         return True
     if refusal.own is Cause.RESERVED and _could_take(refusal.pod, snapshot, reservations):
         return True

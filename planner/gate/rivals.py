@@ -8,7 +8,7 @@ priority (framework/runtime/framework.go, addGENominatedPods), and tries it ther
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate, islice
 from typing import Final
@@ -107,8 +107,9 @@ class Rivals:
         return left
 
     def endanger(self, placement: Placement) -> bool:
-        """Whether another pod might be bound to its slices, or it to another's."""
-        return any(
+        """Whether another pod might be bound to its slices, or it to another's; always for a pod of
+        a spread group, whose place is to be known until it is bound."""
+        return placement.pod.spread or any(
             self._claims[size].mixed
             or self._is_wanted(size, placement.node, placement.pod)
             or self._leads_astray(placement, size)
@@ -250,11 +251,16 @@ def nominations(
     pod of its priority or a lower one on the node: kube-scheduler would count it against them.
     """
     wanted = {p.pod.key: (p.node, rivals.endanger(p)) for p in placements}
+    gpus = {p.pod.key: p.gpus for p in placements if p.pod.spread}
     for reservation in reservations:
         key, node = reservation.pod.key, reservation.node
         if key not in wanted and not rivals.crowd(reservation.pod, node):
             wanted[key] = node, rivals.endanger_reserved(reservation)
     pods = (*(placement.pod for placement in placements), *loose, *stuck)
+
+    def noted(pod: Pod) -> Progress:
+        return replace(progress.get(pod.uid, NEW), gpus=gpus.get(pod.key, ()))
+
     theirs = {
         pod.key
         for pod in pods
@@ -262,7 +268,7 @@ def nominations(
         if pod.key in wanted or not rivals.outlive(pod)
     }
     return tuple(
-        Nominate(pod, node, wanted_note(pod, progress.get(pod.uid, NEW), node))
+        Nominate(pod, node, wanted_note(pod, noted(pod), node))
         for pod in pods
         if pod.key not in theirs
         if (node := _nominee(pod, *wanted.get(pod.key, ("", False)))) != pod.nominated

@@ -34,6 +34,7 @@ class Gpu:
     """One GPU that may be carved; memory in gb.
 
     `used` slices are never withdrawn; `free` ones exist or are being carved, and nobody has them.
+    `members` are the `Pod.spread_key` of the pods that hold slices here.
     """
 
     uuid: GpuUuid
@@ -42,6 +43,7 @@ class Gpu:
     product: str = ""
     used: Slices = field(default_factory=dict)
     free: Slices = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

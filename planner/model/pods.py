@@ -55,6 +55,7 @@ class Pod:
     other people's gates do not count as waiting. `volume_claims` are the names of the
     PersistentVolumeClaims that it uses, `volume_topology` holds the node terms of each
     bound PersistentVolume that it uses, `volume_problem` names a claim that does not exist.
+    `spread`: it is to have its GPUs to itself among the pods of its group that say the same.
     `progress` is the text of its progress annotation, `available` its condition of ours.
     `preempts` says whether its preemptionPolicy lets it take the place of others, `grace` how many
     seconds it may take to end.
@@ -78,6 +79,7 @@ class Pod:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str = ""
     min_member: int | None = None
+    spread: bool = False
     avoid: frozenset[str] = frozenset()
     nominated: str = ""
     unschedulable: str = ""
@@ -107,6 +109,11 @@ class Pod:
     def group_key(self) -> str:
         """`namespace/group`, or "" for a pod of no group."""
         return f"{self.namespace}/{self.group}" if self.group else ""
+
+    @property
+    def spread_key(self) -> str:
+        """The group no two pods of which may share a GPU, or "" where that is not asked for."""
+        return self.group_key if self.spread else ""
 
     @property
     def waits_since(self) -> str:

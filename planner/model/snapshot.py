@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mpslice.gpus import MAX_SLICES_PER_GPU
+from mpslice.gpus import MAX_SLICES_PER_GPU, GpuUuid
 from planner.model.nodes import Node, NodeState
 from planner.model.pods import Group, Pod
 from planner.model.preemption import Preemptible
+
+Place = tuple[str, tuple[GpuUuid, ...]]
+"""A node and GPUs by seat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Snapshot:
 
     `groups` by `Pod.group_key`. `now`, in UTC, says who has waited long; None: nobody has.
     `reserving` says since when a unit (a pod's uid, or a `Pod.group_key`) has or had its
-    reservation. `preemptible` is None where nobody preempts.
+    reservation. `preemptible` is None where nobody preempts. `kept` are places that pods
+    of spread groups keep until they are bound, by `Pod.key`.
     """
 
     nodes: tuple[NodeState, ...] = ()
@@ -42,3 +46,4 @@ class Snapshot:
     neighbours: Neighbours = field(default_factory=Neighbours)
     reserving: Mapping[str, datetime] = field(default_factory=dict)
     preemptible: Preemptible | None = None
+    kept: Mapping[str, Place] = field(default_factory=dict)

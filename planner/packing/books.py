@@ -16,6 +16,9 @@ from planner.model.nodes import Gpu, NodeState
 NOTHING: Final[dict[SliceSize, int]] = {}
 """What most GPUs have of something: the same for all, and nobody writes into it."""
 
+NOBODY: Final[dict[str, int]] = {}
+"""Likewise, of the spread groups on a GPU."""
+
 
 class Index(Protocol):
     """Where the GPUs of nodes are indexed by what is left of them."""
@@ -42,6 +45,8 @@ class GpuBook:
     which the node's room does not count. `uncarved` is room beside all that stands, `reclaimable`
     the largest slice that could stand here if every free one went; both are 0 when another slice
     would be one too many. `held` is what reservations keep: (gb, slices).
+    `members` counts slices by the spread groups of those who hold them, or whom they are given or
+    kept for.
     """
 
     __slots__ = (
@@ -52,6 +57,7 @@ class GpuBook:
         "free_gb",
         "held",
         "limit",
+        "members",
         "node",
         "order",
         "reclaimable",
@@ -70,6 +76,7 @@ class GpuBook:
         self.claims = self.free = NOTHING
         self.free_gb = self.free_count = 0
         self.held = (0, 0)
+        self.members = NOBODY if not gpu.members else dict.fromkeys(gpu.members, 1)
         room, count = gpu.capacity, 0
         for size, number in gpu.used.items():
             room -= size * number
@@ -149,6 +156,12 @@ class GpuBook:
         """Adds to the room, and to the node's as far as it is not negative."""
         before, self.room = self.room, self.room + gb
         self.node.room += max(0, self.room) - max(0, before)
+
+    def mark(self, group: str, sign: int) -> None:
+        """Notes that a pod of a spread group has a slice here, or has it no more."""
+        left = self.members.get(group, 0) + sign
+        others = {key: count for key, count in self.members.items() if key != group}
+        self.members = {**others, group: left} if left else others
 
     def _set_free(self, size: SliceSize, number: int) -> None:
         change = number - self.free.get(size, 0)

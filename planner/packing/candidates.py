@@ -254,6 +254,8 @@ class Candidates:
                 node = gpu.node
                 if node.cpu < pods.cpu or node.memory < pods.memory or node.pods < 1:
                     continue
+                if not pods.may_share(gpu):
+                    continue
                 obstacle = None if pods.plain else pods.obstacle(node)
                 if obstacle is None:
                     yield gpu

@@ -6,14 +6,15 @@ from mpslice.slices import SliceSize
 from planner.feasibility.relations import RelationBook
 from planner.model.plan import Cause
 from planner.model.pods import Pod
-from planner.packing.books import NodeBook
+from planner.packing.books import GpuBook, NodeBook
 from planner.packing.filters import ANYTHING, Filter, filters
 
 
 class PodClass:
     """What pods of one class need; gb, thousandths of a CPU, bytes. They share their fate.
 
-    `plain`: CPU, memory and the number of pods are all that has to be looked at on a node.
+    `plain`: CPU, memory and the number of pods are all that has to be looked at on a node. `spread`
+    is their `Pod.spread_key`.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class PodClass:
         "seating_order",
         "seats",
         "single",
+        "spread",
     )
 
     def __init__(
@@ -47,6 +49,7 @@ class PodClass:
         self.largest: SliceSize = max(pod.seats)
         self.gb = sum(pod.seats)
         self.single = len(pod.seats) == 1
+        self.spread = pod.spread_key
         self.seating_order = sorted(range(len(pod.seats)), key=lambda seat: -pod.seats[seat])
         self.cpu = wants.cpu_milli or ANYTHING
         self.memory = wants.memory or ANYTHING
@@ -63,6 +66,7 @@ class PodClass:
         self.common: tuple[Hashable, ...] = (
             (
                 several,
+                self.spread,
                 frozenset(pod.ports),
                 wants.ephemeral,
                 wants.extended,
@@ -94,6 +98,10 @@ class PodClass:
             if each.refuses(self.pod, node) is not None:
                 return each
         return None
+
+    def may_share(self, gpu: GpuBook) -> bool:
+        """Whether the GPU has no other pod of their group, if they are to be spread."""
+        return not self.spread or self.spread not in gpu.members
 
     def refused_by(self, node: NodeBook) -> tuple[Cause, Filter] | None:
         """What the node lacks besides GPU memory, the first in the order of the causes."""
@@ -140,6 +148,7 @@ def classes_of(
             pod.avoid,
             pod.volume_topology,
             relations.alike(pod) if relations.active else None,
+            pod.spread_key if pod.spread else "",
         )
         alike = known.get(key)
         if alike is None:

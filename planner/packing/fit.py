@@ -113,7 +113,7 @@ def seat(state: State, pod: Pod, choose: Choose = tightest) -> Seating | None:
     candidates = state.candidates(pods)
     if not candidates.orders:
         return None
-    if pods.single and choose is tightest and not state.standing:
+    if pods.single and choose is tightest and not (state.standing or pods.spread):
         gpu = candidates.tightest(pods)  # the same as below, in a fraction of the time
         if gpu is not None:
             return state.book(pod, pods, gpu.node, (gpu,))
@@ -245,7 +245,7 @@ def ways_on(node: NodeBook, pods: PodClass, most: int, *, carve: bool) -> list[t
     sizes = [pods.seats[seat] for seat in pods.seating_order]
     ways: list[tuple[GpuBook, ...]] = []
     claimed: list[GpuBook] = []
-    left = [iter(_able(node, sizes[0], carve=carve))]  # by slice, the GPUs that it has not tried
+    left = [iter(_able(node, pods, sizes[0], carve=carve))]  # by slice, the untried GPUs
     tries = _TRIES
     while left and len(ways) < most:
         gpu = next(left[-1], None)
@@ -254,7 +254,7 @@ def ways_on(node: NodeBook, pods: PodClass, most: int, *, carve: bool) -> list[t
             gpu.claim(sizes[len(claimed)])
             claimed.append(gpu)
             if len(claimed) < len(sizes):
-                left.append(iter(_able(node, sizes[len(claimed)], carve=carve)))
+                left.append(iter(_able(node, pods, sizes[len(claimed)], carve=carve)))
                 continue
             by_seat = dict(zip(pods.seating_order, claimed, strict=True))
             ways.append(tuple([by_seat[seat] for seat in range(len(sizes))]))
@@ -269,9 +269,11 @@ def ways_on(node: NodeBook, pods: PodClass, most: int, *, carve: bool) -> list[t
     return ways
 
 
-def _able(node: NodeBook, size: SliceSize, *, carve: bool) -> list[GpuBook]:
+def _able(node: NodeBook, pods: PodClass, size: SliceSize, *, carve: bool) -> list[GpuBook]:
     """The GPUs with room for a slice, the one that suits it best first."""
     able = [g for g in node.gpus if g.reclaimable >= size and (carve or size in g.free)]
+    if pods.spread:
+        able = [gpu for gpu in able if pods.may_share(gpu)]
     able.sort(key=lambda g: (size not in g.free, g.uncarved < size, g.uncarved, g.index))
     return able
 

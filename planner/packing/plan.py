@@ -32,6 +32,7 @@ from planner.packing.reuse import is_nominated, keep_nominated, reuse_free_slice
 from planner.packing.search import could_fit, improve, shake
 from planner.packing.seniority import older_first
 from planner.packing.sequence import in_turn
+from planner.packing.spread import keep_places, places
 from planner.packing.standing import Ways, best_ways
 from planner.packing.state import State
 
@@ -90,7 +91,7 @@ def _settled(snapshot: Snapshot, pods: Sequence[Pod], deadline: float | None) ->
     if not made.layouts or len(made.placements) > _SETTLED or not _is_sound(snapshot):
         return made
     for _ in range(_ROUNDS):
-        packing = _Packing(_carved(snapshot, made), pods, None, work)
+        packing = _Packing(places(_carved(snapshot, made), made), pods, None, work)
         again, worth = packing.run()
         if not again.layouts and again.placements == made.placements:
             break
@@ -172,6 +173,7 @@ class _Packing:
         state = self._state
         everyone = range(len(state.units))
         ranks = [list(numbers) for _, numbers in groupby(everyone, key=state.rank.__getitem__)]
+        keep_places(state, self._snapshot)
         contended = False
         for turn, numbers in enumerate(ranks):
             contended |= self._place_rank(numbers, len(ranks) - turn)

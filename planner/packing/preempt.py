@@ -294,8 +294,10 @@ def _least_cost(lacking: int, gb: Sequence[int], ranks: int) -> int | None:
 
 
 def _could_hold(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:
-    """Whether the slices would have room on just these GPUs if nothing else stood there."""
-    return all(gb <= gpu.capacity for gpu, gb in gb_wanted(pods, gpus).items())
+    """Whether the slices would have room on just these GPUs if nothing else stood there, and none
+    has another pod of a group that is to be spread."""
+    wanted = gb_wanted(pods, gpus)
+    return all(gb <= gpu.capacity and pods.may_share(gpu) for gpu, gb in wanted.items())
 
 
 def _have_room(pods: PodClass, gpus: Sequence[GpuBook]) -> bool:

@@ -12,10 +12,10 @@ from itertools import accumulate
 
 from planner.model.plan import Cause, Refusal
 from planner.model.pods import Group, Pod
-from planner.packing.books import NodeBook
+from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.filters import cpu_detail
-from planner.packing.gpus import gpu_refusal, how_many_fit, largest_room
+from planner.packing.gpus import alone_on, gpu_refusal, how_many_fit, largest_room
 from planner.packing.order import Unit
 from planner.packing.reach import Tally
 from planner.packing.reserve import Held
@@ -73,7 +73,8 @@ class RefusalExplainer:
             return Refusal(pod, (), None, Cause.GROUP, note)
         reasons = self._reasons(pod)
         if reasons.fits or reasons.reserved:
-            note = f"the {unit.needed} pods that {group} still needs do not all fit at once"
+            apart = ", each on a GPU of its own" if pod.spread else ""
+            note = f"the {unit.needed} pods that {group} still needs do not all fit at once{apart}"
             return Refusal(pod, (), None, Cause.GROUP, note)
         note = f"{group} needs {unit.needed} more pods at once, and this one fits nowhere"
         return Refusal(pod, reasons.causes, reasons.hole, Cause.GROUP, note, reasons.details)
@@ -139,6 +140,7 @@ class _Count:
         self._most_cpu: int | None = None
         self._most_capacity = 0
         self._most_slices: _Fitting | None = None
+        self._gpus = self._shared = 0  # of nodes that are short of GPU memory, one by one
 
     @property
     def hole(self) -> tuple[int, str, int] | None:
@@ -153,7 +155,11 @@ class _Count:
             cause = Cause.GPU_MEMORY
         self.tally.add(cause, 1)
         if cause is Cause.GPU_MEMORY:
-            self.note_short(_hole(node), None if self.pods.single else _fitting(node, self.pods))
+            gpus = alone_on(node, self.pods)
+            fitting = None if self.pods.single else _fitting(node, self.pods)
+            self.note_short(_hole(node, gpus) if gpus else None, fitting)
+            self._gpus += len(node.gpus)
+            self._shared += len(node.gpus) - len(gpus)
         if cause is Cause.GPU_TOO_SMALL:
             self.note_too_small(max(gpu.capacity for gpu in node.gpus))
         else:
@@ -165,9 +171,10 @@ class _Count:
             self.tally.add(Cause.CPU, nodes)
             self._most_cpu = most if self._most_cpu is None else max(most, self._most_cpu)
 
-    def note_short(self, hole: _Hole, fitting: _Fitting | None = None) -> None:
+    def note_short(self, hole: _Hole | None, fitting: _Fitting | None = None) -> None:
         """Of nodes that are short of GPU memory, the largest hole and the most slices that fit."""
-        self._largest_hole = min(hole, self._largest_hole or hole)
+        if hole is not None:
+            self._largest_hole = min(hole, self._largest_hole or hole)
         if fitting is not None:
             self._most_slices = min(fitting, self._most_slices or fitting)
 
@@ -191,6 +198,9 @@ class _Count:
             fitting, name = -self._most_slices[0], self._most_slices[1]
             slices = len(self.pods.seats)
             text = f"room for {fitting} of its {slices} slices on {name}"
+            self._tell(Cause.GPU_MEMORY, text)
+        if self._shared:
+            text = f"{self._shared} of {self._gpus} GPUs there hold a pod of its group"
             self._tell(Cause.GPU_MEMORY, text)
         return self.tally.details()
 
@@ -229,7 +239,7 @@ class _Columns:
         pods = count.pods
         first = bisect_left(self._cpu, pods.cpu)
         last = len(self.nodes) - first - 1  # where the suffix ends in the reversed columns
-        if not pods.plain or (last >= 0 and self._lack_node(pods, last)):
+        if not pods.plain or pods.spread or (last >= 0 and self._lack_node(pods, last)):
             self._each(count)
             return
         count.lacking_cpu(first, self._cpu[first - 1] if first else 0)
@@ -310,8 +320,8 @@ def _least(values: Iterable[int]) -> list[int]:
     return list(accumulate(values, min))
 
 
-def _hole(node: NodeBook) -> _Hole:
-    gpu = largest_room(node)
+def _hole(node: NodeBook, gpus: Sequence[GpuBook] = ()) -> _Hole:
+    gpu = largest_room(gpus or node.gpus)
     return -gpu.room, node.name, gpu.index
 
 

@@ -187,7 +187,7 @@ def _least_lacking(pods: PodClass, node: NodeBook) -> tuple[float, tuple[GpuBook
     share one. And the part of its memory, or of its slices, that is not free yet."""
     gb = {gpu: gpu.room for gpu in node.gpus}
     slots = {gpu: gpu.limit - gpu.count for gpu in node.gpus}
-    promised = {gpu: gpu.held for gpu in node.gpus}
+    promised = {gpu: gpu.held for gpu in node.gpus if pods.may_share(gpu)}
     chosen: dict[int, GpuBook] = {}
     for seat in pods.seating_order:
         size = pods.seats[seat]

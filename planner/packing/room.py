@@ -29,6 +29,7 @@ class Room:
         promised: Counter[Thing],
     ) -> None:
         self._node = node
+        self._spread = pods.spread
         self._gpus = list(dict.fromkeys(gpus))
         self._promised = promised
         wants = pods.pod.requests
@@ -90,7 +91,7 @@ class Room:
         )
         gpus = tuple(zip(self._gpus, gb, slices, strict=True))
         extended = tuple(zip(self._names, others, strict=True))
-        return Part(self._node, gpus, cpu, memory, ephemeral, pods, extended)
+        return Part(self._node, gpus, cpu, memory, ephemeral, pods, extended, self._spread)
 
     def gives(self, holder: Holder, lacking: Sequence[int]) -> tuple[int, ...]:
         """What the end of the pod gives of what is lacking."""

@@ -43,7 +43,10 @@ class Seating:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of what is left on a node: of each GPU the gb and slices, and of the node itself."""
+    """A part of what is left on a node: of each GPU the gb and slices, and of the node itself.
+
+    `spread` is the spread group of the pod that it is kept for.
+    """
 
     node: NodeBook
     gpus: tuple[tuple[GpuBook, int, int], ...]
@@ -52,6 +55,7 @@ class Part:
     ephemeral: int = 0
     pods: int = 0
     extended: tuple[tuple[str, int], ...] = ()
+    spread: str = ""
 
 
 Seatings = Sequence[Seating]
@@ -156,6 +160,8 @@ class State:
         else:
             for size, gpu in zip(pods.seats, gpus, strict=True):
                 _change(gpu, gpu.claim, size)
+        if pods.spread:
+            _mark(pods, gpus)
         return Seating(pod, pods, node, gpus)
 
     def unbook(self, seating: Seating) -> None:
@@ -164,6 +170,8 @@ class State:
         self._epoch = self._epochs
         for size, gpu in zip(seating.pods.seats, seating.gpus, strict=True):
             _change(gpu, gpu.unclaim, size)
+        if seating.pods.spread:
+            _mark(seating.pods, seating.gpus, -1)
         node = seating.node
         seating.pods.take(node, -1)
         self._freed(node)
@@ -175,6 +183,8 @@ class State:
         for size, gpu in zip(seating.pods.seats, seating.gpus, strict=True):
             _change(gpu, lambda size, gpu=gpu: gpu.hold(sign * size, sign), size)  # type: ignore[misc]
         seating.pods.take(seating.node, sign)
+        if seating.pods.spread:
+            _mark(seating.pods, seating.gpus, sign)
         self._held(seating.node, sign)
 
     def keep(self, part: Part, sign: int = 1) -> None:
@@ -182,6 +192,8 @@ class State:
         node = part.node
         for gpu, gb, slices in part.gpus:
             _change(gpu, lambda _, gpu=gpu, gb=gb, n=slices: gpu.hold(sign * gb, sign * n), gpu)  # type: ignore[misc,arg-type]
+            if part.spread:
+                gpu.mark(part.spread, sign)
         node.cpu -= sign * part.cpu
         node.memory -= sign * part.memory
         node.ephemeral -= sign * part.ephemeral
@@ -330,8 +342,12 @@ class State:
         return len(unit.pods) >= unit.needed and (group is None or bool(self.placed[group]))
 
     def is_alone(self, number: int) -> bool:
-        """Whether it is a lone pod, of no group that waits, on whose place no other's depends."""
+        """Whether it is a lone pod, of no group that waits or is spread, on whose place no other's
+        depends.
+        """
         if self.units[number].needed > 1 or number in self.further or not self.may_go(number):
+            return False
+        if self.units[number].pods[0].spread:
             return False
         if not self.relations.active:
             return True
@@ -388,6 +404,11 @@ def _change(gpu: GpuBook, change: Callable[[SliceSize], None], size: SliceSize) 
     change(size)
     for index in indexes:
         index.add(gpu)
+
+
+def _mark(pods: PodClass, gpus: Iterable[GpuBook], sign: int = 1) -> None:
+    for gpu in gpus:
+        gpu.mark(pods.spread, sign)
 
 
 def _wanted(classes: Iterable[PodClass]) -> Counter[SliceSize]:

@@ -66,7 +66,7 @@ class CellCandidates:
             candidates.block([node for node in nodes if node.order in candidates.orders])
 
     def fitting(self, gpus: Iterator[GpuBook], pods: PodClass) -> Iterator[GpuBook]:
-        return (gpu for gpu in gpus if pods.fits(gpu.node))
+        return (gpu for gpu in gpus if pods.may_share(gpu) and pods.fits(gpu.node))
 
     def with_free(self, pods: PodClass) -> Iterator[GpuBook]:
         return (gpu for each in self._open() for gpu in each.with_free(pods))

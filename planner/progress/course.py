@@ -189,7 +189,7 @@ def settle(
         every[uid] = carve(every[uid], placement.node, now, missing=uid in missing)
     for refusal in refused:
         uid = refusal.pod.uid
-        every[uid] = _without_place(every[uid], refusal, now)
+        every[uid] = replace(_without_place(every[uid], refusal, now), gpus=())
     for reservation in reservations:
         uid = reservation.pod.uid
         if uid in every and every[uid].reserving is None and reservation.since is not None:
@@ -204,6 +204,10 @@ def settle(
         before = every[uid].preempting
         if before is not None and (before.node, before.gpus) == (node, gpus):
             holds[uid] = before  # until it is bound nobody takes its place
+    for placement in placed:
+        if placement.pod.spread:
+            uid = placement.pod.uid
+            every[uid] = replace(every[uid], gpus=placement.gpus)
     for uid, progress in every.items():
         if progress.preempting is not None or uid in holds:
             every[uid] = replace(progress, preempting=holds.get(uid))

@@ -28,6 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from mpslice.gpus import GpuUuid
 from planner.model.pods import Pod
 from planner.model.preemption import Hold
 
@@ -102,7 +103,8 @@ class Progress:
     `nominated`, in a time of RENOMINATE.
     `entered` is when it came to be carved for, or to be offered its slices. `since` is when its
     waiting began, where that was later than its creation; `reserving` when its reservation did;
-    `preempting` is where it waits for pods to end that are evicted for it.
+    `preempting` is where it waits for pods to end that are evicted for it. `gpus` are those of its
+    place, by seat, if its group is to be spread.
     """
 
     phase: Phase = Phase.PENDING
@@ -121,6 +123,7 @@ class Progress:
     since: datetime | None = None
     reserving: datetime | None = None
     preempting: Hold | None = None
+    gpus: tuple[GpuUuid, ...] = ()
 
     @property
     def backs_off(self) -> bool:

@@ -1,8 +1,8 @@
 """What a restart must not forget of a pod's progress, as one small annotation on the pod.
 
 It is written when a pod backs off, when its waiting began later than its creation, when its
-reservation begins, before pods are evicted for it, and with a nomination of ours. A pod that just
-comes and is bound has none.
+reservation begins, before pods are evicted for it, and with a nomination of ours; of a pod whose
+group is to be spread over GPUs it names those, too. A pod that just comes and is bound has none.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Final
 from mpslice.gpus import GpuUuid
 from planner.model.pods import Pod
 from planner.model.preemption import Hold
+from planner.model.snapshot import Place
 from planner.progress.machine import NEW, Phase, Progress
 
 PROGRESS: Final = "mpslice.io/progress"
@@ -54,6 +55,8 @@ def note_text(progress: Progress, nominated: str = "") -> str:
         }
     if nominated:
         said["nominated"] = nominated
+        if progress.gpus:
+            said["gpus"] = list(progress.gpus)
     if progress.backs_off and progress.until is not None:
         said["backoff"] = {
             "attempts": progress.attempts,
@@ -75,6 +78,7 @@ def read_note(text: str) -> Note:
             since=_time(said, "since"),
             reserving=_time(said, "reserving"),
             preempting=_hold(said.get("preempting")),
+            gpus=tuple(GpuUuid(str(uuid)) for uuid in said.get("gpus") or ()),
         )
         if backoff:
             progress = replace(
@@ -98,6 +102,18 @@ def _hold(said: Mapping[str, Any] | None) -> Hold | None:
     return Hold(str(said["node"]), gpus, until)
 
 
+def kept_place(pod: Pod) -> Place | None:
+    """The place that a pod of a spread group keeps until it is bound; None if it has none.
+
+    Not where it was refused, nor once kube-scheduler has nominated it elsewhere by itself.
+    """
+    note = read_note(pod.progress) if pod.spread and pod.progress else Note()
+    node, gpus = note.nominated, note.progress.gpus
+    if not (node and gpus) or node in pod.avoid or pod.nominated not in ("", node):
+        return None
+    return node, gpus
+
+
 def _time(said: Mapping[str, Any], key: str) -> datetime | None:
     text = said.get(key)
     moment = datetime.fromisoformat(text) if text else None
@@ -118,5 +134,6 @@ def wanted_note(pod: Pod, progress: Progress, nominated: str) -> str:
             since=progress.since,
             reserving=progress.reserving,
             preempting=progress.preempting,
+            gpus=progress.gpus,
         )
     return note_text(progress, nominated)

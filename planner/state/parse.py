@@ -37,6 +37,8 @@ Labels = Mapping[str, str]
 
 GROUP_LABEL: Final = "scheduling.x-k8s.io/pod-group"
 MIN_MEMBER_ANNOTATION: Final = "mpslice.io/min-member"
+SPREAD_ANNOTATION: Final = "mpslice.io/spread"
+SPREAD_OVER_GPUS: Final = "gpu"
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 _MOST_SLICES: Final = 1024  # in one container: more than any node holds, few enough to count
@@ -50,7 +52,8 @@ def parse_pod(obj: Json) -> Pod:
     containers = spec.get("containers") or ()
     init_containers = spec.get("initContainers") or ()
     namespace = metadata.get("namespace") or "default"
-    labels = metadata.get("labels") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    group = labels.get(GROUP_LABEL) or ""
     return Pod(
         namespace=namespace,
         name=metadata["name"],
@@ -68,12 +71,13 @@ def parse_pod(obj: Json) -> Pod:
         constraints=_constraints(spec),
         relations=parse_relations(spec, namespace, labels),
         labels=labels,
-        group=labels.get(GROUP_LABEL) or "",
-        min_member=_min_member(metadata.get("annotations") or {}),
+        group=group,
+        min_member=_min_member(annotations),
+        spread=bool(group) and annotations.get(SPREAD_ANNOTATION) == SPREAD_OVER_GPUS,
         nominated=status.get("nominatedNodeName") or "",
         unschedulable=_verdict(status),
         volume_claims=tuple(_volume_claims(metadata["name"], spec)),
-        progress=(metadata.get("annotations") or {}).get(PROGRESS) or "",
+        progress=annotations.get(PROGRESS) or "",
         available=_available(status),
         succeeded=status.get("phase") == "Succeeded",
         preempts=spec.get("preemptionPolicy") != "Never",

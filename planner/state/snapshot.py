@@ -14,7 +14,7 @@ from mpslice.nodelayout import NodeLayout
 from planner.model.constraints import NO_RELATIONS, Resources
 from planner.model.nodes import Gpu, Node, NodeState
 from planner.model.pods import Group, Pod
-from planner.model.snapshot import Neighbours, Snapshot
+from planner.model.snapshot import Neighbours, Place, Snapshot
 from planner.state.known import KnownNodes
 from planner.state.standing import Contradiction, gpus_of
 
@@ -35,12 +35,14 @@ def build_snapshot(
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
     reserving: Mapping[str, datetime] | None = None,
     known: KnownNodes | None = None,
+    kept: Mapping[str, Place] | None = None,
 ) -> Snapshot:
     """The snapshot of the labelled `nodes`; `layouts` by node name; `pods` are all pods there are.
 
     `minimums` are the PodGroups' minMember by `Pod.group_key`. A node without a layout status has
     no GPUs yet. `all_nodes`, labelled or not, and the labels of `namespaces` bear on relations
-    between pods. `reserving` is as in Snapshot. `known` is what earlier snapshots found out.
+    between pods. `reserving` and `kept` are as in Snapshot. `known` is what earlier snapshots found
+    out.
     Total: bad input sets its node aside.
     """
     bound: dict[str, list[Pod]] = {}
@@ -92,6 +94,7 @@ def build_snapshot(
         now,
         neighbours,
         reserving or {},
+        kept=kept or {},
     )
 
 

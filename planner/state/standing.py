@@ -23,6 +23,7 @@ from mpslice.nodelayout import (
 from mpslice.slices import SliceSize
 from planner.model.nodes import Gpu
 from planner.model.pods import Pod
+from planner.state.members import NOBODY, Members, join, members_of, suitable
 
 Held = dict[str, dict[SliceSize, int]]
 """The used slices by pod; under "" those whose pod the agent does not know yet."""
@@ -57,6 +58,10 @@ class _Count:
     def uncarved_gb(self) -> int:
         return self.capacity - self.used_gb - self.free_gb
 
+    def offers(self, size: SliceSize) -> bool:
+        """Whether a slice of the size stands or is to stand here that nobody has."""
+        return size in self.free or self.leaves(size)
+
     def leaves(self, size: SliceSize) -> bool:
         """Whether a slice of the size stands here that nobody has and that is to go."""
         return self.shown.get(size, 0) > self.used.get(size, 0) + self.free.get(size, 0)
@@ -84,9 +89,16 @@ def gpus_of(
         return ()
     held: Held = {}
     counts = _count_all(layout, layout.status, held, most)
-    _settle_claims(counts, held, pods)
+    pods = tuple(pods)
+    members = members_of(layout.status, pods)
+    _settle_claims(counts, held, pods, members)
     counts.sort(key=lambda gpu: (gpu.index, gpu.uuid))
-    return tuple([Gpu(g.uuid, g.index, g.capacity, g.product, g.used, g.free) for g in counts])
+    return tuple(
+        [
+            Gpu(g.uuid, g.index, g.capacity, g.product, g.used, g.free, members.get(g.uuid, NOBODY))
+            for g in counts
+        ]
+    )
 
 
 def spec_was_refused(layout: NodeLayout) -> bool:
@@ -179,7 +191,9 @@ def _check_ids(gpu: GpuStatus) -> None:
         raise Contradiction(f"GPU {gpu.index} lists slice {twice} twice")
 
 
-def _settle_claims(gpus: Sequence[_Count], held: Held, pods: Iterable[Pod]) -> None:
+def _settle_claims(
+    gpus: Sequence[_Count], held: Held, pods: Iterable[Pod], members: Members
+) -> None:
     """Gives the pods that are bound, but not seen to hold their slices yet, free ones of the size.
 
     The kubelet takes them in allocation order, so the same order is used here, and one that is to
@@ -190,12 +204,14 @@ def _settle_claims(gpus: Sequence[_Count], held: Held, pods: Iterable[Pod]) -> N
     if not late:
         return
     anonymous = Counter(held.get("", {}))  # allocated, and it is not known yet for whom
-    for _, missing in sorted(late, key=lambda item: item[0].key):
+    for pod, missing in sorted(late, key=lambda item: item[0].key):
         known = missing & anonymous
         anonymous -= known
         for size, count in sorted((missing - known).items()):
             for _ in range(count):
-                _hold(gpus, size)
+                gpu = _hold(suitable(gpus, size, pod, members), size)
+                if pod.spread and gpu is not None:
+                    join(members, gpu.uuid, pod)
 
 
 def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
@@ -210,7 +226,7 @@ def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
     return Counter(seats) - Counter(mine or {})
 
 
-def _hold(gpus: Sequence[_Count], size: SliceSize) -> None:
+def _hold(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
     gpu = _next_taken([gpu for gpu in gpus if size in gpu.free], size)
     if gpu is not None:
         gpu.free[size] -= 1
@@ -226,6 +242,7 @@ def _hold(gpus: Sequence[_Count], size: SliceSize) -> None:
         gpu.used[size] = gpu.used.get(size, 0) + 1
         gpu.used_gb += size
         gpu.settle()
+    return gpu
 
 
 def _next_taken(having: Iterable[_Count], size: SliceSize) -> _Count | None:

@@ -18,9 +18,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--preemption", action="store_true", help="with planner.preemption on")
+    parser.add_argument("--spread", action="store_true", help="with groups spread over GPUs")
     options = parser.parse_args()
     if options.seed is not None:
-        outcome = live(options.seed, tell=True, preemption=options.preemption)
+        outcome = live(
+            options.seed, tell=True, preemption=options.preemption, spread=options.spread
+        )
         print("\n".join(outcome.problems) or "no invariant broken")
         return 1 if outcome.problems else 0
     seeds = range(options.first, options.first + options.seeds)
@@ -28,7 +31,7 @@ def main() -> int:
     seen: Counter[str] = Counter()
     broken = 0
     with ProcessPoolExecutor(options.processes) as pool:
-        one = partial(live, preemption=options.preemption)
+        one = partial(live, preemption=options.preemption, spread=options.spread)
         for outcome in pool.map(one, seeds, chunksize=25):
             seen.update(outcome.seen)
             broken += bool(outcome.problems)

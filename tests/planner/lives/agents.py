@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mpslice.gpus import DeviceId, GpuUuid
@@ -113,9 +114,18 @@ class Agent:
             return Counter()
         return Counter(s.size for gpu in self.gpus for s in gpu)
 
-    def take(self, size: int, pod: str, dice: random.Random) -> bool:
-        """A container starts with a free slice of the size; whether there is one."""
-        free = [s for gpu in self.gpus for s in gpu if s.size == size and not s.pod]
+    def take(
+        self, size: int, pod: str, dice: random.Random, siblings: Collection[str] = ()
+    ) -> bool:
+        """A container starts with a free slice of the size; whether there is one on a GPU where
+        none of the siblings holds any.
+        """
+        free = [
+            s
+            for gpu in self.gpus
+            for s in gpu
+            if s.size == size and not s.pod and not any(o.pod in siblings for o in gpu)
+        ]
         if free:
             dice.choice(free).pod = pod
         return bool(free)

@@ -33,6 +33,7 @@ class Judge:
     def __call__(self, life: Life, decision: Decision) -> None:
         _capacity(life)
         _used(life, decision)
+        _spread(life, decision)
         _backoff_holds_nothing(life, decision)
         bound = [pod for pod in life.world.pods.values() if pod.uid in self._unbound and pod.node]
         self._evictions(life)
@@ -157,6 +158,29 @@ def _used(life: Life, decision: Decision) -> None:
                     life.problem(f"a used slice of {agent.name} is to be withdrawn")
 
 
+def _spread(life: Life, decision: Decision) -> None:
+    """No two pods of a spread group hold slices of one GPU, or are planned to."""
+    spread = {p.key: p.group_key for p in life.world.pods.values() if p.spread}
+    there: dict[str, dict[str, set[str]]] = {}
+    for agent in life.world.agents.values():
+        for index, gpu in enumerate(agent.gpus):
+            for pod in (s.pod for s in gpu if s.pod in spread):
+                holders = there.setdefault(agent.uuid(index), {})
+                holders.setdefault(spread[pod], set()).add(pod)
+    for placement in decision.plan.placements:
+        key = placement.pod.key
+        if placement.pod.spread and (key not in life.world.pods or life.world.pods[key].node == ""):
+            for uuid in placement.gpus:
+                there.setdefault(uuid, {}).setdefault(spread.get(key, ""), set()).add(key)
+    for uuid, groups in there.items():
+        for pods in groups.values():
+            if len(pods) > 1:
+                life.problem(f"{sorted(pods)} are of one group and share {uuid}")
+    life.seen["groups spread"] += len(set(spread.values()))
+    life.seen["refused beside others of their group"] += len(life.world.refused_beside)
+    life.world.refused_beside.clear()
+
+
 def _backoff_holds_nothing(life: Life, decision: Decision) -> None:
     for placement in decision.plan.placements:
         progress = decision.progress.get(placement.pod.uid)
@@ -257,10 +281,17 @@ def _is_full(life: Life, decision: Decision, pod: Pod, name: str) -> bool:
         agent.uuid(index): capacity - sum(s.size for s in gpu if s.pod)
         for index, (capacity, gpu) in enumerate(zip(agent.capacities, agent.gpus, strict=True))
     }
+    group = pod.group_key if pod.spread else None
+    mates = {p.key for p in life.world.pods.values() if p.spread and p.group_key == group}
+    shared = {agent.uuid(i) for i, gpu in enumerate(agent.gpus) if any(s.pod in mates for s in gpu)}
     for placement in decision.plan.placements:
         if placement.node == name:
             for gpu, size in zip(placement.gpus, placement.pod.seats, strict=True):
                 rooms[gpu] -= size
+            shared.update(placement.gpus if placement.pod.key in mates else ())
+    rooms = {gpu: room for gpu, room in rooms.items() if gpu not in shared}
+    if not rooms:
+        return True
     for size in sorted(pod.seats, reverse=True):
         best = max(rooms, key=lambda gpu: rooms[gpu])
         if rooms[best] < size:

@@ -35,6 +35,7 @@ class Kind:
     restarts: bool = False  # the planner forgets all at any moment
     calm: float = 0.5  # the share of long steps
     preemption: bool = False
+    spread: bool = False  # many groups, most of them to be spread over GPUs
 
 
 @dataclass(slots=True)
@@ -326,14 +327,13 @@ class Life:
             gates = ()
         elif self.kind.held and dice.random() < 0.2:
             gates = (GATE, "example.com/quota")
-        if dice.random() < 0.12:
-            for k in range(dice.randint(2, 3)):
-                self.add(
-                    f"{name[:4]}g{k}{name[4:]}",
-                    sizes,
-                    (GATE,),
-                    options | {"group": f"g{self._count}", "min_member": 2},
-                )
+        if dice.random() < (0.4 if self.kind.spread else 0.12):
+            options |= {"group": f"g{self._count}", "min_member": 2}
+            members = dice.randint(2, 3)
+            if self.kind.spread and dice.random() < 0.8:
+                options |= {"spread": True, "min_member": dice.randint(1, members)}
+            for k in range(members):
+                self.add(f"{name[:4]}g{k}{name[4:]}", sizes, (GATE,), options)
         else:
             self.add(name, sizes, gates, options)
 

@@ -37,9 +37,11 @@ def kind_of(seed: int) -> Kind:
     )
 
 
-def live(seed: int, *, tell: bool = False, preemption: bool = False) -> Outcome:
+def live(
+    seed: int, *, tell: bool = False, preemption: bool = False, spread: bool = False
+) -> Outcome:
     """Lives it; an exception is a broken invariant, too."""
-    kind = replace(kind_of(seed), preemption=preemption)
+    kind = replace(kind_of(seed), preemption=preemption, spread=spread)
     life = Life(seed, kind, Judge())
     if preemption and seed % 2:
         life.world.budget = seed % 5

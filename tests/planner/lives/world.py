@@ -35,6 +35,8 @@ class World:
     touched: int = 0  # changes of pods
     version: int = 0  # of what may make room for a refused pod
     failed_admissions: int = 0
+    refused_beside: list[str] = field(default_factory=list)
+    """Pods that found slices only where others of their spread group are."""
     budget: int | None = None  # of the pods labelled budget=yes so many have to run
     _number: "count[int]" = field(default_factory=count)
 
@@ -88,11 +90,18 @@ class World:
             return
         agent = self.agents[name]
         for size in pod.seats:
-            if not agent.take(int(size), key, self.dice):
-                self.failed_admissions += 1
+            if not agent.take(int(size), key, self.dice, self._siblings(pod)):
+                if agent.free()[int(size)]:
+                    self.refused_beside.append(key)
+                else:
+                    self.failed_admissions += 1
                 agent.give_back(key)
                 self.put(replace(pod, finished=True))
                 return
+
+    def _siblings(self, pod: Pod) -> set[str]:
+        others = (o for o in self.pods.values() if o.spread and o.group_key == pod.group_key)
+        return {other.key for other in others if pod.spread and other.key != pod.key}
 
     def end(self, key: str) -> None:
         pod = self.pods.pop(key, None)

@@ -1,0 +1,75 @@
+"""On which GPUs of a node the pods of spread groups hold slices, or will in a moment."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from mpslice.gpus import GpuUuid
+from mpslice.nodelayout import LayoutStatus, SliceState
+from mpslice.slices import SliceSize
+from planner.model.pods import Pod
+from planner.progress.note import read_note
+
+Members = dict[GpuUuid, frozenset[str]]
+"""`Pod.spread_key` of the pods that hold slices, by GPU."""
+
+NOBODY: Final[frozenset[str]] = frozenset()
+
+
+class _Gpu(Protocol):
+    """What is looked at of a GPU: whether a slice stands there that a bound pod may take."""
+
+    @property
+    def uuid(self) -> GpuUuid: ...
+
+    def offers(self, size: SliceSize) -> bool: ...
+
+
+G = TypeVar("G", bound=_Gpu)
+
+
+def members_of(status: LayoutStatus, pods: Iterable[Pod]) -> Members:
+    """Who is seen to hold slices. A slice that was taken and whose pod is not known yet may be that
+    of any pod that is not seen to hold one of its size.
+    """
+    spread = {pod.key: pod for pod in pods if pod.spread}
+    members: Members = {}
+    if not spread:
+        return members
+    used = [
+        (gpu.uuid, entry.id.size, entry.pod)
+        for gpu in status.gpus
+        for entry in gpu.slices
+        if entry.state is SliceState.USED
+    ]
+    held: dict[str, Counter[SliceSize]] = {key: Counter() for key in spread}
+    for uuid, size, key in used:
+        if key in spread:
+            held[key][size] += 1
+            join(members, uuid, spread[key])
+    for key, pod in spread.items():
+        missing = Counter(pod.seats) - held[key]
+        for uuid, size, holder in used:
+            if not holder and missing[size]:
+                join(members, uuid, pod)
+    return members
+
+
+def join(members: Members, uuid: GpuUuid, pod: Pod) -> None:
+    """Notes that the pod holds a slice on the GPU."""
+    members[uuid] = members.get(uuid, NOBODY) | {pod.spread_key}
+
+
+def suitable(gpus: Sequence[G], size: SliceSize, pod: Pod, members: Members) -> Sequence[G]:
+    """The GPUs of which a pod that is bound will take a slice: of a spread group, where it was
+    planned, or else those without another pod of its group.
+    """
+    if not pod.spread:
+        return gpus
+    alone = [g for g in gpus if pod.spread_key not in members.get(g.uuid, NOBODY)]
+    note = read_note(pod.progress)
+    if note.nominated == pod.node:
+        planned = [g for g in alone if g.uuid in note.progress.gpus and g.offers(size)]
+        if planned:
+            return planned
+    return alone or gpus
