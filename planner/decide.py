@@ -32,6 +32,7 @@ from planner.progress.course import (
     next_deadline,
     settle,
     whose_turn,
+    with_places,
 )
 from planner.progress.machine import RENOMINATE, Phase, Progress, nominated
 from planner.progress.note import kept_place, wanted_note
@@ -125,6 +126,7 @@ def decide(view: View) -> Decision:
         preempting,
         now,
     )
+    progress = with_places(progress, (*made.placements, *patient))
     for action in for_pods:
         if isinstance(action, Nominate) and action.pod.uid in progress:
             progress[action.pod.uid] = nominated(progress[action.pod.uid], now)

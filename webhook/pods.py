@@ -180,6 +180,8 @@ class Pod:
     """
 
     prefix: str
+    annotations: Mapping[str, Any]
+    labels: Mapping[str, Any]
     spec: Mapping[str, Any]
     security: Mapping[str, Any]
     containers: tuple[Container, ...]
@@ -245,10 +247,13 @@ class Pod:
 
 def read_pod(pod: Mapping[str, Any], prefix: str = "") -> Pod:
     """Reads a pod, or a pod template whose path is `prefix` (`spec.template.`)."""
-    spec = pod.get("spec", EMPTY)
+    spec, metadata = pod.get("spec", EMPTY), pod.get("metadata", EMPTY)
+    annotations = metadata.get("annotations", EMPTY)
     containers, surplus = _containers(spec, prefix)
     return Pod(
         prefix=prefix,
+        annotations=annotations,
+        labels=metadata.get("labels", EMPTY),
         spec=spec,
         security=spec.get("securityContext", EMPTY),
         containers=tuple(containers),
@@ -256,7 +261,7 @@ def read_pod(pod: Mapping[str, Any], prefix: str = "") -> Pod:
         names_gb=True in [GB_RESOURCE in container.amounts for container in containers],
         host_ipc=spec.get("hostIPC") is True,
         windows=spec.get("os", EMPTY).get("name") == "windows",
-        mirror=MIRROR_ANNOTATION in pod.get("metadata", EMPTY).get("annotations", EMPTY),
+        mirror=MIRROR_ANNOTATION in annotations,
         surplus=surplus,
     )
 

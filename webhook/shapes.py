@@ -86,6 +86,7 @@ class _Owner(TypedDict, total=False):
 class _Metadata(TypedDict, total=False):
     generateName: str
     annotations: dict[str, Any]
+    labels: dict[str, Any]
     ownerReferences: list[_Owner]
 
 

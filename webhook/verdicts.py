@@ -32,6 +32,7 @@ class Reason(StrEnum):
     RUN_AS_NON_ROOT_CONFLICT = "RunAsNonRootConflict"
     PRIVILEGE_ESCALATION = "PrivilegeEscalation"
     UNSUPPORTED_POD = "UnsupportedPod"
+    INVALID_SPREAD = "InvalidSpread"
     SLICE_WITH_WHOLE_GPU = "SliceWithWholeGPU"
     RESERVED_ENVIRONMENT = "ReservedEnvironment"
     RESERVED_MOUNT = "ReservedMount"

@@ -19,11 +19,12 @@ from cli.progress import Progress
 from cli.reading.inventory import Inventory, Notice, slices_in, take_stock
 from cli.reading.manifests import Manifest, Read
 from cli.reading.shapes import GROUPS, WORKLOADS
+from mpslice.groups import GROUP_LABEL
 from planner.model.plan import Cause, Refusal
 from planner.model.pods import GATE, Pod
 from planner.model.snapshot import Snapshot
 from planner.packing import plan, solver_is_installed
-from planner.state.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION, Labels, parse_namespace
+from planner.state.parse import MIN_MEMBER_ANNOTATION, Labels, parse_namespace
 from planner.state.podgroups import minimum_of
 from planner.state.snapshot import build_snapshot
 from planner.words.explain import refusal_text, sizes_text

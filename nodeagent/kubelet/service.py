@@ -22,6 +22,7 @@ from nodeagent.kubelet.witness import Witness
 from nodeagent.pulse import Pulse
 from nodeagent.seams import Enforcer
 from nodeagent.slices.leftovers import until_vacated
+from nodeagent.slices.spread import by_suitability, obstacle, refusal
 from nodeagent.slices.table import Listed, SliceTable
 
 READY_SECONDS: Final = 25.0
@@ -64,17 +65,17 @@ class SliceService:
     ) -> tuple[str, ...]:
         """What `mpslice.allocation` prefers; it never fails, because an error fails the pod.
 
-        Slices that are about to be withdrawn, or that processes of a pod that is gone may still
-        use, come last.
+        Slices beside other pods of a spread group come late. Those that are about to be withdrawn,
+        or that processes of a pod that is gone may still use, come last.
         """
         try:
             ids = [DeviceId.parse(text) for text in available]
             free = [device for device in ids if self._is_free(device)]
-            forced = [DeviceId.parse(text) for text in must_include]
+            chosen = tuple([DeviceId.parse(text) for text in must_include])
             rooms = self._rooms()
-            chosen = preferred(free, count, rooms, must_include=forced)
-            if len(chosen) < count:
-                chosen = preferred(ids, count, rooms, must_include=chosen)
+            for some in (*by_suitability(self._table, free), free, ids):
+                if len(chosen) < count:
+                    chosen = preferred(some, count, rooms, must_include=chosen)
         except InvalidDeviceId as error:
             log.warning("the kubelet offers an id that is not ours", extra={"error": str(error)})
             return tuple(dict.fromkeys((*must_include, *available)))[:count]
@@ -94,8 +95,9 @@ class SliceService:
     def allocate(self, texts: Sequence[str]) -> ContainerEdits:
         """The edits for one container, which holds the slice from now on.
 
-        Raises UnknownSlice for an id that does not stand (any more), and AgentError for several:
-        a client speaks to one MPS server and obeys one limit.
+        Raises UnknownSlice for an id that does not stand (any more), and AgentError for several,
+        as a client speaks to one MPS server and obeys one limit, and for one that suits no pod that
+        may be meant.
         """
         ids = [self._standing(text) for text in texts]
         if len(ids) != 1:
@@ -103,6 +105,8 @@ class SliceService:
                 f"a container can have one slice and asks for {len(ids)}; "
                 "request one larger slice instead"
             )
+        if why := refusal(self._table, ids[0]):
+            raise AgentError(why)
         edits = self._enforcer.edits(self._table.gpus[ids[0].gpu], ids[0])
         self._table.allocate(ids)
         self._witness.stale()
@@ -145,7 +149,8 @@ class SliceService:
 
     async def prepare(self, texts: Sequence[str]) -> None:
         """Before every start of a container: its slice is enforced, what the container runtime is
-        to read is in its place, and no other pod's process is left in the slice.
+        to read is in its place, no other pod's process is left in the slice, and no other pod of a
+        spread group has its GPU.
 
         Raises AgentError when it is not so within READY_SECONDS.
         """
@@ -163,6 +168,8 @@ class SliceService:
                     await self._vacated(device)
             except TimeoutError as error:
                 raise AgentError(self._not_vacated(device)) from error
+            if why := obstacle(self._table, device):
+                raise AgentError(why)
 
     async def _vacated(self, device: DeviceId) -> None:
         try:

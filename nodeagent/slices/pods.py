@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from mpslice.errors import InvalidQuantity
+from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource
 
@@ -38,6 +39,7 @@ class PodFacts:
     `admitted` says that the kubelet has decided about it (status.startTime is set then, by
     kubelet/status/status_manager.go); `stopped`, that it is at its end and the kubelet has seen all
     its containers end, which a pod that is force-deleted lacks; `waiting_since` is a Unix time.
+    `spread` is its group, namespace/name, if that is to be spread over GPUs.
     """
 
     key: str
@@ -53,6 +55,7 @@ class PodFacts:
     waiting_since: float = 0.0
     refusal: str = ""
     nos_plugin: bool = False
+    spread: str = ""
 
     def needs_any(self, sizes: Iterable[SliceSize]) -> bool:
         wanted = set(sizes)
@@ -102,7 +105,14 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
         ),
         refusal=_refusal(status),
         nos_plugin=nos_plugin,
+        spread=_spread(metadata),
     )
+
+
+def _spread(metadata: Mapping[str, Any]) -> str:
+    group = (metadata.get("labels") or {}).get(GROUP_LABEL)
+    said = (metadata.get("annotations") or {}).get(SPREAD_ANNOTATION)
+    return f"{metadata.get('namespace', '')}/{group}" if group and said == SPREAD_OVER_GPUS else ""
 
 
 def _needs(spec: Mapping[str, Any]) -> tuple[Need, ...]:

@@ -189,7 +189,7 @@ def settle(
         every[uid] = carve(every[uid], placement.node, now, missing=uid in missing)
     for refusal in refused:
         uid = refusal.pod.uid
-        every[uid] = replace(_without_place(every[uid], refusal, now), gpus=())
+        every[uid] = _without_place(every[uid], refusal, now)
     for reservation in reservations:
         uid = reservation.pod.uid
         if uid in every and every[uid].reserving is None and reservation.since is not None:
@@ -204,14 +204,23 @@ def settle(
         before = every[uid].preempting
         if before is not None and (before.node, before.gpus) == (node, gpus):
             holds[uid] = before  # until it is bound nobody takes its place
-    for placement in placed:
-        if placement.pod.spread:
-            uid = placement.pod.uid
-            every[uid] = replace(every[uid], gpus=placement.gpus)
     for uid, progress in every.items():
         if progress.preempting is not None or uid in holds:
             every[uid] = replace(progress, preempting=holds.get(uid))
     return every
+
+
+def with_places(
+    every: Mapping[str, Progress], placements: Iterable[Placement]
+) -> dict[str, Progress]:
+    """The progress in which pods of spread groups have the GPUs of their places, and no others."""
+    gpus = {p.pod.uid: p.gpus for p in placements if p.pod.spread}
+    return {
+        uid: progress
+        if progress.gpus == (there := gpus.get(uid, ()))
+        else replace(progress, gpus=there)
+        for uid, progress in every.items()
+    }
 
 
 def _hold(preemption: Preemption, before: Hold | None, now: datetime) -> Hold:
@@ -239,4 +248,4 @@ def _without_place(progress: Progress, refusal: Refusal, now: datetime) -> Progr
     return back_off(progress, now, f"refused on {nodes}: {progress.words}", again=True)
 
 
-__all__ = ["Course", "Turns", "begin", "next_deadline", "settle", "whose_turn"]
+__all__ = ["Course", "Turns", "begin", "next_deadline", "settle", "whose_turn", "with_places"]

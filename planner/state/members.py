@@ -8,7 +8,6 @@ from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import LayoutStatus, SliceState
 from mpslice.slices import SliceSize
 from planner.model.pods import Pod
-from planner.progress.note import read_note
 
 Members = dict[GpuUuid, frozenset[str]]
 """`Pod.spread_key` of the pods that hold slices, by GPU."""
@@ -17,12 +16,10 @@ NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class _Gpu(Protocol):
-    """What is looked at of a GPU: whether a slice stands there that a bound pod may take."""
+    """What is looked at of a GPU."""
 
     @property
     def uuid(self) -> GpuUuid: ...
-
-    def offers(self, size: SliceSize) -> bool: ...
 
 
 G = TypeVar("G", bound=_Gpu)
@@ -60,16 +57,11 @@ def join(members: Members, uuid: GpuUuid, pod: Pod) -> None:
     members[uuid] = members.get(uuid, NOBODY) | {pod.spread_key}
 
 
-def suitable(gpus: Sequence[G], size: SliceSize, pod: Pod, members: Members) -> Sequence[G]:
-    """The GPUs of which a pod that is bound will take a slice: of a spread group, where it was
-    planned, or else those without another pod of its group.
+def suitable(gpus: Sequence[G], pod: Pod, members: Members) -> Sequence[G]:
+    """The GPUs of which a pod that is bound will take a slice: of a spread group, those without
+    another pod of it, if there are any.
     """
     if not pod.spread:
         return gpus
-    alone = [g for g in gpus if pod.spread_key not in members.get(g.uuid, NOBODY)]
-    note = read_note(pod.progress)
-    if note.nominated == pod.node:
-        planned = [g for g in alone if g.uuid in note.progress.gpus and g.offers(size)]
-        if planned:
-            return planned
+    alone = [gpu for gpu in gpus if pod.spread_key not in members.get(gpu.uuid, NOBODY)]
     return alone or gpus

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
 from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
 from mpslice.quantities import whole
 from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource
@@ -35,10 +36,7 @@ from planner.words.condition import AVAILABLE
 Json = Mapping[str, Any]
 Labels = Mapping[str, str]
 
-GROUP_LABEL: Final = "scheduling.x-k8s.io/pod-group"
 MIN_MEMBER_ANNOTATION: Final = "mpslice.io/min-member"
-SPREAD_ANNOTATION: Final = "mpslice.io/spread"
-SPREAD_OVER_GPUS: Final = "gpu"
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 _MOST_SLICES: Final = 1024  # in one container: more than any node holds, few enough to count

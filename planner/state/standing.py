@@ -58,10 +58,6 @@ class _Count:
     def uncarved_gb(self) -> int:
         return self.capacity - self.used_gb - self.free_gb
 
-    def offers(self, size: SliceSize) -> bool:
-        """Whether a slice of the size stands or is to stand here that nobody has."""
-        return size in self.free or self.leaves(size)
-
     def leaves(self, size: SliceSize) -> bool:
         """Whether a slice of the size stands here that nobody has and that is to go."""
         return self.shown.get(size, 0) > self.used.get(size, 0) + self.free.get(size, 0)
@@ -209,7 +205,7 @@ def _settle_claims(
         anonymous -= known
         for size, count in sorted((missing - known).items()):
             for _ in range(count):
-                gpu = _hold(suitable(gpus, size, pod, members), size)
+                gpu = _hold(suitable(gpus, pod, members), size)
                 if pod.spread and gpu is not None:
                     join(members, gpu.uuid, pod)
 

@@ -3,10 +3,11 @@
 import asyncio
 from typing import Any
 
+from mpslice.groups import GROUP_LABEL
 from mpslice.kube.api import PODS
 from mpslice.kube.session import Session
 from planner.model.pods import GATE
-from planner.state.parse import GROUP_LABEL, MIN_MEMBER_ANNOTATION
+from planner.state.parse import MIN_MEMBER_ANNOTATION
 from tests.waiting import eventually
 
 

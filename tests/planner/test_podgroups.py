@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from mpslice.groups import GROUP_LABEL
 from mpslice.kube.api import PODS, PatchType, Resource
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
-from planner.state.parse import GROUP_LABEL
 from planner.state.podgroups import POD_GROUPS, PodGroups
 from tests.planner.agents import add_node
 from tests.planner.conftest import events_of, planning, served

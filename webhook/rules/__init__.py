@@ -31,6 +31,7 @@ from webhook.rules.slices import (
     size_allowed,
     well_formed,
 )
+from webhook.rules.spread import spread_is_known
 from webhook.rules.users import mps_user, root_allowed
 from webhook.settings import PrivilegeEscalation, Settings, TooLarge
 from webhook.verdicts import Reason, Remark, Violation
@@ -48,6 +49,7 @@ RULES: Final[tuple[Rule, ...]] = (
     within_bounds,
     runs_on_linux,
     sysctls_go_with_host_ipc,
+    spread_is_known,
     no_whole_gpu,
     environment_untouched,
     mounts_untouched,

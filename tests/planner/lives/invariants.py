@@ -283,7 +283,9 @@ def _is_full(life: Life, decision: Decision, pod: Pod, name: str) -> bool:
     }
     group = pod.group_key if pod.spread else None
     mates = {p.key for p in life.world.pods.values() if p.spread and p.group_key == group}
-    shared = {agent.uuid(i) for i, gpu in enumerate(agent.gpus) if any(s.pod in mates for s in gpu)}
+    shared: set[str] = {
+        agent.uuid(i) for i, gpu in enumerate(agent.gpus) if any(s.pod in mates for s in gpu)
+    }
     for placement in decision.plan.placements:
         if placement.node == name:
             for gpu, size in zip(placement.gpus, placement.pod.seats, strict=True):

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION
+
 Manifest = dict[str, Any]
 
 SLICE = "nvidia.com/gpu-10gb"
 GB = "mpslice.io/gb"
+GROUP = {GROUP_LABEL: "train"}
+"""The label of a pod of a group."""
+
 NOS: Manifest = {"hostIPC": True, "securityContext": {"runAsUser": 1000}}
 """What people write for nos by hand."""
 
@@ -36,12 +41,15 @@ def pod(
     *containers: Manifest,
     init: tuple[Manifest, ...] = (),
     annotations: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     **spec: Any,
 ) -> Manifest:
     """A pod with these containers, or with one slice container; `spec` are fields of its spec."""
     metadata: Manifest = {"name": "p"}
     if annotations:
         metadata["annotations"] = dict(annotations)
+    if labels:
+        metadata["labels"] = dict(labels)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -52,6 +60,11 @@ def pod(
             **deepcopy(spec),
         },
     }
+
+
+def spread(value: str) -> dict[str, str]:
+    """The annotation that spreads a group."""
+    return {SPREAD_ANNOTATION: value}
 
 
 def mount(path: str, **fields: Any) -> Manifest:

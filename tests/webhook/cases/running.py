@@ -4,10 +4,12 @@ from tests.webhook.cases.case import Case
 from tests.webhook.cases.manifests import (
     DENY_ESCALATION,
     ESCALATES,
+    GROUP,
     SLICE,
     adds,
     container,
     pod,
+    spread,
     sysctl,
     user,
 )
@@ -167,4 +169,10 @@ RUNNING = (
         pod(securityContext=sysctl("kernel.shm_rmid_forced")),
         settings={"host_ipc": False},
     ),
+    # InvalidSpread
+    Case("spread over nodes", pod(annotations=spread("node"), labels=GROUP), Reason.INVALID_SPREAD),
+    Case("spread over nothing", pod(annotations=spread(""), labels=GROUP), Reason.INVALID_SPREAD),
+    Case("spread without a group", pod(annotations=spread("gpu")), Reason.INVALID_SPREAD),
+    Case("spread over GPUs", pod(annotations=spread("gpu"), labels=GROUP)),
+    Case("spread over nodes without slices", pod(container({}), annotations=spread("node"))),
 )
