@@ -215,12 +215,11 @@ def with_places(
 ) -> dict[str, Progress]:
     """The progress in which pods of spread groups have the GPUs of their places, and no others."""
     gpus = {p.pod.uid: p.gpus for p in placements if p.pod.spread}
-    return {
-        uid: progress
-        if progress.gpus == (there := gpus.get(uid, ()))
-        else replace(progress, gpus=there)
-        for uid, progress in every.items()
-    }
+    found = dict(every)
+    for uid, progress in every.items():
+        if progress.gpus != gpus.get(uid, ()):
+            found[uid] = replace(progress, gpus=gpus.get(uid, ()))
+    return found
 
 
 def _hold(preemption: Preemption, before: Hold | None, now: datetime) -> Hold:

@@ -160,25 +160,26 @@ def _used(life: Life, decision: Decision) -> None:
 
 def _spread(life: Life, decision: Decision) -> None:
     """No two pods of a spread group hold slices of one GPU, or are planned to."""
-    spread = {p.key: p.group_key for p in life.world.pods.values() if p.spread}
-    there: dict[str, dict[str, set[str]]] = {}
-    for agent in life.world.agents.values():
-        for index, gpu in enumerate(agent.gpus):
-            for pod in (s.pod for s in gpu if s.pod in spread):
-                holders = there.setdefault(agent.uuid(index), {})
-                holders.setdefault(spread[pod], set()).add(pod)
-    for placement in decision.plan.placements:
-        key = placement.pod.key
-        if placement.pod.spread and (key not in life.world.pods or life.world.pods[key].node == ""):
-            for uuid in placement.gpus:
-                there.setdefault(uuid, {}).setdefault(spread.get(key, ""), set()).add(key)
-    for uuid, groups in there.items():
-        for pods in groups.values():
-            if len(pods) > 1:
-                life.problem(f"{sorted(pods)} are of one group and share {uuid}")
-    life.seen["groups spread"] += len(set(spread.values()))
-    life.seen["refused beside others of their group"] += len(life.world.refused_beside)
-    life.world.refused_beside.clear()
+    world = life.world
+    there = {
+        (agent.uuid(index), s.pod)
+        for agent in world.agents.values()
+        for index, gpu in enumerate(agent.gpus)
+        for s in gpu
+        if s.pod
+    }
+    planned = (p for p in decision.plan.placements if not world.pods[p.pod.key].node)
+    there.update((gpu, p.pod.key) for p in planned for gpu in p.gpus)
+    groups = {p.key: p.group_key for p in world.pods.values() if p.spread}
+    seen = Counter((gpu, groups[key]) for gpu, key in there if key in groups)
+    for (gpu, group), count in seen.items():
+        if count > 1:
+            life.problem(f"{count} pods of {group} share GPU {gpu}")
+    life.seen["spread groups with two placed"] += len(
+        [group for group, count in Counter(group for _, group in seen).items() if count > 1]
+    )
+    life.seen["refused beside others of their group"] += len(world.refused_beside)
+    world.refused_beside.clear()
 
 
 def _backoff_holds_nothing(life: Life, decision: Decision) -> None:
@@ -283,9 +284,8 @@ def _is_full(life: Life, decision: Decision, pod: Pod, name: str) -> bool:
     }
     group = pod.group_key if pod.spread else None
     mates = {p.key for p in life.world.pods.values() if p.spread and p.group_key == group}
-    shared: set[str] = {
-        agent.uuid(i) for i, gpu in enumerate(agent.gpus) if any(s.pod in mates for s in gpu)
-    }
+    beside = [any(s.pod in mates for s in gpu) for gpu in agent.gpus]
+    shared = {agent.uuid(index) for index, found in enumerate(beside) if found}
     for placement in decision.plan.placements:
         if placement.node == name:
             for gpu, size in zip(placement.gpus, placement.pod.seats, strict=True):
