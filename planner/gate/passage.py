@@ -21,7 +21,7 @@ _Door = tuple[str, SliceSize]
 def one_group_at_a_time(
     ready: Sequence[Placement],
     waiting: Sequence[Placement],
-    pods: Iterable[Pod],
+    pods: Sequence[Pod],
     layouts: Mapping[str, NodeLayout],
 ) -> tuple[list[Placement], list[Placement]]:
     """Moves those of `ready` to `waiting` whose turn it is not yet; `pods` are all there are.
@@ -29,13 +29,13 @@ def one_group_at_a_time(
     The first of the spread groups goes once nobody else is on the way where it goes; until then
     nobody else is let go there.
     """
-    going = {p.pod.spread_key: p.node for p in ready if p.pod.gated and p.pod.spread}
+    nodes = {p.node for p in (*ready, *waiting) if p.pod.spread}
+    nodes.update(pod.node for pod in pods if pod.spread and not pod.finished)
+    there = {name: layouts[name] for name in nodes if name in layouts}
+    if not nodes.difference({""}):
+        return list(ready), list(waiting)
     ungated = [p for p in (*ready, *waiting) if not p.pod.gated]
-    if not going and not any(p.pod.spread for p in ungated):
-        nodes = {pod.node for pod in pods if pod.spread and pod.node and not pod.finished}
-        if not nodes:
-            return list(ready), list(waiting)
-    under_way = _under_way(ungated, pods, layouts)
+    under_way = _under_way(ungated, pods, there)
     turn: dict[_Door, str] = {}
     for door, whose in under_way.items():
         spread = sorted(key for key in whose if key)

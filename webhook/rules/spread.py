@@ -21,4 +21,6 @@ def spread_is_known(pod: Pod, _: Facts) -> Iterator[Violation]:
     else:
         return
     for container in pod.slice_containers[:1]:
-        yield violation(Reason.INVALID_SPREAD, container.place, f"{found} or leave it out")
+        yield violation(
+            Reason.INVALID_SPREAD, container.place, f"{found}, or leave the annotation out"
+        )
