@@ -22,11 +22,13 @@ from nodeagent.kubelet.witness import Witness
 from nodeagent.pulse import Pulse
 from nodeagent.seams import Enforcer
 from nodeagent.slices.leftovers import until_vacated
-from nodeagent.slices.spread import by_suitability, obstacle, refusal
+from nodeagent.slices.spread import by_suitability, obstacle, refusal, until_known
 from nodeagent.slices.table import Listed, SliceTable
 
 READY_SECONDS: Final = 25.0
 """How long a container waits for its slice: the kubelet gives PreStartContainer 30 s."""
+
+_UNKNOWN: Final = "whether its GPU has another pod of its spread group is not known after"
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +170,11 @@ class SliceService:
                     await self._vacated(device)
             except TimeoutError as error:
                 raise AgentError(self._not_vacated(device)) from error
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await until_known(self._table, device)
+            except TimeoutError as error:
+                raise AgentError(f"{_UNKNOWN} {READY_SECONDS:.0f} s: slice {device}") from error
             if why := obstacle(self._table, device):
                 raise AgentError(why)
 

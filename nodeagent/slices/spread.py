@@ -39,12 +39,33 @@ def refusal(table: SliceTable, device: DeviceId) -> str:
     return _beside(device, others[0])
 
 
+async def until_known(table: SliceTable, device: DeviceId) -> None:
+    """Returns once it is known who has the slice, or nothing depends on it; the caller's deadline.
+
+    It depends on it where a pod of a spread group has another slice of the GPU.
+    """
+    while _holder(table, device) is None and _spread_on(table, device):
+        await table.held.after(table.held.count)
+
+
 def obstacle(table: SliceTable, device: DeviceId) -> str:
     """Why the container that holds the slice may not start; "" where it may."""
-    holder = table.get(device).holder
-    pod = None if holder is None else table.pods().live(table.pods().uid_of(holder))
+    pod = _holder(table, device)
     others = [] if pod is None else _siblings(table, pod, device.gpu)
     return _beside(device, others[0]) if others else ""
+
+
+def _holder(table: SliceTable, device: DeviceId) -> PodFacts | None:
+    holder, pods = table.get(device).holder, table.pods()
+    return None if holder is None else pods.live(pods.uid_of(holder))
+
+
+def _spread_on(table: SliceTable, device: DeviceId) -> bool:
+    """Whether a pod of a spread group has another slice of the GPU."""
+    pods = table.pods()
+    others = (h for id_, h in table.holders.items() if id_.gpu == device.gpu and id_ != device)
+    found = (pods.live(pods.uid_of(holder)) for holder in others)
+    return any(pod is not None and pod.spread for pod in found)
 
 
 def _beside(device: DeviceId, other: PodFacts) -> str:

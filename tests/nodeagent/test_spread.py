@@ -117,6 +117,23 @@ async def test_no_container_starts_beside_another_member(
         await service.prepare([BESIDE])
 
 
+async def test_container_waits_while_it_is_not_known_whose_it_is(
+    service: SliceService,
+    table: SliceTable,
+    kubelet: Kubelet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.2)
+    bind(table, pod("a"), pod("x", spread=""))
+    service.allocate([BESIDE])
+    running = Claim(DeviceId.parse(device(1, 10, 0)), "main", pod="ns/a")
+    kubelet.claims = (running,)
+    with pytest.raises(AgentError, match="another pod of its spread group is not known after"):
+        await service.prepare([BESIDE])
+    kubelet.claims = (running, Claim(DeviceId.parse(BESIDE), "main", pod="ns/x"))
+    await service.prepare([BESIDE])
+
+
 @pytest.mark.parametrize(
     ("labels", "said", "spread"),
     [({GROUP_LABEL: "g"}, "gpu", "ns/g"), ({}, "gpu", ""), ({GROUP_LABEL: "g"}, "node", "")],

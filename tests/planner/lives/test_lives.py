@@ -32,6 +32,18 @@ def test_no_invariant_is_broken_where_pods_preempt_others(first: int) -> None:
     assert seen["evictions"]
 
 
+@pytest.mark.parametrize("first", range(0, _LIVES // 6, _AT_ONCE))
+def test_no_invariant_is_broken_where_groups_are_spread_over_gpus(first: int) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(first, first + _AT_ONCE):
+        seen.update(_is_sound(seed, "--spread", spread=True))
+    assert seen["spread groups with two placed"]
+
+
+def test_group_to_be_spread_keeps_its_place_while_an_agent_is_away() -> None:
+    _is_sound(299, "--spread", spread=True)
+
+
 def test_older_peer_keeps_its_place_beside_a_pod_that_preempts() -> None:
     _is_sound(1803, "--preemption", preemption=True)
 
