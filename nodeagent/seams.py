@@ -92,7 +92,8 @@ class Handoff(Protocol):
         ...
 
     async def hide(self, ids: frozenset[DeviceId]) -> None:
-        """Retires these in the table; returns once they are given to no container any more."""
+        """Retires these in the table; returns once they are given to no container any more, but for
+        those that have been restored meanwhile."""
         ...
 
     def forget(self, ids: Iterable[DeviceId]) -> None:

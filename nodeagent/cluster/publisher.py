@@ -35,6 +35,7 @@ from nodeagent.cluster.report import (
     used_resources,
     version_of,
 )
+from nodeagent.pulse import Pulse
 from nodeagent.settings import Settings
 from nodeagent.slices.evidence import Pods
 from nodeagent.slices.table import SliceTable
@@ -68,6 +69,7 @@ class Publisher:
     `release` is what the NodeLayout says, None without one. `offers_gb` turns False once
     mpslice.io/gb can go from a node whose agent is not to offer it.
     `due` is when the node has to be written for its annotations alone (monotonic), None for never.
+    `seen` beats with each newer reading of the node.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Publisher:
         self.release: bool | None = None
         self.offers_gb = True
         self.due: float | None = None
+        self.seen = Pulse()
         self._kube = kube
         self._settings = settings
         self._table = table
@@ -97,6 +100,11 @@ class Publisher:
         """A newer reading of the node, whoever wrote it."""
         if node.version >= self._node.version:
             self._node = node
+            self.seen.beat()
+
+    async def read_node(self) -> None:
+        """Reads the node anew: what a watch tells may be old."""
+        self.saw_node(project_node(await self._kube.read(NODES, self._settings.node_name)))
 
     @property
     def node(self) -> NodeFacts:
@@ -106,6 +114,17 @@ class Publisher:
     def node_differs(self) -> bool:
         """Whether the node's status says something else of our slices than we do."""
         return "status" in node_patch(self._node, node_resources(self._table), {}, self._gb())
+
+    def node_is_open(self) -> bool:
+        """Whether the node's status offers more slices than we do."""
+        return self._offers_more_than(node_resources(self._table))
+
+    def _offers_more_than(self, resources: Mapping[SliceSize, Amount]) -> bool:
+        shown = self._node.resources
+        return any(
+            shown[size].allocatable > resources[size].allocatable
+            for size in shown.keys() & resources.keys()
+        )
 
     def _gb(self) -> Amount | None:
         """What the node is to show of mpslice.io/gb.
@@ -142,13 +161,9 @@ class Publisher:
         """Closes the node again where the kubelet has opened it: until its plugin had ended, the
         kubelet wrote what that offered, every ten seconds (kubelet's nodeStatusUpdateFrequency).
         """
-        node = project_node(await self._kube.read(NODES, self._settings.node_name))
-        self.saw_node(node)
+        await self.read_node()
         used = used_resources(self._table, pods)
-        if any(
-            node.resources[size].allocatable > used[size].allocatable
-            for size in node.resources.keys() & used.keys()
-        ):
+        if self._offers_more_than(used):
             await self._patch_node(used, at_once=True)
 
     async def _patch_node(

@@ -98,7 +98,9 @@ class DevicePlugin:
 
     async def hide(self, ids: frozenset[DeviceId]) -> None:
         self._table.retire(ids)
-        await self._knowledge.until_hidden(ids)
+        await self._knowledge.until_hidden(
+            lambda: frozenset(id_ for id_ in ids if not self._table.is_offered(id_))
+        )
 
     def forget(self, ids: Iterable[DeviceId]) -> None:
         self._service.forget(ids)
@@ -117,7 +119,8 @@ class DevicePlugin:
     async def end(self) -> None:
         """Ends every endpoint; returns once the kubelet offers none of the slices."""
         await self.link.stop()
-        await self._knowledge.until_hidden(frozenset(self._table.slices))
+        ids = frozenset(self._table.slices)
+        await self._knowledge.until_hidden(lambda: ids)
 
     async def close(self) -> None:
         """Lets go of the directory and the kubelet."""

@@ -47,9 +47,11 @@ class KubeletKnowledge:
             lambda shown: offered() - shown, offered, "does not know", just_told=just_told
         )
 
-    async def until_hidden(self, ids: Devices) -> None:
-        """Returns when the kubelet shows none of these as healthy."""
-        await self._until(lambda shown: ids & shown, lambda: ids, "still offers", just_told=True)
+    async def until_hidden(self, hidden: Callable[[], Devices]) -> None:
+        """Returns when the kubelet shows none of these as healthy; they are asked for at each look,
+        as one that is offered again is waited for no longer.
+        """
+        await self._until(lambda shown: hidden() & shown, hidden, "still offers", just_told=True)
 
     async def _until(
         self,

@@ -8,7 +8,7 @@ GetDeviceRunContainerOptions).
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Final
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Superseded = Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Withdrawal:
     """Carries out one withdrawal at a time."""
 
@@ -45,6 +45,10 @@ class Withdrawal:
     table: SliceTable
     handoff: Handoff
     publisher: Publisher
+    _hidden: frozenset[DeviceId] = field(default=frozenset(), init=False)
+
+    def __post_init__(self) -> None:
+        self.publisher.seen.listen(self._node_seen)
 
     async def withdraw(
         self, ids: Sequence[DeviceId], superseded: Superseded
@@ -56,19 +60,12 @@ class Withdrawal:
         """
         self.table.close(ids)
         try:
-            seen_at = await self._show_less(ids)
-            # While pods are on their way the slices stay healthy, or the kubelet would refuse them.
-            awaited, seen_at = await self._until_pods_arrive(ids, seen_at, superseded)
-            kept = self._kept(ids, awaited)
-            going = frozenset(ids) - kept.keys()
-            if going:
-                await self.handoff.hide(going)
-                awaited, _ = await self._until_pods_arrive(going, seen_at, superseded)
-                await self.handoff.look()
-                kept |= self._kept(going, awaited)
+            kept = await self._hide(ids, superseded)
         except BaseException:
             self.table.restore(ids)
             raise
+        finally:
+            self._hidden = frozenset()
         # Nothing is awaited between the last look at the holders and the shorter list.
         self.table.restore(kept)
         removed = [device for device in ids if device not in kept]
@@ -79,6 +76,47 @@ class Withdrawal:
             )
         self.handoff.forget(removed)
         return kept
+
+    async def _hide(
+        self, ids: Sequence[DeviceId], superseded: Superseded
+    ) -> dict[DeviceId, Obstacle]:
+        """Hides the slices from the kubelet, but for those returned, which have to stay.
+
+        While pods are on their way the slices are healthy, or the kubelet would refuse the pods.
+        What the kubelet offered until then it may have written into the node's status: it sends
+        what its own copy of that shows otherwise, without a version, so a write of it may arrive
+        after ours (kubelet_node_status.go, tryUpdateNodeStatus). Hidden slices that the status
+        offers, or that a pod comes for, are healthy again at once; after such a write the kubelet
+        makes no other for ten seconds.
+        """
+        until = monotonic() + PODS_SECONDS
+        seen_at = await self._show_less(ids)
+        while True:
+            awaited, seen_at = await self._until_pods_arrive(ids, seen_at, until, superseded)
+            kept = self._kept(ids, awaited)
+            self._hidden = going = frozenset(ids) - kept.keys()
+            if not going:
+                return kept
+            await self.handoff.hide(going)
+            coming, _ = await asyncio.gather(
+                self._coming(going, old_status=monotonic() < seen_at), self.handoff.look()
+            )
+            if self._hidden and not coming:
+                return kept | self._kept(going, ())
+            self._offer_hidden()
+            if monotonic() > until:
+                return self._kept(ids, {device.size for device in ids})
+            seen_at = await self._show_less(ids)
+
+    def _node_seen(self) -> None:
+        if self._hidden and self.publisher.node_is_open():
+            self._offer_hidden()
+
+    def _offer_hidden(self) -> None:
+        """The kubelet is to give these to pods again; the scheduler is to choose them no more."""
+        hidden, self._hidden = self._hidden, frozenset()
+        self.table.restore(hidden)
+        self.table.close(hidden)
 
     async def _show_less(self, ids: Collection[DeviceId]) -> float:
         """Writes the node's status, and returns from when on schedulers know it (monotonic)."""
@@ -94,35 +132,42 @@ class Withdrawal:
         return {**waiting, **dict.fromkeys(held, Obstacle.SLICE_IN_USE)}
 
     async def _until_pods_arrive(
-        self, ids: Collection[DeviceId], seen_at: float, superseded: Superseded
+        self, ids: Collection[DeviceId], seen_at: float, until: float, superseded: Superseded
     ) -> tuple[frozenset[SliceSize], float]:
         """Waits for pods that are bound here, or about to be, and returns the sizes of those that
-        do not arrive in time, and `seen_at` as it is then.
+        do not arrive `until` then, and `seen_at` as it is then.
 
         From `seen_at` on (monotonic) the schedulers know the node's status as it is now. The
         kubelet knows the slices still and offers them again whenever it writes that status, every
         ten seconds: then it is written once more, and the schedulers get that much longer. Each
         look is a consistent read, which a reflector's copy is not.
         """
-        until, pause = monotonic() + PODS_SECONDS, _FIRST_LOOK
+        pause = _FIRST_LOOK
         while True:
             if self.publisher.node_differs():
                 seen_at = await self._show_less(ids)
             old_status = monotonic() < seen_at
-            coming = await self._coming({device.size for device in ids}, old_status=old_status)
-            if not coming:
+            coming = await self._coming(ids, old_status=old_status)
+            is_open = self.publisher.node_is_open()
+            if not (coming or is_open):
                 return frozenset(), seen_at
             if superseded() or monotonic() > until:
                 log.info("pods are on their way", extra={"pods": [pod.key for pod in coming[:5]]})
+                if is_open:
+                    return frozenset(device.size for device in ids), seen_at
                 return frozenset(need.size for pod in coming for need in pod.needs), seen_at
+            if is_open:
+                continue  # it is closed again at once
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
             await self.handoff.look()
 
-    async def _coming(self, sizes: set[int], *, old_status: bool) -> list[PodFacts]:
-        here, elsewhere = await asyncio.gather(
+    async def _coming(self, ids: Collection[DeviceId], *, old_status: bool) -> list[PodFacts]:
+        sizes = {device.size for device in ids}
+        here, elsewhere, _ = await asyncio.gather(
             self._read_pods(f"spec.nodeName={self.node_name}"),
             self._read_pods("spec.nodeName=,status.phase=Pending"),
+            self.publisher.read_node(),
         )
         now = time()
         bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Resource
+from nodeagent.controller import Controller
 from nodeagent.layout import executor, withdrawal
 from tests.nodeagent.conftest import NODE, Machine, device, pod_manifest, resource
 from tests.nodeagent.fake_kubelet import AdmissionError
@@ -236,6 +237,37 @@ async def test_slice_that_the_kubelet_offers_again_is_taken_back_and_schedulers_
         machine.kube.change(NODES, NODE, {"status": {"allocatable": offered, "capacity": offered}})
         await machine.until(lambda: resource(10) not in machine.allocatable(), "closed again")
         assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
+        machine.kube.change(PODS, "waits", {"spec": {"nodeName": NODE}}, "default")
+        await machine.admit("default/waits", 10)
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_hidden_slice_that_the_kubelet_has_offered_is_there_for_the_pod_that_is_bound_to_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    """The kubelet's write was under way while the slice was hidden; the watch may be late, too."""
+    if not watched:
+        monkeypatch.setattr(Controller, "_node_changed", lambda *_: None)
+    lists: list[bool] = []
+
+    def listed(name: str) -> None:
+        health = machine.kubelet.lists[-1][1].get(device(1, 10, 0))
+        if name != resource(10) or health is None:
+            return
+        lists.append(health)
+        if lists == [False]:
+            offered = {resource(10): "1"}
+            machine.kube.change(NODES, NODE, {"status": {"allocatable": offered}})
+            machine.kube.put(PODS, unschedulable("waits", 10))
+
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.kubelet.on_list = listed
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: lists == [False, True], "healthy again")
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed again")
         machine.kube.change(PODS, "waits", {"spec": {"nodeName": NODE}}, "default")
         await machine.admit("default/waits", 10)
         await machine.acknowledged(generation)

@@ -32,6 +32,7 @@ from nodeagent.slices.table import SliceTable
 from tests.simulation.kubelet import Kubelet
 from tests.simulation.network import Client, Network
 
+_LISTED = (0.001, 0.006)  # seconds until the kubelet shows a list; about 3 ms on a real one
 _NOWHERE = Path("/dev/null/mpslice")
 """Where nothing can be made: no socket, no pipe and no proof."""
 
@@ -90,7 +91,7 @@ class _Plugin:
 
     def _tell_soon(self) -> None:
         """ListAndWatch: the kubelet has a list a little after it has changed."""
-        loop, seconds = asyncio.get_running_loop(), self._network.dice.uniform(0.001, 0.02)
+        loop, seconds = asyncio.get_running_loop(), self._network.dice.uniform(*_LISTED)
         loop.call_later(seconds, self._tell)
 
     def _tell(self) -> None:
@@ -99,7 +100,7 @@ class _Plugin:
             self._check()
 
     async def _until_known(self) -> None:
-        await asyncio.sleep(self._network.dice.uniform(0.001, 0.02))
+        await asyncio.sleep(self._network.dice.uniform(*_LISTED))
         self._tell()
 
     @property

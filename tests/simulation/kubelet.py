@@ -24,8 +24,8 @@ from tests.simulation.clock import Clock
 from tests.simulation.network import Client
 
 _SYNC: Final = 10.0  # seconds between two writes of the node's status (nodeStatusUpdateFrequency)
+_MISCHANCE: Final = 0.03  # seconds from a count that goes down to such a write, at worst
 _AGAIN: Final = 1.0  # seconds until a write that failed is tried again
-_STATUS: Final = 0.5  # seconds in which a scheduler acts on a status that the kubelet writes
 _BINDING: Final = 10.0  # seconds from a scheduler's look at a node's status to the admission
 _GRACE: Final = 1.0  # seconds that a pod takes to end when it is deleted
 
@@ -70,13 +70,18 @@ class Kubelet:
         self._to_write: dict[str, tuple[PodFacts, Json | None]] = {}  # by uid; None deletes
         self._wake = asyncio.Event()
         self._sync = asyncio.Event()
+        self._closed = asyncio.Event()  # a count has gone down
         self._pods: Reflector[tuple[PodFacts, bool]] = Reflector(
             client, PODS, _project, self._pod_changed, field_selector=f"spec.nodeName={node}"
+        )
+        self._nodes: Reflector[Json] = Reflector(
+            client, NODES, _resources, self._node_changed, field_selector=f"metadata.name={node}"
         )
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pods.run())
+            tasks.create_task(self._nodes.run())
             tasks.create_task(self._write_pods())
             tasks.create_task(self._write_node())
 
@@ -146,9 +151,9 @@ class Kubelet:
         loop, seconds = asyncio.get_running_loop(), self._lifetime(pod.key)
         self._ends[pod.uid] = loop.call_later(seconds, self._end, pod, "Succeeded")
 
-    def excuse(self, seconds: float = _BINDING) -> None:
+    def excuse(self) -> None:
         """A GPU breaks: pods that the scheduler is binding to its slices are lost."""
-        self._excused = max(self._excused, self._clock.passed + seconds)
+        self._excused = self._clock.passed + _BINDING
 
     def _fail(self, pod: PodFacts, why: str) -> None:
         self.refused += 1
@@ -254,42 +259,79 @@ class Kubelet:
     # The node.
 
     async def _write_node(self) -> NoReturn:
-        """Shows of each size what the plugin offers, nothing while it is away."""
+        """Writes what its own copy of the node shows otherwise than the plugin offers, and nothing
+        else: kubelet_node_status.go, tryUpdateNodeStatus reads the lister, and PatchNodeStatus
+        sends the difference without a version. So it undoes only a count that it has seen.
+        """
         while True:
-            try:
-                async with asyncio.timeout(_SYNC):
-                    await self._sync.wait()
-            except TimeoutError:
-                pass
+            if not await _within(_SYNC, self._sync):
+                # It is always due when that does most harm: just after an agent has closed a slice.
+                self._closed.clear()
+                if await _within(_SYNC, self._closed):
+                    await asyncio.sleep(self._client.network.dice.uniform(0.0, _MISCHANCE))
             self._sync.clear()
-            healthy: Counter[str] = Counter()
-            capacity: Counter[str] = Counter()
-            for size, devices in self.known.items():
-                capacity[resource_name(size)] = len(devices)
-                usable = [d for d in devices if d.healthy] if self.plugin is not None else []
-                healthy[resource_name(size)] = len(usable)
-            status = {"capacity": _texts(capacity), "allocatable": _texts(healthy)}
-            if self._is_shown(status):
+            seen = self._nodes.objects.get(self._node)
+            if seen is None or not (status := _difference(seen, self._offers())):
                 continue
-            body = {"status": status}
-            # A withdrawal that is about to hide its slices learns too late that these are offered
-            # again, and a pod that is bound by it in these milliseconds is lost.
-            self.excuse(_STATUS)
             try:
-                await self._patch(NODES, self._node, body)
+                await self._patch(NODES, self._node, {"status": status})
             except KubeError:
                 await asyncio.sleep(_AGAIN)
                 self._sync.set()
 
-    def _is_shown(self, status: Json) -> bool:
-        """It writes what is another than what it reads, and else every five minutes."""
-        shown = (self._client.api.peek(NODES, self._node) or {}).get("status") or {}
-        return all(status[part].items() <= shown.get(part, {}).items() for part in status)
+    def _node_changed(self, change: Change[Json]) -> None:
+        old, new = change.old, change.new
+        if (
+            old
+            and new
+            and any(
+                int(new["allocatable"].get(name, 0)) < int(count)
+                for name, count in old["allocatable"].items()
+            )
+        ):
+            self._closed.set()
+
+    def _offers(self) -> Json:
+        """Of each size what the plugin offers, nothing while it is away."""
+        healthy: Counter[str] = Counter()
+        capacity: Counter[str] = Counter()
+        for size, devices in self.known.items():
+            capacity[resource_name(size)] = len(devices)
+            usable = [d for d in devices if d.healthy] if self.plugin is not None else []
+            healthy[resource_name(size)] = len(usable)
+        return {"capacity": _texts(capacity), "allocatable": _texts(healthy)}
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether the event comes in that time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def service_sizes(service: SliceService) -> set[SliceSize]:
     """Every size that the plugin serves."""
     return set(service._table.sizes)
+
+
+def _resources(node: Json) -> Json:
+    """The slices in its status, by part and name."""
+    status = node.get("status") or {}
+    return {
+        part: {k: v for k, v in (status.get(part) or {}).items() if k.startswith("nvidia.com/")}
+        for part in ("capacity", "allocatable")
+    }
+
+
+def _difference(seen: Json, status: Json) -> Json:
+    """The parts of the status that are another than what is seen; {} for none."""
+    changed = {
+        part: {k: v for k, v in status[part].items() if seen[part].get(k) != v} for part in status
+    }
+    return {part: counts for part, counts in changed.items() if counts}
 
 
 def _texts(counts: Counter[str]) -> Json:

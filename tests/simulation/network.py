@@ -103,25 +103,25 @@ class Client(ModelKube):
         super().__init__(network.api)
         self.name = name
         self.dead = False
-        self._network = network
+        self.network = network
 
     async def before(self, call: Call) -> None:
         await self._alive()
         if call.is_write and call.resource not in (EVENTS, LEASES):
-            self._network.wrote(self.name, call)
-        seconds = self._network.latency()
+            self.network.wrote(self.name, call)
+        seconds = self.network.latency()
         await asyncio.sleep(min(seconds, _DEADLINE))
         await self._alive()
-        refusal = self._network.refusal()
+        refusal = self.network.refusal()
         if refusal is not None:
             raise refusal
-        if call.is_write and self._network.is_on(Kind.CONFLICT, 0.5):
-            self._network.touch(call)
+        if call.is_write and self.network.is_on(Kind.CONFLICT, 0.5):
+            self.network.touch(call)
 
     async def after(self, call: Call) -> None:
-        await asyncio.sleep(self._network.latency())
+        await asyncio.sleep(self.network.latency())
         await self._alive()
-        if call.is_write and self._network.is_on(Kind.UNANSWERED, 0.5):
+        if call.is_write and self.network.is_on(Kind.UNANSWERED, 0.5):
             raise Unreachable("the connection was reset")
 
     async def bind(self, resource: Resource, pod: Any, node: str) -> None:
@@ -132,7 +132,7 @@ class Client(ModelKube):
     async def watch(
         self, resource: Resource, *, namespace: str | None = None, query: Query
     ) -> AsyncIterator[Json]:
-        network = self._network
+        network = self.network
         async for event in super().watch(resource, namespace=namespace, query=query):
             await asyncio.sleep(self._lag())
             await self._alive()
@@ -143,9 +143,9 @@ class Client(ModelKube):
                 yield event
 
     def _lag(self) -> float:
-        if self._network.active[Kind.LATE] > 0:
-            return self._network.dice.uniform(0.0, 4.0)
-        return self._network.dice.uniform(0.0, 0.005)
+        if self.network.active[Kind.LATE] > 0:
+            return self.network.dice.uniform(0.0, 4.0)
+        return self.network.dice.uniform(0.0, 0.005)
 
     async def _alive(self) -> None:
         if self.dead:

@@ -294,7 +294,7 @@ def play(script: Script, tell: Callable[[str], None] | None = None) -> Outcome:
         except Exception:  # noqa: BLE001  # whatever it is, its seed is to be told
             run.problem(traceback.format_exc())
         refused = sum(agent.kubelet.refused for agent in run.agents)
-        run.outcome.seen["pods refused by a kubelet, excused"] = refused
+        run.outcome.seen["pods refused while a GPU or an agent was away"] = refused
         run.outcome.digest = run._hash.hexdigest()
     gc.enable()
     logging.disable(disabled)

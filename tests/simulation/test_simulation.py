@@ -12,6 +12,7 @@ import pytest
 from mpslice.kube.api import PODS
 from mpslice.kube.errors import Unreachable
 from mpslice.kube.reflector import Reflector
+from nodeagent.cluster.publisher import Publisher
 from planner.controller import Controller
 from planner.writes.writer import Writer
 from tests.api.kube import Call
@@ -84,6 +85,35 @@ def test_planner_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Controller, "_act", fail)
     assert "as no planner should" in play(a_script()).problems[0]
+
+
+def while_a_slice_goes(milliseconds: int) -> Script:
+    """A free slice has to go for `large`, and so much later a pod comes that it would suit."""
+    arrivals = (
+        Arrival(at=1.0, name="first", sizes=(40,), seconds=0.5),
+        Arrival(at=15.0, name="large", sizes=(20,), seconds=20.0, priority=5),
+        Arrival(at=15.0 + milliseconds / 1000, name="late", sizes=(40,), seconds=20.0, gated=False),
+    )
+    return Script(8, ((40,),), arrivals, ())
+
+
+MOMENTS_OF_A_WITHDRAWAL = range(0, 100, 10)  # milliseconds
+
+
+def test_pods_that_come_while_a_slice_goes_find_one_though_the_kubelet_opens_the_node() -> None:
+    problems = [play(while_a_slice_goes(at)).problems for at in MOMENTS_OF_A_WITHDRAWAL]
+    assert problems == [[] for _ in MOMENTS_OF_A_WITHDRAWAL]
+
+
+def test_withdrawal_that_does_not_look_at_the_node_again_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(_: Publisher) -> None: ...
+
+    monkeypatch.setattr(Publisher, "node_is_open", lambda _: False)
+    monkeypatch.setattr(Publisher, "read_node", nothing)
+    found = (play(while_a_slice_goes(at)).problems for at in MOMENTS_OF_A_WITHDRAWAL)
+    assert "late was bound to a slice that n0 has not got" in next(filter(None, found))[0]
 
 
 def test_writes_that_fail_again_and_again_without_a_rest_are_found(
