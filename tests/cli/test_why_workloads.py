@@ -74,10 +74,12 @@ def owned_by(obj: Json, kind: str) -> Json:
 
 def deployment(template: Json, replicas: int = 2) -> tuple[Json, Json]:
     """A Deployment and its ReplicaSet."""
-    spec = {
-        "replicas": replicas,
-        "template": {"metadata": {"labels": {"app": "w"}}, "spec": template["spec"]},
+    given = template.get("metadata") or {}
+    metadata = {
+        "labels": {**(given.get("labels") or {}), "app": "w"},
+        "annotations": given.get("annotations") or {},
     }
+    spec = {"replicas": replicas, "template": {"metadata": metadata, "spec": template["spec"]}}
     top = {"metadata": meta("w", "team-a"), "spec": spec}
     below = {
         "metadata": meta("w-7d9", "team-a", ownerReferences=[owned_by(top, "Deployment")]),
