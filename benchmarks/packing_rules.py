@@ -55,7 +55,7 @@ def _random_rows() -> Iterator[Row]:
 
 
 def passed_over(seed: int) -> int:
-    """Of a small contended cluster, the pods in whose place a younger equal stands."""
+    """How many pods wait in a small contended cluster while a younger equal has their place."""
     snapshot, pods = fairness.many_alike(seed)
     return len(list(fairness.inversions(snapshot, planned(snapshot, pods, solver=False))))
 

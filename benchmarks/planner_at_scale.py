@@ -31,13 +31,15 @@ from hack.cluster.controlplane import ControlPlane
 from hack.cluster.parts import Parts
 from hack.cluster.processes import Program
 from hack.cluster.progress import Say, step, to_stderr
-from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, PatchType
+from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, PatchType, Resource
+from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
 
 Figures = dict[str, Any]
 T = TypeVar("T")
 
 _NAMESPACE: Final = "fleet"
+_SERVICE_ACCOUNTS: Final = Resource("v1", "serviceaccounts", namespaced=True)
 _AT_ONCE: Final = 48
 _EVENTS: Final = 6.0
 """Of a pod's life: made, its gate gone, bound, running, ended, deleted."""
@@ -61,7 +63,7 @@ async def _make(kube: Session, made: Fleet, player: Player) -> None:
     labels = {"mpslice.io/admission": "ignore"}
     body = {"metadata": {"name": made.namespace, "labels": labels}}
     await kube.create(NAMESPACES, body)
-    await asyncio.sleep(2)  # until the controllers have made its service account
+    await _can_hold_pods(kube, made.namespace)
 
     async def node(name: str) -> None:
         node, layout = made.nodes[name].objects()
@@ -83,6 +85,16 @@ async def _make(kube: Session, made: Fleet, player: Player) -> None:
 
     await _each(made.nodes, node)
     await _each(made.pods(), pod)
+
+
+async def _can_hold_pods(kube: Session, namespace: str) -> None:
+    """Until the controllers have made the service account that pods of the namespace get."""
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            with suppress(NotFound):
+                await kube.read(_SERVICE_ACCOUNTS, "default", namespace=namespace)
+                return
+            await asyncio.sleep(0.05)
 
 
 def _plans(ops: str) -> tuple[float, float]:

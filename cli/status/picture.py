@@ -297,7 +297,8 @@ def _as_told(pod: Pod) -> Waiting:
     """What the planner has written on the pod."""
     others = [gate for gate in pod.gates if gate != GATE]
     if others:
-        text = f"waits for the scheduling gate{'s' * (len(others) > 1)} {', '.join(others)}"
+        gate = "gate" if len(others) == 1 else "gates"
+        text = f"waits for the scheduling {gate} {', '.join(others)}"
         return Waiting(pod.key, sizes_text(pod), "Gated", text)
     said = pod.available
     if said is None:

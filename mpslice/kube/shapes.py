@@ -129,8 +129,8 @@ class WrongShape(ValueError):
 
 
 def check_shape(value: Any, shape: Shape, path: FieldPath = ()) -> None:
-    """Raises WrongShape for the first field that is none; `path` is where the value stands."""
-    if not _fits(value, shape):  # which is nearly all, of thousands of pods at a start
+    """Raises WrongShape for the first field of another shape; `path` is the path of the value."""
+    if not _fits(value, shape):  # nearly every value fits, and this answers sooner
         _find_wrong(value, shape, path)
 
 
@@ -158,7 +158,7 @@ def _fits(value: Any, shape: Shape) -> bool:
 
 
 def _find_wrong(value: Any, shape: Shape, path: FieldPath) -> None:
-    """Raises WrongShape for the first field that is none."""
+    """Raises WrongShape for the first field of another shape."""
     if value is None or shape is object:
         return
     _expect(value, _type_of(shape), path)

@@ -103,7 +103,7 @@ class Publisher:
             self.seen.beat()
 
     async def read_node(self) -> None:
-        """Reads the node anew: what a watch tells may be old."""
+        """Reads the node from the API server, because a watch may be behind."""
         self.saw_node(project_node(await self._kube.read(NODES, self._settings.node_name)))
 
     @property

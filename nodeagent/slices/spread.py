@@ -40,9 +40,8 @@ def refusal(table: SliceTable, device: DeviceId) -> str:
 
 
 async def until_known(table: SliceTable, device: DeviceId) -> None:
-    """Returns once it is known who has the slice, or nothing depends on it; the caller's deadline.
-
-    It depends on it where a pod of a spread group has another slice of the GPU.
+    """Returns once the pod that has the slice is known. Returns at once where no pod of a spread
+    group has another slice of the GPU, because then any pod may start. The caller sets a deadline.
     """
     while _holder(table, device) is None and _spread_on(table, device):
         await table.held.after(table.held.count)
@@ -97,7 +96,7 @@ def _gpus_of(table: SliceTable, group: str) -> Iterable[GpuUuid]:
 
 
 def _members(table: SliceTable, group: str) -> Iterator[tuple[DeviceId, PodFacts]]:
-    """Who of a group holds which slice."""
+    """The slices that pods of the group hold, each with its pod."""
     pods = table.pods()
     for id_, holder in table.holders.items():
         pod = pods.live(pods.uid_of(holder))

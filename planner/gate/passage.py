@@ -24,16 +24,16 @@ def one_group_at_a_time(
     pods: Sequence[Pod],
     layouts: Mapping[str, NodeLayout],
 ) -> tuple[list[Placement], list[Placement]]:
-    """Moves those of `ready` to `waiting` whose turn it is not yet; `pods` are all there are.
+    """Returns `ready` and `waiting` anew: placements that have to wait for a turn are waiting.
 
-    The first of the spread groups goes once nobody else is on the way where it goes; until then
-    nobody else is let go there.
+    `pods` are all pods of the cluster. A spread group goes to a node once no other pods are under
+    way to slices of its sizes there. From then on no other pods go there until it has arrived.
     """
     nodes = {p.node for p in (*ready, *waiting) if p.pod.spread}
-    nodes.update(pod.node for pod in pods if pod.spread and not pod.finished)
-    there = {name: layouts[name] for name in nodes if name in layouts}
-    if not nodes.difference({""}):
+    nodes.update(pod.node for pod in pods if pod.spread and pod.node and not pod.finished)
+    if not nodes:
         return list(ready), list(waiting)
+    there = {name: layouts[name] for name in nodes if name in layouts}
     ungated = [p for p in (*ready, *waiting) if not p.pod.gated]
     under_way = _under_way(ungated, pods, there)
     turn: dict[_Door, str] = {}
@@ -82,7 +82,7 @@ def _doors(placement: Placement) -> set[_Door]:
 def _under_way(
     ungated: Iterable[Placement], pods: Iterable[Pod], layouts: Mapping[str, NodeLayout]
 ) -> dict[_Door, set[str]]:
-    """Who is on the way to slices of a size on a node: spread groups, and "" for others.
+    """The spread groups, and "" for other pods, that are under way to slices of a size on a node.
 
     Those are pods without a gate that have a place there, and pods that are bound there and are
     not seen to hold their slices yet.

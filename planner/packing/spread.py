@@ -22,7 +22,9 @@ def places(snapshot: Snapshot, made: Plan) -> Snapshot:
 
 
 def keep_places(state: State, snapshot: Snapshot) -> None:
-    """Places the units all of whose pods, or as many as they need, still have theirs."""
+    """Places a unit where it was if enough of its pods still have their places: as many as the unit
+    needs.
+    """
     kept = snapshot.kept
     if not kept:
         return

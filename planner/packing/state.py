@@ -342,8 +342,8 @@ class State:
         return len(unit.pods) >= unit.needed and (group is None or bool(self.placed[group]))
 
     def is_alone(self, number: int) -> bool:
-        """Whether it is a lone pod, of no group that waits or is spread, on whose place no other's
-        depends.
+        """Whether the unit is a lone pod that may be moved by itself: it has no group that waits or
+        is spread, and no other unit depends on its place.
         """
         if self.units[number].needed > 1 or number in self.further or not self.may_go(number):
             return False

@@ -26,8 +26,10 @@ G = TypeVar("G", bound=_Gpu)
 
 
 def members_of(status: LayoutStatus, pods: Iterable[Pod]) -> Members:
-    """Who is seen to hold slices. A slice that was taken and whose pod is not known yet may be that
-    of any pod that is not seen to hold one of its size.
+    """The spread groups that hold slices, by GPU.
+
+    The agent may not know yet which pod took a slice. Such a slice counts for every pod that waits
+    for a slice of its size on this node.
     """
     spread = {pod.key: pod for pod in pods if pod.spread}
     members: Members = {}

@@ -17,13 +17,13 @@ import yaml
 
 from cli.plan.hardware import Assumptions, hardware_of
 from hack.cluster.processes import ProcessSpec, Program
-from mpslice.kube.api import NODES, PODS, PatchType
+from mpslice.kube.api import NODES, PatchType
 from nodeagent.gpus.refusals import FOREIGN_PLUGIN
 from planner.state.parse import parse_node
 from tests.cluster.plugin import NEIGHBOURS_NAME, is_required
 from tests.nodeagent.conftest import A100, device, gpu
 from tests.nodeagent.nvml.driver import FakeDriver
-from tests.nodeagent.real.cluster import NAMESPACE, Cluster, plain_container
+from tests.nodeagent.real.cluster import Cluster, plain_container
 from tests.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.usefixtures("machine_without_node")
@@ -91,22 +91,6 @@ async def offers(cluster: Cluster, wanted: dict[str, int]) -> bool:
     return all(int(allocatable.get(name, 0)) == count for name, count in wanted.items())
 
 
-async def create(cluster: Cluster, name: str, resource: str) -> None:
-    container = {**plain_container(), "resources": {"limits": {resource: "1"}}}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "hostNetwork": True,
-            "containers": [container],
-        },
-    }
-    await cluster.kube.create(PODS, body, namespace=NAMESPACE)
-
-
 async def refused(cluster: Cluster, wanted: list[str | None]) -> bool:
     """Whether these are the reasons for which the agent leaves the GPUs alone."""
     gpus = (await cluster.status()).get("gpus") or ()
@@ -131,7 +115,8 @@ async def test_gpus_that_nvidias_plugin_offers_are_left_alone_until_it_and_its_p
     count: int,
 ) -> None:
     async with offering(cluster, nvidia_programs, two_gpus, config, {resource: count}):
-        await create(cluster, "theirs", resource)
+        container = {**plain_container(), "resources": {"limits": {resource: "1"}}}
+        await cluster.create_plain("theirs", container)
         await cluster.ready("theirs")
         printed = cluster.plane.kubectl("logs", "theirs").stdout
         held = printed.partition("NVIDIA_VISIBLE_DEVICES=")[2].splitlines()[0]

@@ -164,6 +164,21 @@ class Cluster:
         """A pod whose container sleeps in a slice; see `pod_manifest`."""
         return await self.kube.create(PODS, pod_manifest(name, size, **more), namespace=NAMESPACE)
 
+    async def create_plain(self, name: str, container: Json) -> Json:
+        """A pod of no slice with just this container."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "automountServiceAccountToken": False,
+                "hostNetwork": True,
+                "containers": [container],
+            },
+        }
+        return await self.kube.create(PODS, body, namespace=NAMESPACE)
+
     async def run(self, name: str, size: int, **more: Any) -> Json:
         """The same, and waits until it is Ready; the pod."""
         await self.create(name, size, **more)

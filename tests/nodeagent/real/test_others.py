@@ -10,9 +10,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from hack.cluster.layout import CHECKOUT
-from mpslice.kube.api import PODS, Json
+from mpslice.kube.api import Json
 from tests.nodeagent.conftest import device, gpu, resource
-from tests.nodeagent.real.cluster import NAMESPACE, Cluster, plain_container
+from tests.nodeagent.real.cluster import Cluster, plain_container
 from tests.nodeagent.real.foreign_plugin import foreign_plugin
 from tests.waiting import DEADLINE, eventually
 
@@ -25,28 +25,13 @@ async def reasons(cluster: Cluster) -> list[str | None]:
     return [entry.get("reason") for entry in (await cluster.status()).get("gpus") or ()]
 
 
-async def create(cluster: Cluster, name: str, container: Json) -> None:
-    body = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "hostNetwork": True,
-            "containers": [container],
-        },
-    }
-    await cluster.kube.create(PODS, body, namespace=NAMESPACE)
-
-
 async def test_gpu_of_another_plugin_is_ours_once_plugin_and_pods_are_gone(
     cluster: Cluster,
 ) -> None:
     directory = cluster.node.device_plugin_dir
     async with foreign_plugin(directory, "other.sock", WHOLE, [gpu(2)], {}):
         whole = {"resources": {"limits": {WHOLE: "1"}}}
-        await create(cluster, "whole", {**plain_container(), **whole})
+        await cluster.create_plain("whole", {**plain_container(), **whole})
         await cluster.ready("whole")
         await cluster.apply({"10gb": 1}, {"10gb": 1})
 
@@ -87,7 +72,7 @@ def nos(cluster: Cluster) -> AbstractAsyncContextManager[None]:
 
 async def test_node_of_nos_is_left_in_peace_until_its_last_pod_has_ended(cluster: Cluster) -> None:
     async with nos(cluster):
-        await create(cluster, "plugin", plain_container("nvidia-mps-server"))
+        await cluster.create_plain("plugin", plain_container("nvidia-mps-server"))
         theirs = await cluster.run("theirs", 10)
         await cluster.apply({"20gb": 1}, {})
 
