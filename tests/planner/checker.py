@@ -5,8 +5,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from planner.model.constraints import HostPort
+from planner.model.constraints import HostPort, Resources
 from planner.model.nodes import Node, NodeState
 from planner.model.plan import Placement, Plan
 from planner.model.pods import Pod
@@ -186,9 +187,11 @@ def _withdrawn(state: NodeState, made: Plan) -> Counter[str]:
 def could_replace(snapshot: Snapshot, made: Plan, pod: Pod, leaving: Placement) -> bool:
     """Whether a pod without relations would fit on the node of a placed one if that were not there.
 
-    Free slices may all go; what is reserved for somebody may not be taken.
+    Free slices may all go. What is reserved for somebody may not be taken: GPUs, CPU and memory.
     """
     state = next(state for state in snapshot.nodes if state.node.name == leaving.node)
+    kept = [each.pod for each in made.reservations if each.node == leaving.node]
+    state = _without(state, [each for each in kept if each is not pod])
     here = [p for p in made.placements if p.node == leaving.node and p.pod is not leaving.pod]
     coming = Placement(pod, leaving.node, ())
     if [*_identity(state.node, [coming])] or [*_fit_together(state, [*here, coming])]:
@@ -205,6 +208,21 @@ def could_replace(snapshot: Snapshot, made: Plan, pod: Pod, leaving: Placement) 
             carved = sum(size * count for size, count in held.items())
             rooms.append((gpu.capacity - carved, snapshot.max_slices_per_gpu - held.total()))
     return _can_seat(sorted(pod.seats, reverse=True), rooms)
+
+
+def _without(state: NodeState, kept: Sequence[Pod]) -> NodeState:
+    """The node with that much less left as these pods ask for."""
+    idle = state.idle
+    extended = Counter(dict(idle.extended))
+    for pod in kept:
+        extended.subtract(dict(pod.requests.extended))
+    left = Resources(
+        max(0, idle.cpu_milli - sum(pod.requests.cpu_milli for pod in kept)),
+        max(0, idle.memory - sum(pod.requests.memory for pod in kept)),
+        max(0, idle.ephemeral - sum(pod.requests.ephemeral for pod in kept)),
+        tuple(sorted(extended.items())),
+    )
+    return replace(state, idle=left, idle_pods=state.idle_pods - len(kept))
 
 
 def _can_seat(sizes: Sequence[int], rooms: Sequence[tuple[int, int]]) -> bool:
