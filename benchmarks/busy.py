@@ -30,9 +30,10 @@ from mpslice.nodelayout import (
 from mpslice.slices import SliceSize
 from planner import controller
 from planner.controller import Controller
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.metrics import Metrics
 from planner.state.parse import parse_pod
+from planner.view import Decision, View
 from tests.planner.conftest import SETTINGS
 from tests.planner.leading import (
     Recorder,

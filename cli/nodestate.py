@@ -2,9 +2,9 @@
 
 from cli.observe import Observed
 from mpslice.nodelayout import Condition, ConditionType, NodeLayout
-from planner.decide import Decision
 from planner.model.nodes import Node
 from planner.state.absence import shows_nothing
+from planner.view import Decision
 
 
 def states(observed: Observed, decision: Decision | None) -> dict[str, str]:

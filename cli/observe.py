@@ -22,7 +22,7 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube, 
 from mpslice.kube.errors import Forbidden, NotFound
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.model.constraints import NodeTerm
 from planner.model.nodes import Node
 from planner.model.pods import Pod
@@ -31,6 +31,7 @@ from planner.state.absence import Absences
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod, parse_terms
 from planner.state.podgroups import POD_GROUPS, minimum_of
 from planner.state.volumes import CLAIMS, VOLUMES, Claim, resolve
+from planner.view import Decision, View
 
 T = TypeVar("T")
 Label = tuple[str, str]

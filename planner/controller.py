@@ -19,7 +19,7 @@ from mpslice.nodelayout import NodeLayout
 from planner.ageing import seconds_until
 from planner.batch import Batch
 from planner.breath import Breath
-from planner.decide import Decision, Leaving, View, decide
+from planner.decide import decide
 from planner.interest import Interest, interest_of
 from planner.metrics import Metrics
 from planner.model.plan import Placement
@@ -29,6 +29,7 @@ from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.state.known import KnownNodes
+from planner.view import Decision, Leaving, View
 from planner.words.storyteller import Storyteller, tell_evicted
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket

@@ -7,10 +7,10 @@ bear on a decision only by what they take of nodes, by their group, and by relat
 from dataclasses import dataclass
 from typing import Final
 
-from planner.decide import Decision
 from planner.model.constraints import NO_RELATIONS
 from planner.model.plan import Cause
 from planner.model.pods import Pod
+from planner.view import Decision
 
 _OF_ROOM: Final = frozenset(
     {

@@ -16,10 +16,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mpslice.gpus import MemoryUnit
-from planner.decide import Decision
 from planner.model.plan import Cause
 from planner.model.pods import Pod
 from planner.stranded import stranded_gb
+from planner.view import Decision
 from planner.writes.actions import WriteSpec
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

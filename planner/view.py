@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
 
 from mpslice.gpus import MAX_SLICES_PER_GPU
 from mpslice.nodelayout import NodeLayout
@@ -16,6 +17,8 @@ from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absence
 from planner.state.known import KnownNodes
 from planner.writes.actions import Action
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Leaving = Mapping[tuple[str, SliceSize], datetime | None]
 """Nodes and sizes of which kube-scheduler may still see a free slice that is withdrawn, and until
@@ -63,6 +66,11 @@ class View:
     budgets: tuple[DisruptionBudget, ...] = ()
     spared: Mapping[str, datetime] = field(default_factory=dict)
     known: KnownNodes = field(default_factory=KnownNodes, compare=False)
+
+    @property
+    def moment(self) -> datetime:
+        """Now; the epoch where time plays no part."""
+        return self.now or _EPOCH
 
 
 @dataclass(frozen=True, slots=True)

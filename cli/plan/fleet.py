@@ -39,10 +39,10 @@ from mpslice.nodelayout import (
     SliceState,
 )
 from nodeagent.gpus.refusals import FOREIGN_PARTITIONER, FOREIGN_PLUGIN
-from planner.decide import serving
 from planner.model.constraints import Resources
 from planner.model.nodes import Node
 from planner.model.pods import Pod
+from planner.sites import serving
 
 _OTHERS: Final = frozenset({FOREIGN_PLUGIN, FOREIGN_PARTITIONER})
 _PASSING_TAINT: Final = "node.kubernetes.io/"

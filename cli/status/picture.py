@@ -11,10 +11,10 @@ from cli.rights import Denied
 from cli.terminal import natural
 from mpslice.nodelayout import GpuStatus, SliceState
 from mpslice.slices import SliceSize, size_label
-from planner.decide import Decision
 from planner.model.nodes import Node
 from planner.model.plan import Refusal
 from planner.model.pods import GATE, Pod
+from planner.view import Decision
 from planner.words.condition import queued
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 

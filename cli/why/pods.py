@@ -18,10 +18,10 @@ from cli.why.remedies import find_remedies, handed_over
 from cli.why.trial import Trials
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import looks_like_slice, parse_resource, probably_meant
-from planner.decide import Decision
 from planner.model.plan import Cause, Placement, Refusal
 from planner.model.pods import GATE, Pod
 from planner.state.parse import parse_pod
+from planner.view import Decision
 from planner.words.condition import AVAILABLE, queued
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 

@@ -12,13 +12,13 @@ from typing import Final
 from mpslice.gpus import GpuUuid
 from mpslice.nodelayout import NodeLayout, SliceState
 from mpslice.slices import SliceSize
-from planner.decide import Decision
 from planner.model.constraints import NO_RELATIONS, Resources
 from planner.model.nodes import Gpu, NodeState
 from planner.model.plan import Cause, Placement
 from planner.model.pods import Pod
 from planner.model.snapshot import Neighbours, Snapshot
 from planner.packing import plan
+from planner.view import Decision
 
 ALONE: Final = Neighbours()
 

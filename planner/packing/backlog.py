@@ -7,7 +7,8 @@ from heapq import merge
 
 from planner.packing.books import NodeBook
 from planner.packing.classes import PodClass
-from planner.packing.state import AnyCandidates, State
+from planner.packing.ledger import AnyCandidates
+from planner.packing.state import State
 
 Entry = tuple[int, int]
 """CPU in thousandths and the unit's number: those that take the least CPU come first."""

@@ -12,7 +12,8 @@ from planner.model.pods import Pod
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.candidates import best
 from planner.packing.classes import PodClass
-from planner.packing.state import Seating, State
+from planner.packing.ledger import Seating
+from planner.packing.state import State
 
 _LOOK: Final = 4  # how many GPUs are compared
 _LOOK_WITHDRAWING: Final = 16  # and where free slices would have to go

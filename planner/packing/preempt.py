@@ -22,9 +22,10 @@ from planner.model.preemption import Holder, Preemptible, Preemption
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.budget import Budget
 from planner.packing.classes import PodClass
+from planner.packing.ledger import Seating
 from planner.packing.reserve import Held
 from planner.packing.room import Room, Thing, gb_wanted
-from planner.packing.state import Seating, State
+from planner.packing.state import State
 from planner.packing.victims import Offer, cheapest
 
 AT_ONCE: Final = 10

@@ -16,10 +16,11 @@ from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.filters import cpu_detail
 from planner.packing.gpus import alone_on, gpu_refusal, how_many_fit, largest_room
+from planner.packing.ledger import AnyCandidates
 from planner.packing.order import Unit
 from planner.packing.reach import Tally
 from planner.packing.reserve import Held
-from planner.packing.state import AnyCandidates, State
+from planner.packing.state import State
 
 _Hole = tuple[int, str, int]
 """Negated room for a slice in gb, its node, the GPU's index: the largest sorts first."""

@@ -16,10 +16,11 @@ from planner.model.snapshot import Snapshot
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import place
+from planner.packing.ledger import Part, Seating
 from planner.packing.order import RESERVES
 from planner.packing.reuse import keep_nominated
 from planner.packing.standing import Ways, put_there
-from planner.packing.state import Part, Seating, State
+from planner.packing.state import State
 
 _Choice = tuple[NodeBook, tuple[GpuBook, ...]]
 

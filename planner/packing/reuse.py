@@ -13,8 +13,9 @@ from planner.feasibility.nodes import node_refusal
 from planner.model.pods import Pod
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on, place_group, seat_on_free
+from planner.packing.ledger import Seating
 from planner.packing.standing import Ways, put_there, put_together, seat_there
-from planner.packing.state import Seating, State
+from planner.packing.state import State
 
 _MANY: Final = 1000
 """Of more units those that took free slices stay there: to look for something better takes long."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from planner.model.preemption import Holder
 from planner.packing.books import GpuBook, NodeBook
 from planner.packing.classes import PodClass
-from planner.packing.state import Part
+from planner.packing.ledger import Part
 
 Thing = tuple[str, GpuBook | NodeBook]
 """What a node or a GPU has an amount of."""

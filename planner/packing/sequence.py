@@ -4,7 +4,8 @@ bound before comes after that.
 
 from collections.abc import Sequence
 
-from planner.packing.state import Seating, State
+from planner.packing.ledger import Seating
+from planner.packing.state import State
 
 
 def in_turn(state: State) -> Sequence[Seating]:

@@ -12,7 +12,8 @@ from planner.model.plan import Plan
 from planner.model.pods import Pod
 from planner.model.snapshot import Snapshot
 from planner.packing.fit import place_group
-from planner.packing.state import Seating, State
+from planner.packing.ledger import Seating
+from planner.packing.state import State
 
 
 def places(snapshot: Snapshot, made: Plan) -> Snapshot:

@@ -17,8 +17,9 @@ from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import gpus_on
+from planner.packing.ledger import Seating
 from planner.packing.order import planned_order
-from planner.packing.state import Seating, State
+from planner.packing.state import State
 
 _PODS: Final = 100  # the ways of more pods are not compared
 _LOOKS: Final = 4_000  # nodes that are looked at, to find where each class may go

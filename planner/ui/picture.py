@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from mpslice.nodelayout import ConditionType, GpuStatus, LayoutStatus, NodeLayout, SliceState
 from mpslice.slices import SliceSize
-from planner.decide import Decision
 from planner.model.nodes import NodeState
 from planner.model.plan import Cause, Placement, Refusal
 from planner.model.pods import GATE, Pod
 from planner.packing.order import planned_order
 from planner.ui.history import Sample
 from planner.ui.seen import Seen
+from planner.view import Decision
 from planner.words.condition import QUEUE
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from mpslice.nodelayout import NodeLayout
 from planner.controller import Controller
-from planner.decide import Decision, serving
 from planner.model.pods import Pod
 from planner.model.snapshot import Snapshot
+from planner.sites import serving
 from planner.state.snapshot import build_snapshot
 from planner.stranded import stranded_gb
+from planner.view import Decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Final
 
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
-from planner.decide import Decision
 from planner.model.plan import Refusal
 from planner.model.pods import Pod
+from planner.view import Decision
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 from planner.writes.actions import Evict
 

@@ -10,8 +10,9 @@ from benchmarks.cluster.fleet import Fleet, FleetNode, fleet
 from benchmarks.cluster.load import lives
 from mpslice.nodelayout import parse_node_layout
 from mpslice.slices import SliceSize
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.state.parse import parse_node, parse_pod
+from planner.view import Decision, View
 from planner.writes.actions import Ungate
 
 LABEL = ("nos.nebuly.com/gpu-partitioning", "mps")

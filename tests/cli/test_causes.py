@@ -19,7 +19,7 @@ from cli.why.ask import ask, target
 from cli.why.draw import draw
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.model.plan import Cause
 from planner.model.pods import GATE, Available
 from planner.progress.machine import Progress
@@ -27,6 +27,7 @@ from planner.state.parse import parse_pod
 from planner.ui.changes import changes
 from planner.ui.picture import Picture, picture
 from planner.ui.seen import Seen
+from planner.view import Decision, View
 from planner.words.condition import LASTS, condition_json
 from planner.words.storyteller import Storyteller
 from planner.writes.actions import Inform, Ungate

@@ -22,12 +22,13 @@ from mpslice.nodelayout import KUBELET_UNAVAILABLE, STOPPING
 from nodeagent import errors
 from nodeagent.gpus import health, refusals
 from nodeagent.mps import client
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.state.absence import Absences
 from planner.ui.changes import changes
 from planner.ui.picture import Picture
 from planner.ui.picture import picture as page_picture
 from planner.ui.seen import Seen
+from planner.view import Decision, View
 from planner.words import storyteller
 from tests.cli.fake_api import FakeApi, Grant, cluster
 from tests.cli.objects import LABEL, gpu, layout, node, pod, taint

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mpslice.slices import SliceSize
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.model.constraints import Expression
 from planner.model.pods import GATE, Pod, SliceClaim
 from planner.model.preemption import DisruptionBudget, Preemption
+from planner.view import Decision, View
 from tests.planner.lives.agents import Slice
 from tests.planner.lives.world import LABEL, START, World, world_of
 

@@ -12,9 +12,10 @@ from mpslice.kube.events import EventType, ObjectRef
 from mpslice.nodelayout import NodeLayout, spec_to_json, status_to_json
 from planner import controller
 from planner.controller import Controller
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.metrics import Metrics
 from planner.state.absence import Absences
+from planner.view import Decision, View
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import LABEL, node_manifest, node_status
 from tests.planner.conftest import SETTINGS

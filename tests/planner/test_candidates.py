@@ -18,7 +18,8 @@ from planner.model.snapshot import Snapshot
 from planner.packing.books import GpuBook
 from planner.packing.classes import PodClass
 from planner.packing.fit import seat
-from planner.packing.state import Seating, State
+from planner.packing.ledger import Seating
+from planner.packing.state import State
 from tests.planner.test_packing import node, pod
 
 GB = 1 << 30

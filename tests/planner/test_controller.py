@@ -8,8 +8,9 @@ from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, PatchType
 from mpslice.kube.errors import NotFound
 from mpslice.kube.session import Session
 from planner import controller
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.model.pods import GATE
+from planner.view import Decision, View
 from planner.writes.actions import MANAGED_LABEL
 from tests.planner.agents import add_node, gpu_of
 from tests.planner.conftest import LABEL, events_of, planning, served

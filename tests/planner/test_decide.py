@@ -21,12 +21,13 @@ from mpslice.nodelayout import (
     SliceStatus,
 )
 from mpslice.slices import SliceSize
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.model.constraints import Constraints, Resources
 from planner.model.nodes import Node
 from planner.model.plan import Placement
 from planner.model.pods import GATE, Available, Pod, SliceClaim
 from planner.state.absence import Absence
+from planner.view import Decision, View
 from planner.writes.actions import (
     MANAGED_LABEL,
     Action,

@@ -10,7 +10,8 @@ import pytest
 
 from mpslice.kube.api import NAMESPACES, PODS, Json
 from planner import controller
-from planner.decide import Decision, View, decide
+from planner.decide import decide
+from planner.view import Decision, View
 from planner.words import storyteller
 from tests.planner.leading import (
     count_decisions,

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from planner.decide import LINGER, View, decide
+from planner.decide import decide
+from planner.gate.leaving import LINGER
+from planner.view import View
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod, decided, ungated, written
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from mpslice.gpus import GpuUuid, MemoryUnit
 from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
-from planner.decide import Decision
 from planner.metrics import Metrics
 from planner.model.constraints import Resources
 from planner.model.nodes import NodeState
@@ -15,6 +14,7 @@ from planner.model.plan import Cause, Placement, Plan, Refusal
 from planner.model.pods import Pod
 from planner.model.snapshot import Neighbours, Snapshot
 from planner.stranded import stranded_gb
+from planner.view import Decision
 from planner.writes.actions import WriteSpec
 from tests.planner.test_packing import gb, node, pod
 

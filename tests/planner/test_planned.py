@@ -10,8 +10,9 @@ import pytest
 from mpslice.kube.api import NODES, PODS, Json, PatchType, list_all
 from mpslice.kube.session import Session
 from planner import controller
-from planner.decide import Decision, View, decide
+from planner.decide import decide
 from planner.state.parse import parse_pod
+from planner.view import Decision, View
 from planner.writes.actions import Ungate
 from tests.planner.agents import SimulatedAgents, node_status
 from tests.planner.conftest import planning
@@ -133,4 +134,4 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
     share = len(as_planned) / len(placed)
     log.info("of 500 pods %d are bound, %.1f %% of them where planned", len(placed), 100 * share)
     assert final == placed
-    assert share > 0.9
+    assert share >= 0.97

@@ -5,9 +5,9 @@ from typing import Any
 
 from mpslice.gpus import GpuUuid
 from mpslice.kube.events import EventType, ObjectRef
-from planner.decide import Decision
 from planner.model.plan import Cause, Placement, Plan, Refusal, Reservation
 from planner.model.snapshot import Snapshot
+from planner.view import Decision
 from planner.words.explain import refusal_text
 from planner.words.storyteller import AGAIN, REPEAT, Storyteller
 from tests.planner.test_packing import node, pod

@@ -10,9 +10,9 @@ from mpslice.nodelayout import GpuStatus, SliceState, SliceStatus
 from nodeagent.gpus.memory import PodMemory
 from nodeagent.hardware import MpsHealth
 from nodeagent.metrics import Metrics as AgentMetrics
-from planner.decide import Decision
 from planner.metrics import Metrics as PlannerMetrics
 from planner.model.snapshot import Snapshot
+from planner.view import Decision
 from tests.planner.test_packing import node, pod
 from webhook.metrics import Metrics as WebhookMetrics
 

@@ -15,9 +15,9 @@ import jsonpatch
 
 from mpslice.kube.api import NODES, PODS, Json
 from nodeagent.cluster.publisher import ANNOTATIONS_SECONDS
-from planner.decide import Decision
 from planner.model.pods import Pod
 from planner.state.parse import parse_pod
+from planner.view import Decision
 from tests.api.model import ApiModel, Entry
 from tests.planner.agents import node_manifest, node_status
 from tests.simulation.agents import Agent, NodeGpus

@@ -16,8 +16,9 @@ from time import perf_counter
 from typing import Final
 
 from planner.packing.books import GpuBook, NodeBook
+from planner.packing.ledger import AnyCandidates
 from planner.packing.solver.program import Program, TimeLimitReached
-from planner.packing.state import AnyCandidates, State
+from planner.packing.state import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.decide import Decision, decide
+from planner.decide import decide
 from planner.model.plan import Cause, Placement, Refusal
 from planner.model.pods import Pod
 from planner.progress.machine import RENOMINATE, Phase
+from planner.view import Decision
 from planner.writes.actions import Inform, WriteSpec
 from tests.planner.lives.life import Life
 

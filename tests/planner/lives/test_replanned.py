@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 
 from mpslice.slices import SliceSize
-from planner.decide import Decision
 from planner.model.constraints import Constraints, Resources
 from planner.model.plan import Placement
 from planner.model.pods import GATE, Pod, SliceClaim
+from planner.view import Decision
 from planner.writes.actions import WriteSpec
 from tests.planner.lives.life import Kind, Life
 from tests.planner.lives.world import world_of

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from planner.decide import Decision
 from planner.model.plan import Cause, Refusal
 from planner.ui import access
 from planner.ui.access import Reader
 from planner.ui.seen import Seen
+from planner.view import Decision
 from tests.planner.ui.chromium import Tab, browsing
 from tests.planner.ui.cluster import crowd, gpu, layout, of_gpus, seen, waiting
 from tests.planner.ui.reviews import TableOfReviews, admitting

@@ -1,0 +1,31 @@
+"""Free slices that are being withdrawn, which kube-scheduler may not know of yet."""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Final
+
+from mpslice.slices import SliceSize
+from planner.view import Leaving
+
+LINGER: Final = timedelta(seconds=2)
+"""How much later than the planner kube-scheduler may see that a node has a slice less: a pod whose
+gate goes before would be bound to it, and fail on the node."""
+
+
+def still_leaving(
+    before: Leaving, now_leaving: Collection[tuple[str, SliceSize]], now: datetime
+) -> Leaving:
+    """Slices that are being withdrawn, and those that have gone less than LINGER ago.
+
+    The time runs from the first decision that sees the slice gone, however long the agent took.
+    """
+    gone = {
+        seat: until or now + LINGER for seat, until in before.items() if seat not in now_leaving
+    }
+    lingering = {seat: until for seat, until in gone.items() if until > now}
+    return lingering | dict.fromkeys(now_leaving)
+
+
+def lingers(leaving: Leaving) -> datetime | None:
+    """When gates may go that were kept because of slices that have been withdrawn."""
+    return min((until for until in leaving.values() if until is not None), default=None)
