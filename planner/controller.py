@@ -4,15 +4,14 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import Kube
-from mpslice.kube.errors import ApiError, Conflict, KubeError, NotFound
+from mpslice.kube.errors import Conflict, KubeError, NotFound
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
@@ -24,7 +23,7 @@ from planner.interest import Interest, interest_of
 from planner.metrics import Metrics
 from planner.model.plan import Placement
 from planner.model.pods import Pod
-from planner.progress.machine import Phase, Progress, Refused
+from planner.progress.machine import Phase, Progress
 from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
@@ -34,18 +33,11 @@ from planner.words.storyteller import Storyteller, tell_evicted
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
+from planner.writes.setbacks import Setbacks, is_refusal
 from planner.writes.writer import Writer
 
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
-SPARED: Final = timedelta(minutes=1)
-"""How long a pod is passed over that the API server has refused to evict."""
-
-_PASSING: Final = frozenset({401, 429, 503, 504})
-FAULTS: Final = 8
-"""Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
-them over a second, which a change of etcd's leader takes."""
-
 _MANY: Final = 200  # pending pods: a plan for more may take long
 
 log = logging.getLogger(__name__)
@@ -107,14 +99,11 @@ class Controller:
         self._alarm: float | None = None  # when waiting alone changes the decision (monotonic)
         self._newest: Decision | None = None  # of this term
         self._tell_at: float | None = None
-        self._unnominable: set[str] = set()  # uids
-        self._faults: Counter[str] = Counter()  # by uid, of the API server at a nomination
         self._planned: Mapping[str, Placement] = {}  # by uid
         self._leaving: Leaving = {}
+        self._setbacks = Setbacks()
         self._progress: Mapping[str, Progress] = {}  # by uid; what a restart needs is in the pods
-        self._refused: dict[str, Refused] = {}  # by uid, of gates
         self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
-        self._spared: dict[str, datetime] = {}  # by uid, that could not be evicted
         self._known = KnownNodes()
         self._breath = Breath()
         self._interest: Interest | None = None  # None while it is being decided
@@ -146,12 +135,9 @@ class Controller:
         """Decides and acts until cancelled; only the leader may."""
         await self._cluster.synced()
         self._batch.release()
-        self._unnominable.clear()
-        self._faults.clear()
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
         self._progress, self._leaving = {}, {}
-        self._refused.clear()
-        self._spared.clear()
+        self._setbacks = Setbacks()
         self._planned = {}
         self._newest = self._tell_at = None
         self._changed = True
@@ -262,7 +248,7 @@ class Controller:
             away=self._absences.watch(nodes, self._cluster.layouts, now),
             unreadable=self._cluster.unreadable,
             gate=self._settings.gate,
-            unnominable=frozenset(self._unnominable),
+            unnominable=frozenset(self._setbacks.unnominable),
             max_slices_per_gpu=self._settings.max_slices_per_gpu,
             minimums=self._cluster.minimums,
             now=wall,
@@ -270,13 +256,13 @@ class Controller:
             planned=self._planned,
             progress=self._progress,
             freed=self._freed,
-            refused=dict(self._refused),
+            refused=dict(self._setbacks.refused),
             going=writer.going,
             leaving=self._leaving,
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,
-            spared=dict(self._spared),
+            spared=dict(self._setbacks.spared),
             known=self._known,
         )
 
@@ -320,39 +306,20 @@ class Controller:
 
     def _complain(self, action: Action, error: Exception) -> None:
         facts = {**action.facts, "error": str(error) or "no answer in time"}
-        if isinstance(action, Nominate) and self._is_final(action.pod.uid, error):
-            self._unnominable.add(action.pod.uid)  # or the others of its size would wait for it
+        if self._setbacks.failed(action, error, self._clock()):
+            self._trigger()
+        if isinstance(action, WriteSpec) and is_refusal(error):
+            self._absences.refused(action.layout.name, str(error), time.monotonic())
+        if isinstance(action, Nominate) and action.pod.uid in self._setbacks.unnominable:
             log.warning("not nominated: is `patch` on pods/status allowed?", extra=facts)
         else:
-            if isinstance(action, WriteSpec) and _is_refusal(error):
-                self._absences.refused(action.layout.name, str(error), time.monotonic())
-            if isinstance(action, Ungate) and _is_refusal(error):
-                self._gate_refused(action.pod.uid, str(error))
-            if isinstance(action, Evict) and (_is_refusal(error) or _forbids_eviction(error)):
-                self._spared[action.pod.uid] = self._clock() + SPARED
-                self._trigger()
             log.warning("a write failed, it is tried again", extra=facts)
 
-    def _gate_refused(self, uid: str, words: str) -> None:
-        before = self._refused.get(uid)
-        self._refused[uid] = Refused(before.count + 1 if before else 1, words)
-        self._trigger()
-
-    def _is_final(self, uid: str, error: Exception) -> bool:
-        """Whether the API server has refused a nomination, rather than been away or in trouble."""
-        if _is_refusal(error):
-            return True
-        if not isinstance(error, ApiError) or error.status in _PASSING:
-            return False
-        self._faults[uid] += 1
-        return self._faults[uid] >= FAULTS
-
     def _note(self, action: Action) -> None:
+        self._setbacks.worked(action)
         match action:
-            case Ungate(pod=pod, carved=carved):
-                self._refused.pop(pod.uid, None)
-                if carved:
-                    self._metrics.carved(pod)
+            case Ungate(pod=pod, carved=True):
+                self._metrics.carved(pod)
             case WriteSpec(layout=layout):
                 self._absences.written(layout.name)
                 self._metrics.written(action)
@@ -361,8 +328,7 @@ class Controller:
             case Evict():
                 self._metrics.evicted()
                 tell_evicted(self._recorder, action)
-            case Nominate(pod=pod):
-                self._faults.pop(pod.uid, None)
+            case Nominate():
                 self._trigger()  # gates may go that waited for it
 
     def _on_pod(self, change: Change[Pod]) -> None:
@@ -377,12 +343,10 @@ class Controller:
         elif new is None or not new.is_pending:
             self._batch.leave(change.key)
         if old is not None and (new is None or new.uid != old.uid):
-            self._spared.pop(old.uid, None)
+            self._setbacks.gone(old.uid)
         if old is not None and (new is None or new.uid != old.uid or not new.is_pending):
-            self._refused.pop(old.uid, None)
+            self._setbacks.settled(old.uid)
             self._freed.pop(old.uid, None)
-            self._unnominable.discard(old.uid)
-            self._faults.pop(old.uid, None)
             self._metrics.left(old.uid)
         if self._batch.holds(change.key) and not (old and old.node):
             self._wake.set()  # only the time at which the batch is complete has changed
@@ -406,18 +370,6 @@ class Controller:
             progress.phase in (Phase.OFFERED, Phase.BACKOFF)
             or (self._settings.preemption and not old.unschedulable)
         )
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the API server does not want the write, rather than cannot do it now."""
-    return isinstance(error, ApiError) and error.status < 500 and error.status not in _PASSING
-
-
-def _forbids_eviction(error: Exception) -> bool:
-    """Whether a PodDisruptionBudget forbids it, rather than the API server being busy: both are 429
-    (pkg/registry/core/pod/storage/eviction.go, createTooManyRequestsError).
-    """
-    return isinstance(error, ApiError) and error.status == 429 and "disruption" in str(error)
 
 
 def _was_pending(old: Pod | None, new: Pod) -> bool:

@@ -7,8 +7,8 @@ import pytest
 
 from mpslice.kube.api import NODE_LAYOUTS, Json, PatchType, Resource
 from mpslice.kube.errors import ApiError
-from planner import controller
 from planner.state.absence import Absences
+from planner.writes import setbacks
 from tests.planner.leading import layout_object, leading, node_object, pod_object, until
 from tests.planner.memory import Memory
 from tests.planner.test_decide import a_layout
@@ -74,7 +74,7 @@ async def test_pod_is_nominated_although_the_planners_token_had_ended() -> None:
 async def test_pod_whose_nomination_is_refused_holds_up_nobody(
     status: int, asked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "FAULTS", 3)
+    monkeypatch.setattr(setbacks, "FAULTS", 3)
     kube = Refusing(status, one_free_slice_and_a_rival())
     async with leading(kube):
         await eventually(until(lambda: ("first", None) in kube.seen), "its gate is taken away")

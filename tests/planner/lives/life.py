@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mpslice.slices import SliceSize
-from planner.controller import SPARED
 from planner.decide import decide
 from planner.model.constraints import Constraints, Resources
 from planner.model.plan import Placement
@@ -16,6 +15,7 @@ from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absences
 from planner.view import Decision, Leaving, View
 from planner.writes.actions import Evict, Inform, Nominate, Ungate, WriteSpec
+from planner.writes.setbacks import SPARED
 from tests.planner.lives.scheduler import Scheduler
 from tests.planner.lives.world import LABEL, START, World, a_world
 
