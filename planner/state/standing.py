@@ -58,9 +58,24 @@ class _Count:
     def uncarved_gb(self) -> int:
         return self.capacity - self.used_gb - self.free_gb
 
-    def leaves(self, size: SliceSize) -> bool:
-        """Whether a slice of the size stands here that nobody has and that is to go."""
-        return self.shown.get(size, 0) > self.used.get(size, 0) + self.free.get(size, 0)
+    def stands(self, size: SliceSize) -> bool:
+        """Whether a slice of the size is here that nobody has."""
+        return self.shown.get(size, 0) > self.used.get(size, 0)
+
+    def has_room(self, size: SliceSize) -> bool:
+        """Whether a slice that is to come fits beside those that are used."""
+        return self.used_gb + size <= self.capacity
+
+    def hold(self, size: SliceSize) -> None:
+        """Counts one more as used: a free one of the size, if there is any."""
+        if size in self.free:
+            self.free[size] -= 1
+            self.free_gb -= size
+            if not self.free[size]:
+                del self.free[size]
+        self.used[size] = self.used.get(size, 0) + 1
+        self.used_gb += size
+        self.settle()
 
     def settle(self) -> None:
         """Where a slice that was to go has been taken, not all that was to come has room: then
@@ -192,22 +207,31 @@ def _settle_claims(
 ) -> None:
     """Gives the pods that are bound, but not seen to hold their slices yet, free ones of the size.
 
-    The kubelet takes them in allocation order, so the same order is used here, and one that is to
-    go while it still stands. Where there is none, the memory counts as held on the tightest GPU
-    that has it: a bound pod holds what it requests.
+    First what stands, since the kubelet gives nothing else: what is to stay, then what is to go.
+    Then what is to come, in case it has come already. Where there is none, the memory counts as
+    held on the tightest GPU that has it: a bound pod holds what it requests. In each case in the
+    order in which the kubelet takes them.
     """
     late = [(pod, seats) for pod in pods if pod.seats and (seats := _missing(pod, held))]
     if not late:
         return
     anonymous = Counter(held.get("", {}))  # allocated, and it is not known yet for whom
+    left: list[tuple[Pod, SliceSize]] = []
     for pod, missing in sorted(late, key=lambda item: item[0].key):
         known = missing & anonymous
         anonymous -= known
-        for size, count in sorted((missing - known).items()):
-            for _ in range(count):
-                gpu = _hold(suitable(gpus, pod, members), size)
-                if pod.spread and gpu is not None:
-                    join(members, gpu.uuid, pod)
+        left += [(pod, size) for size in sorted((missing - known).elements())]
+    for choose in (_staying, _leaving, _coming, _uncarved):
+        without: list[tuple[Pod, SliceSize]] = []
+        for pod, size in left:
+            gpu = choose(suitable(gpus, pod, members), size)
+            if gpu is None:
+                without.append((pod, size))
+                continue
+            gpu.hold(size)
+            if pod.spread:
+                join(members, gpu.uuid, pod)
+        left = without
 
 
 def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
@@ -222,23 +246,21 @@ def _missing(pod: Pod, held: Held) -> Counter[SliceSize] | None:
     return Counter(seats) - Counter(mine or {})
 
 
-def _hold(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
-    gpu = _next_taken([gpu for gpu in gpus if size in gpu.free], size)
-    if gpu is not None:
-        gpu.free[size] -= 1
-        gpu.free_gb -= size
-        if not gpu.free[size]:
-            del gpu.free[size]
-    else:
-        gpu = _next_taken([gpu for gpu in gpus if gpu.leaves(size)], size)
-    if gpu is None:
-        able = [gpu for gpu in gpus if gpu.uncarved_gb >= size]
-        gpu = min(able, key=lambda gpu: (gpu.uncarved_gb, gpu.index), default=None)
-    if gpu is not None:
-        gpu.used[size] = gpu.used.get(size, 0) + 1
-        gpu.used_gb += size
-        gpu.settle()
-    return gpu
+def _staying(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
+    return _next_taken((g for g in gpus if size in g.free and g.stands(size)), size)
+
+
+def _leaving(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
+    return _next_taken((g for g in gpus if g.stands(size)), size)
+
+
+def _coming(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
+    return _next_taken((g for g in gpus if size in g.free and g.has_room(size)), size)
+
+
+def _uncarved(gpus: Sequence[_Count], size: SliceSize) -> _Count | None:
+    able = (gpu for gpu in gpus if gpu.uncarved_gb >= size)
+    return min(able, key=lambda gpu: (gpu.uncarved_gb, gpu.index), default=None)
 
 
 def _next_taken(having: Iterable[_Count], size: SliceSize) -> _Count | None:

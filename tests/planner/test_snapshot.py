@@ -1,6 +1,8 @@
 """The state that a plan starts from, above all when a node says what cannot be."""
 
+from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -184,6 +186,56 @@ def test_bound_pod_keeps_the_slice_that_an_unacknowledged_spec_withdraws() -> No
     quick = a_pod("quick", 30, node="n1")
     (state,) = build_snapshot([a_node()], {"n1": layout}, [quick]).nodes
     assert (state.gpus[0].used, state.gpus[0].free) == (gb({30: 1}), {})
+
+
+def changing(shown: list[dict[int, int]], wanted: list[dict[int, int]], gb_each: int) -> NodeLayout:
+    """n1 with a GPU for each of `shown`, whose slices are all free and are to become `wanted`."""
+    gpus, specs = [], []
+    for index, (here, soon) in enumerate(zip(shown, wanted, strict=True)):
+        uuid = GpuUuid(f"n1-{index}")
+        ids = [(size, ordinal) for size, count in here.items() for ordinal in range(count)]
+        slices = tuple(a_slice(size, ordinal, uuid) for size, ordinal in ids)
+        gpus.append(GpuStatus(uuid, index, "Test", gb_each, gb_each, slices=slices))
+        specs.append(GpuSpec(uuid, gb(soon)))
+    layout = replace(a_layout("n1", generation=2), spec=LayoutSpec(tuple(specs)))
+    assert layout.status is not None
+    return replace(layout, status=replace(layout.status, gpus=tuple(gpus)))
+
+
+def test_pods_that_are_bound_while_the_layout_changes_hold_what_stands() -> None:
+    """The 40gb that is to come on the other GPU is nobody's yet."""
+    layout = changing([{40: 1}, {20: 1, 60: 1}], [{10: 3}, {40: 1, 20: 2}], 80)
+    pods = [a_pod("a", 40, node="n1"), a_pod("b", 60, node="n1")]
+    (state,) = build_snapshot([a_node()], {"n1": layout}, pods).nodes
+    assert [gpu.used for gpu in state.gpus] == [gb({40: 1}), gb({60: 1})]
+    assert [gpu.free for gpu in state.gpus] == [gb({10: 3}), gb({20: 1})]
+
+
+some_slices = st.lists(st.sampled_from([5, 10, 20, 40, 60]), max_size=4)
+
+
+@given(
+    gpus=st.lists(st.tuples(some_slices, some_slices), min_size=1, max_size=3),
+    dice=st.randoms(use_true_random=False),
+)
+def test_no_gpu_counts_more_than_it_has_whoever_is_bound_while_the_layout_changes(
+    gpus: list[tuple[list[int], list[int]]], dice: Random
+) -> None:
+    def within(sizes: list[int]) -> Counter[int]:
+        while sum(sizes) > 80:
+            sizes = sizes[1:]
+        return Counter(sizes)
+
+    shown, wanted = ([dict(within(pair[part])) for pair in gpus] for part in (0, 1))
+    standing = [size for here in shown for size in Counter(here).elements()]
+    taken = dice.sample(standing, dice.randint(0, len(standing)))
+    pods = [a_pod(f"p{number}", size, node="n1") for number, size in enumerate(taken)]
+    (state,) = build_snapshot([a_node()], {"n1": changing(shown, wanted, 80)}, pods).nodes
+    for gpu in state.gpus:
+        total = sum(size * count for part in (gpu.used, gpu.free) for size, count in part.items())
+        assert total <= gpu.capacity
+    held = sum((Counter(gpu.used) for gpu in state.gpus), Counter[SliceSize]())
+    assert held == Counter(taken)
 
 
 def test_finished_pods_hold_nothing() -> None:
