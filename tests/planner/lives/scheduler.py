@@ -106,12 +106,14 @@ class Scheduler:
                 return
             reasons[reason] += 1
         words = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        if not self._preempt(pod):
+        if self._waits_for_victims(pod):
+            self._refuse(pod, words, keeps=True)
+        elif not self._preempt(pod):
             self._refuse(pod, words)
 
-    def _refuse(self, pod: Pod, words: str) -> None:
+    def _refuse(self, pod: Pod, words: str, *, keeps: bool = False) -> None:
         verdict = f"0/{len(self._world.agents)} nodes are available: {words}."
-        nominated = "" if self._clears else pod.nominated
+        nominated = "" if self._clears and not keeps else pod.nominated
         if nominated != pod.nominated:
             self._world.version += 1
             self._tried[pod.key] = self._world.version
@@ -141,10 +143,15 @@ class Scheduler:
                 return f"Insufficient {resource_name(size)}"
         return self._objects(pod, name)
 
+    def _waits_for_victims(self, pod: Pod) -> bool:
+        """Whether pods end on its node that it may preempt: it keeps its nomination and preempts no
+        others meanwhile (plugins/defaultpreemption, PodEligibleToPreemptOthers).
+        """
+        ending = self._ending(pod.nominated) if pod.nominated else ()
+        return any(other.priority < pod.priority for other in ending)
+
     def _preempt(self, pod: Pod) -> bool:
         """Ends pods of lower priority that hold a slice of the same size, the fewest on a node."""
-        if pod.nominated and self._fits(pod, pod.nominated, self._ending(pod.nominated)) == "":
-            return False  # it waits for its victims
         for name in sorted(self._world.agents):
             victims = sorted(
                 (
