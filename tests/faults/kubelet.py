@@ -54,10 +54,19 @@ class Kubelet:
         for notes in (self._fake.lists, self._fake.calls, self._fake.registrations):
             notes.clear()
 
-    def offered(self) -> Counter[int]:
-        """How many slices of each size the plugin offers or has given to a pod."""
-        listed = (id_ for ids in self._fake.devices.values() for id_ in ids)
-        return Counter(int(DeviceId.parse(id_).size) for id_ in listed)
+    def offered(self) -> frozenset[DeviceId]:
+        """The slices that the plugin lists as healthy, those of pods among them.
+
+        What a plugin that has ended listed is unhealthy, though it counts for minutes still.
+        """
+        healthy = (id_ for resource in self._fake.devices for id_ in self._fake.healthy(resource))
+        return frozenset(map(DeviceId.parse, healthy))
+
+    def hidden(self) -> frozenset[DeviceId]:
+        """The slices that the plugin lists as unhealthy."""
+        served = (self._fake.devices.get(resource, {}) for resource in self._fake.served())
+        listed = frozenset(DeviceId.parse(id_) for ids in served for id_ in ids)
+        return listed - self.offered()
 
     def excuse(self, seconds: float) -> None:
         """For so long a pod may be refused: what serves it was taken away."""
@@ -145,12 +154,7 @@ class Kubelet:
 
     async def show(self) -> None:
         """Raises a KubeError."""
-        capacity: Counter[str] = Counter()
-        allocatable: Counter[str] = Counter()
-        for resource, devices in self._fake.devices.items():
-            capacity[resource] = len(devices)
-            connected = resource in self._fake.served()
-            allocatable[resource] = len(self._fake.healthy(resource)) if connected else 0
+        capacity, allocatable = self._fake.count()
         status = {"capacity": _texts(capacity), "allocatable": _texts(allocatable)}
         shown = (await self._kube.read(NODES, self._node)).get("status") or {}
         if any(not status[part].items() <= shown.get(part, {}).items() for part in status):

@@ -1,14 +1,16 @@
 """That what must not be is found where the kubelet sees it."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from mpslice.gpus import DeviceId
 from mpslice.slices import SliceSize
 from nodeagent.slices.pods import Need, PodFacts
 from tests.api.kube import ModelKube
 from tests.faults.kubelet import Kubelet
-from tests.nodeagent.fake_kubelet import Admitted, FakeKubelet
+from tests.nodeagent.fake_kubelet import Admitted, Client, FakeKubelet
 
 RESOURCE = "nvidia.com/gpu-20gb"
 SLICE = "GPU-n0-0::20::0"
@@ -44,6 +46,18 @@ def test_more_than_the_gpu_has_is_found(kubelet: Kubelet, problems: list[str]) -
     devices["GPU-n0-0::20::2"] = True
     kubelet._fake.on_list(RESOURCE)
     assert problems[0].startswith("GPU-n0-0 has 40 gb and containers can have 60")
+
+
+def test_slice_is_offered_or_hidden_while_a_plugin_serves_it(kubelet: Kubelet) -> None:
+    """What an agent that was killed had carved counts for minutes still, and nobody offers it."""
+    fake = kubelet._fake
+    slices, nothing = frozenset({DeviceId.parse(SLICE)}), frozenset[DeviceId]()
+    fake.devices[RESOURCE] = {SLICE: False}
+    assert (kubelet.offered(), kubelet.hidden()) == (nothing, nothing)
+    fake._clients[RESOURCE] = cast(Client, None)  # connected; nothing is asked of it here
+    assert (kubelet.offered(), kubelet.hidden()) == (nothing, slices)
+    fake.devices[RESOURCE] = {SLICE: True}
+    assert (kubelet.offered(), kubelet.hidden()) == (slices, nothing)
 
 
 async def test_refused_pod_is_found_unless_nobody_serves(

@@ -13,6 +13,7 @@ from mpslice.slices import parse_resource
 from planner.model.plan import Cause
 from planner.model.pods import GATE
 from planner.words.condition import AVAILABLE
+from tests.faults.kubelet import Kubelet
 from tests.faults.script import Moment
 from tests.faults.stand import NODES_GPUS, NodeParts, Stand, uuid_of
 
@@ -152,25 +153,39 @@ class Watch:
             status = layout.get("status") or {}
             if status.get("observedGeneration") != layout["metadata"]["generation"]:
                 return f"NodeLayout {node.name} is not acknowledged: {status.get('conditions')}"
-            used = Counter(
-                (gpu["uuid"], each["id"])
-                for gpu in status.get("gpus") or ()
-                for each in gpu.get("slices") or ()
-                if each.get("state") == "Used"
-            )
-            has = Counter((id_.gpu, str(id_)) for id_ in node.kubelet.claims)
-            if used != has:
-                return f"NodeLayout {node.name} shows as used {dict(used)}, pods have {dict(has)}"
-            shown = _shown(nodes[node.name])
-            if shown != node.kubelet.offered():
-                offered = dict(node.kubelet.offered())
-                return f"node {node.name} shows {dict(shown)}, its plugin offers {offered}"
+            wrong = _of_slices(node.kubelet, status) or _of_counts(node.kubelet, nodes[node.name])
+            if wrong:
+                return f"{node.name}: {wrong}"
         return ""
 
     def ended_by_themselves(self) -> str:
         """Which of our programs has ended though nobody ended it, "" when none has."""
         ended = [program for program in self._stand.ours if not program.running]
         return f"{ended[0].name} has ended: {ended[0].last_lines()}" if ended else ""
+
+
+def _of_slices(kubelet: Kubelet, status: Json) -> str:
+    """Where a NodeLayout's status shows other slices than the kubelet has; "" where it does not."""
+    slices = [each for gpu in status.get("gpus") or () for each in gpu.get("slices") or ()]
+    shown = sorted(each["id"] for each in slices)
+    offered = sorted(map(str, kubelet.offered()))
+    if shown != offered:
+        return f"its NodeLayout shows {shown}, its plugin offers {offered}"
+    used = sorted(each["id"] for each in slices if each.get("state") == "Used")
+    has = sorted(map(str, kubelet.claims))
+    if used != has:
+        return f"its NodeLayout shows as used {used}, pods have {has}"
+    hidden = sorted(map(str, kubelet.hidden()))
+    return f"its plugin hides {hidden}, and every GPU is well" if hidden else ""
+
+
+def _of_counts(kubelet: Kubelet, node: Json) -> str:
+    """Where a node's allocatable shows other counts than the kubelet's; "" where it does not."""
+    shown = _shown(node)
+    offered = Counter(int(id_.size) for id_ in kubelet.offered())
+    if shown != offered:
+        return f"the node shows {dict(shown)}, its plugin offers {dict(offered)}"
+    return ""
 
 
 def _layout(layout: Json) -> tuple[str, str]:

@@ -7,11 +7,13 @@ is current when any stream ends, trust the list that it has when an Allocate ret
 import asyncio
 import base64
 import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -27,6 +29,9 @@ from nodeagent.kubelet_api.podresources_v1_pb2_grpc import (
     add_PodResourcesListerServicer_to_server,
 )
 from tests.waiting import DEADLINE
+
+STOP_GRACE: Final = 300.0
+"""Seconds for which the devices of a plugin that has ended count (endpointStopGracePeriod)."""
 
 OPTIONS = (("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1))
 
@@ -76,7 +81,9 @@ class FakeKubelet:
     refusals: int = 0  # PodResources calls that its rate limit is to refuse
     on_list: Callable[[str], None] = lambda _resource: None
     on_call: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
     _clients: dict[str, Client] = field(default_factory=dict)
+    _stopped: dict[str, float] = field(default_factory=dict)  # since when, by resource
     _server: grpc.aio.Server | None = None
     _resources: grpc.aio.Server | None = None
 
@@ -121,6 +128,19 @@ class FakeKubelet:
     def served(self) -> set[str]:
         """The resources whose plugin it is connected with."""
         return set(self._clients)
+
+    def count(self) -> tuple[Counter[str], Counter[str]]:
+        """What the node's status gets of each resource: capacity, allocatable (GetCapacity).
+
+        Devices whose plugin has ended are unhealthy, and count for a while. Then the kubelet
+        forgets them; of a name that it has known the status keeps a 0 (nodestatus/setters.go).
+        """
+        now = self.clock()
+        for resource in [r for r, since in self._stopped.items() if now - since > STOP_GRACE]:
+            self.devices[resource] = {}
+        capacity = Counter({resource: len(ids) for resource, ids in self.devices.items()})
+        healthy = {resource: len(self.healthy(resource)) for resource in self.devices}
+        return capacity, Counter(healthy)
 
     async def disconnect(self, resource: str) -> None:
         """Cuts one plugin off, as it happens when registrations overlap."""
@@ -221,6 +241,7 @@ class FakeKubelet:
         if before is not None and before.stream is not None and not before.stream.done():
             self.overlaps += 1
         client = self._clients[resource] = Client(resource, channel, options)
+        self._stopped.pop(resource, None)
         self.registrations.append(resource)
         client.stream = asyncio.create_task(self._follow(client))
 
@@ -235,6 +256,7 @@ class FakeKubelet:
         if current is not None:
             devices = self.devices.get(client.resource, {})
             self.devices[client.resource] = dict.fromkeys(devices, False)
+            self._stopped[client.resource] = self.clock()
             await current.channel.close()
 
     def _receive(self, resource: str, response: plugin_api.ListAndWatchResponse) -> None:

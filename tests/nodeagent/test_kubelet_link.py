@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from nodeagent.local import LocalNode
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
 from tests.nodeagent.conftest import AMPERE, device, gpu, resource
-from tests.nodeagent.fake_kubelet import AdmissionError, FakeKubelet
+from tests.nodeagent.fake_kubelet import STOP_GRACE, AdmissionError, FakeKubelet
 from tests.nodeagent.fake_mps import FakeMps
 from tests.waiting import eventually
 
@@ -186,6 +187,24 @@ async def test_kubelet_that_is_bound_before_it_listens_is_tried_again_at_once(
             listener.setblocking(False)
             loop = asyncio.get_running_loop()
             await asyncio.wait_for(loop.sock_accept(listener), 0.8)
+
+
+async def test_stand_in_counts_what_an_ended_plugin_listed_for_five_minutes(
+    local: LocalNode, kubelet: FakeKubelet
+) -> None:
+    """As the kubelet does: devicemanager/manager.go, GetCapacity."""
+    there = {resource(10): 2, resource(20): 1, resource(40): 1}
+    nothing = dict.fromkeys(there, 0)
+    async with serving(local):
+        await knows(kubelet)
+        assert kubelet.count() == (there, there)
+    await knows(kubelet, 0)
+    ended = time.monotonic()
+    assert kubelet.count() == (there, nothing)
+    kubelet.clock = lambda: ended + STOP_GRACE - 60
+    assert kubelet.count() == (there, nothing)
+    kubelet.clock = lambda: ended + STOP_GRACE + 1
+    assert kubelet.count() == (nothing, nothing)
 
 
 async def test_size_that_was_cut_off_is_registered_again_alone(
