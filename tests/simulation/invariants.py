@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpslice.kube.api import PODS
 from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 from tests.api.model import Entry
+from tests.simulation.copies import stale_in_agent, stale_in_planner
 
 if TYPE_CHECKING:
     from tests.simulation.run import Run
@@ -76,11 +78,15 @@ class Judge:
         return cpu >= pod.requests.cpu_milli
 
     def copies_are_true(self) -> None:
-        """What the planners believe is what the API has."""
-        there = {pod.key: pod.resource_version for pod in map(parse_pod, self._run.api.all(PODS))}
+        """What everybody of ours believes is what the API has."""
+        api = self._run.api
         for planner in self._run.planners:
-            if planner.controller is None:
-                continue
-            seen = {pod.key: pod.resource_version for pod in planner.controller.cluster.pods}
-            if seen != there:
-                self._run.problem(f"{planner.name} sees {seen}, there is {there}")
+            if planner.controller is not None:
+                self._tell(planner.name, stale_in_planner(api, planner.controller))
+        for agent in self._run.agents:
+            if agent.controller is not None:
+                self._tell(f"agent {agent.name}", stale_in_agent(api, agent.name, agent.controller))
+
+    def _tell(self, who: str, stale: Iterator[str]) -> None:
+        for what in stale:
+            self._run.problem(f"{who} sees {what}")

@@ -170,13 +170,13 @@ class Run:
         for pod in self.waiting():
             self.problem(f"{pod.key} is not bound though nothing else runs: {self.judge.why(pod)}")
         await asyncio.sleep(_SETTLED)
-        self.judge.copies_are_true()
         before = self.network.writes.copy()
         await asyncio.sleep(_QUIET)
         writes = self.network.writes - before
         ours = {n: c for n, c in writes.items() if n.startswith(("planner", "agent", "scheduler"))}
         if ours:
             self.problem(f"writes while nothing happened: {ours}")
+        self.judge.copies_are_true()
 
     async def _until_bound(self, seconds: float) -> None:
         for _ in range(int(seconds / _LOOK)):

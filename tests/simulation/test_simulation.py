@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from mpslice.kube.api import PODS
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Resource
 from mpslice.kube.errors import Unreachable
 from mpslice.kube.reflector import Reflector
 from nodeagent.cluster.publisher import Publisher
@@ -72,6 +73,30 @@ def test_failing_script_is_shrunk_to_what_it_takes(monkeypatch: pytest.MonkeyPat
     assert script.troubles == FORGETTING
     assert len(script.arrivals) == 1
     assert "planner 0 sees" in outcome.problems[0]
+
+
+def without_every_fifth_update(resource: Resource) -> Callable[..., None]:
+    """What of ours puts into its copies, where it leaves out an update of the resource at times."""
+    updates: Counter[Reflector[Any]] = Counter()
+    put = Reflector._put
+
+    def leave_out(reflector: Reflector[Any], key: str, new: Any) -> None:
+        is_update = new is not None and key in reflector.objects
+        ours = cast(Client, reflector._kube).name.startswith(("planner", "agent"))
+        if ours and is_update and reflector.resource == resource:
+            updates[reflector] += 1
+            if updates[reflector] % 5 == 0:
+                return
+        put(reflector, key, new)
+
+    return leave_out
+
+
+@pytest.mark.parametrize("resource", [PODS, NODES, NODE_LAYOUTS])
+def test_copy_that_is_stale_is_found(monkeypatch: pytest.MonkeyPatch, resource: Resource) -> None:
+    monkeypatch.setattr(Reflector, "_put", without_every_fifth_update(resource))
+    problems = (problem for seed in range(100) for problem in play(script_of(seed)).problems)
+    assert any(f" sees {resource.plural}/" in problem for problem in problems)
 
 
 def test_planner_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
