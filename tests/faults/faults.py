@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from hack.cluster.errors import ClusterError
+from hack.cluster.processes import Program
 from mpslice.kube.api import NODES, Json
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 from tests.faults.proxy import Trouble
@@ -20,7 +21,9 @@ Act = Callable[[Stand, int], Awaitable[None]]
 
 _BINDING: Final = 10.0  # seconds from a scheduler's look at a node's status to the admission
 _ADOPTED: Final = 5.0  # seconds in which an agent that is back has registered every size
+_SHIFT: Final = 600  # seconds by which a clock is wrong
 _FILLER: Final = "filler"
+_CLOCK: Final = (0.5, 3.0, 8.0)
 _BRIEF: Final = (0.05, 0.5, 3.0)
 _BY_SERVER: Final = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
 
@@ -116,6 +119,22 @@ async def _kill_etcd(stand: Stand, _target: int) -> None:
 
 async def _start_etcd(stand: Stand, _target: int) -> None:
     await start_again(stand.etcd)
+
+
+# Their clocks.
+
+
+def _clocks(whose: str, program: Callable[[Stand, int], Program]) -> tuple[Fault, Fault]:
+    """A clock is put forward or back, and right again."""
+
+    async def put(stand: Stand, target: int, *, seconds: int) -> None:
+        stand.clocks[program(stand, target).name].put_forward(seconds)
+
+    forward, back = (partial(put, seconds=seconds) for seconds in (_SHIFT, -_SHIFT))
+    return (
+        Fault(f"{whose} clock is 10 minutes ahead", forward, back, _CLOCK),
+        Fault(f"{whose} clock is 10 minutes behind", back, forward, _CLOCK),
+    )
 
 
 # The way to the API server.
@@ -239,6 +258,9 @@ FAULTS: Final = (
     Fault("the API server is killed", _kill_server, _start_server),
     _paused("the API server is paused", _signal_server),
     Fault("etcd is killed", _kill_etcd, _start_etcd),
+    *_clocks("a planner's", lambda stand, target: stand.planners[target % 2]),
+    *_clocks("the webhook's", lambda stand, _target: stand.webhook),
+    *_clocks("an agent's", lambda stand, target: _node(stand, target).agent),
     *(_of_proxy(trouble) for trouble in Trouble),
     Fault("a node is deleted", _delete_node, _make_node),
     Fault("the CRD is deleted", _delete_definition, _make_definition),

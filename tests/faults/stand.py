@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -29,6 +29,8 @@ from mpslice.kube.api import LEASES, NODE_LAYOUTS, NODES, Json, PatchType, Resou
 from mpslice.kube.errors import Conflict, KubeError
 from mpslice.kube.session import Session
 from planner.service import LEASE
+from tests.faults import clocks
+from tests.faults.clocks import WallClock
 from tests.faults.kubelet import Kubelet
 from tests.faults.proxy import Proxy
 from tests.nodeagent.fake_kubelet import fake_kubelet
@@ -87,6 +89,8 @@ class Stand:
     """Leaders that do not run on, by the fault's target."""
     definition: Json = field(default_factory=dict)
     """The CRD as the chart has it, with what the API server made of it."""
+    clocks: dict[str, WallClock] = field(default_factory=dict)
+    """Of our programs, by their names."""
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -102,6 +106,12 @@ class Stand:
     @property
     def ours(self) -> tuple[Program, ...]:
         return (self.webhook, *self.planners, *(node.agent for node in self.nodes))
+
+    def give_clock(self, program: Program, library: Path) -> None:
+        """A wall clock of its own, for a program that does not run yet."""
+        clock = self.clocks[program.name] = WallClock(library, self.plane.dir / program.name)
+        environment = {**program.spec.environment, **clock.environment}
+        program.spec = replace(program.spec, environment=environment)
 
     async def leader(self) -> Program:
         """The planner that holds the lease, the first one where nobody does."""
@@ -181,11 +191,13 @@ async def stand(parts: Parts, say: Say, dice: random.Random) -> AsyncIterator[St
                 second = await asyncio.to_thread(_second_planner, plane)
                 here = Stand(plane, kube, proxy, core.webhook, (core.planner, second))
                 running += (core.webhook, *here.planners)
+                library = await asyncio.to_thread(clocks.build, plane.dir)
                 for program in here.ours:
+                    here.give_clock(program, library)
                     here.lead_through_proxy(cluster.component_kubeconfig(program.name))
                     program.start(wait=False)
                 here.definition = await kube.read(DEFINITIONS, CRD)
-                async with _nodes(here), asyncio.TaskGroup() as tasks:
+                async with _nodes(here, library), asyncio.TaskGroup() as tasks:
                     running += [node.agent for node in here.nodes]
                     following = [tasks.create_task(work) for work in _kubelets(here)]
                     for program in here.ours:
@@ -213,7 +225,7 @@ def _second_planner(plane: ControlPlane) -> Program:
 
 
 @asynccontextmanager
-async def _nodes(here: Stand) -> AsyncIterator[None]:
+async def _nodes(here: Stand, library: Path) -> AsyncIterator[None]:
     """The nodes and their kubelets; the agents do not run yet."""
     async with AsyncExitStack() as kubelets:
         for number, (name, gpus) in enumerate(NODES_GPUS.items()):
@@ -225,6 +237,7 @@ async def _nodes(here: Stand) -> AsyncIterator[None]:
             await here.add_node(name)
             await asyncio.to_thread(_mount, disk)
             agent = await asyncio.to_thread(_agent, here, name, folder, disk)
+            here.give_clock(agent, library)
             here.lead_through_proxy(here.plane.cluster.component_kubeconfig(agent.name))
             node = NodeParts(name, agent, kubelet, folder / "gpus.yaml", disk)
             node.write_gpus()
