@@ -35,6 +35,7 @@ from nodeagent.cluster.report import (
     used_resources,
     version_of,
 )
+from nodeagent.cluster.servertime import ServerTime
 from nodeagent.pulse import Pulse
 from nodeagent.settings import Settings
 from nodeagent.slices.evidence import Pods
@@ -69,7 +70,7 @@ class Publisher:
     `release` is what the NodeLayout says, None without one. `offers_gb` turns False once
     mpslice.io/gb can go from a node whose agent is not to offer it.
     `due` is when the node has to be written for its annotations alone (monotonic), None for never.
-    `seen` beats with each newer reading of the node.
+    `seen` beats with each newer reading of the node, which `server_time` is known by.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Publisher:
         self.offers_gb = True
         self.due: float | None = None
         self.seen = Pulse()
+        self.server_time = ServerTime()
         self._kube = kube
         self._settings = settings
         self._table = table
@@ -100,6 +102,7 @@ class Publisher:
         """A newer reading of the node, whoever wrote it."""
         if node.version >= self._node.version:
             self._node = node
+            self.server_time.saw(node.written)
             self.seen.beat()
 
     async def read_node(self) -> None:

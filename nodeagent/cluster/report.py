@@ -19,6 +19,7 @@ from nodeagent.gpus.refusals import FOREIGN_PARTITIONER
 from nodeagent.hardware import Gpu
 from nodeagent.settings import Settings
 from nodeagent.slices.evidence import Holder, Pods
+from nodeagent.slices.pods import unix_time
 from nodeagent.slices.table import SliceTable
 
 _MIRRORED = re.compile(r"nos\.nebuly\.com/status-gpu-[0-9]+-[0-9]+gb-(?:used|free)", re.ASCII)
@@ -39,7 +40,8 @@ class NodeFacts:
 
     `annotations` are nos's, which the agent writes; `excluded` are the GPUs that the user keeps;
     `others` is how many devices of each other extended resource the node offers, `gb` the same of
-    mpslice.io/gb, None where the node does not name it.
+    mpslice.io/gb, None where the node does not name it. `written` is when the API server last wrote
+    the object, in Unix time.
     """
 
     uid: str = ""
@@ -49,6 +51,7 @@ class NodeFacts:
     excluded: frozenset[str] = frozenset()
     others: Mapping[str, int] = field(default_factory=dict)
     gb: Amount | None = None
+    written: float = 0.0
 
 
 def project_node(node: Mapping[str, Any]) -> NodeFacts:
@@ -71,7 +74,13 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
         excluded=excluded_gpus(node),
         others=_others(status.get("allocatable")),
         gb=_gb(status.get("capacity") or {}, status.get("allocatable") or {}),
+        written=_written(metadata),
     )
+
+
+def _written(metadata: Mapping[str, Any]) -> float:
+    entries = metadata.get("managedFields") or ()
+    return max((unix_time(entry.get("time")) for entry in entries), default=0.0)
 
 
 def version_of(obj: Mapping[str, Any]) -> int:

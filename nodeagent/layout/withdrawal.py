@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from time import monotonic, time
+from time import monotonic
 from typing import Final
 
 from mpslice.gpus import DeviceId
@@ -169,7 +169,7 @@ class Withdrawal:
             self._read_pods("spec.nodeName=,status.phase=Pending"),
             self.publisher.read_node(),
         )
-        now = time()
+        now = self.publisher.server_time.now()
         bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]
         unbound = [
             p for p in elsewhere if p.on_its_way_to(self.node_name, now, old_status=old_status)

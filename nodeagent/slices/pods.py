@@ -65,7 +65,8 @@ class PodFacts:
         """Whether it may yet be bound to the node by a decision that is already made.
 
         A scheduler that has said Unschedulable decides anew when the node's status offers more.
-        With `old_status` it may not have seen yet that the status offers less again.
+        With `old_status` it may not have seen yet that the status offers less again. `now` is by
+        the API server's clock.
         """
         if self.node or self.ended or self.gated:
             return False
@@ -99,8 +100,8 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
         gated=bool(spec.get("schedulingGates")),
         unschedulable=verdict,
         waiting_since=max(
-            _unix(metadata.get("creationTimestamp")),
-            _unix(scheduled.get("lastTransitionTime")),
+            unix_time(metadata.get("creationTimestamp")),
+            unix_time(scheduled.get("lastTransitionTime")),
             _changed_at(metadata),
         ),
         refusal=_refusal(status),
@@ -172,8 +173,9 @@ def _changed_at(metadata: Mapping[str, Any]) -> float:
     """
     entries = metadata.get("managedFields") or ()
     times = (entry.get("time") for entry in entries if not entry.get("subresource"))
-    return max(map(_unix, times), default=0.0)
+    return max(map(unix_time, times), default=0.0)
 
 
-def _unix(time: object) -> float:
+def unix_time(time: object) -> float:
+    """Of a time as Kubernetes writes it; 0 for none."""
     return datetime.fromisoformat(time).timestamp() if isinstance(time, str) and time else 0.0

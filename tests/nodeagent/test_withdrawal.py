@@ -1,7 +1,7 @@
 """Free slices go in an order that neither a pod nor the kubelet is hurt by."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,11 +13,15 @@ from tests.nodeagent.conftest import NODE, Machine, device, pod_manifest, resour
 from tests.nodeagent.fake_kubelet import AdmissionError
 
 
-def in_hand(name: str, size: int) -> Json:
-    """A pod that a scheduler may be binding anywhere."""
+def in_hand(name: str, size: int, *, ahead: float = 0.0) -> Json:
+    """A pod that a scheduler may be binding anywhere, created so many seconds from now."""
     pod = pod_manifest(name, size)
-    pod["metadata"]["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    pod["metadata"]["creationTimestamp"] = stamp(ahead)
     return pod
+
+
+def stamp(ahead: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=ahead)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
@@ -110,6 +114,21 @@ async def test_pod_that_does_not_arrive_is_waited_for_and_tried_again_in_peace(
         assert machine.kubelet.healthy(resource(10)) == {device(1, 10, 0)}
         machine.end_pod("default/pod-1", "Failed")
         await machine.until(lambda: machine.slices() == {device(1, 20, 0): "Free"}, "carved")
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+async def test_pods_age_by_the_clock_of_the_api_server(machine: Machine, ahead: int) -> None:
+    """The machine's own may be wrong by any time: by this one they would be too old, or new."""
+    fields = [{"manager": "kubelet", "subresource": "status", "time": stamp(ahead)}]
+    machine.kube.change(NODES, NODE, {"metadata": {"managedFields": fields}})
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        machine.kube.put(PODS, in_hand("old", 10, ahead=ahead - 120))
+        await machine.acknowledged(machine.lay_out({"20gb": 1}))
+        assert set(machine.slices()) == {device(1, 20, 0)}
+        machine.kube.put(PODS, in_hand("new", 20, ahead=ahead))
+        await machine.acknowledged(machine.lay_out({"30gb": 1}))
+        assert machine.condition("Applied")["reason"] == "PodsPending"
 
 
 async def test_pod_on_its_way_is_waited_for_once_for_all_slices_of_its_size(
