@@ -38,6 +38,11 @@ from planner.writes.writer import Writer
 
 _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
+_LOOK_AT_CLOCK: Final = 60.0  # seconds
+_CLOCK_STEP: Final = 2.0
+"""Seconds by which the wall clock is set at least where what is due is reckoned anew. What keeps it
+right moves it by milliseconds."""
+
 _MANY: Final = 200  # pending pods: a plan for more may take long
 
 log = logging.getLogger(__name__)
@@ -97,6 +102,7 @@ class Controller:
         self._wake = asyncio.Event()
         self._changed = False  # something that a decision looks at
         self._alarm: float | None = None  # when waiting alone changes the decision (monotonic)
+        self._set_off = 0.0  # of the wall clock against the monotonic, at the newest decision
         self._newest: Decision | None = None  # of this term
         self._tell_at: float | None = None
         self._planned: Mapping[str, Placement] = {}  # by uid
@@ -186,17 +192,23 @@ class Controller:
             if self._changed:
                 return
             batch = self._batch.due()
-            if any(due is not None and due <= now for due in (batch, self._alarm)):
+            passed = any(due is not None and due <= now for due in (batch, self._alarm))
+            if passed or (self._alarm is not None and self._clock_was_set(now)):
                 self._alarm = None
                 self._changed = True
                 return
-            dues = [due for due in (batch, self._alarm, self._tell_at) if due is not None]
+            look = None if self._alarm is None else now + _LOOK_AT_CLOCK
+            dues = [due for due in (batch, self._alarm, self._tell_at, look) if due is not None]
             self._wake.clear()
             try:
                 async with asyncio.timeout(min(dues) - now if dues else None):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _clock_was_set(self, now: float) -> bool:
+        """Whether what is due was reckoned by a wall clock that has been put right, or wrong."""
+        return abs(self._clock().timestamp() - now - self._set_off) > _CLOCK_STEP
 
     def _tell(self, now: float) -> None:
         if self._newest is not None:
@@ -215,6 +227,7 @@ class Controller:
         if due is not None and due <= now:
             self._batch.release()
         wall = self._clock()
+        self._set_off = wall.timestamp() - now
         started = time.perf_counter()
         decision = await self._think(self._view(wall, now, writer))
         self._planned, self._progress = decision.planned, decision.progress
@@ -262,7 +275,7 @@ class Controller:
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,
-            spared=dict(self._setbacks.spared),
+            spared=self._setbacks.spared_by(wall),
             known=self._known,
         )
 

@@ -19,8 +19,11 @@ def still_leaving(
 
     The time runs from the first decision that sees the slice gone, however long the agent took.
     """
+    latest = now + LINGER
     gone = {
-        seat: until or now + LINGER for seat, until in before.items() if seat not in now_leaving
+        seat: min(until or latest, latest)  # later only by a clock that was ahead
+        for seat, until in before.items()
+        if seat not in now_leaving
     }
     lingering = {seat: until for seat, until in gone.items() if until > now}
     return lingering | dict.fromkeys(now_leaving)

@@ -13,6 +13,7 @@ from planner.progress.machine import (
     Progress,
     Refused,
     back_off,
+    by_clock,
     carve,
     elapse,
     next_deadline,
@@ -99,6 +100,7 @@ def begin(
         if before is None:
             before = read_note(pod.progress).progress
             before = replace(before, since=before.since or _since(pod, freed.get(pod.uid)))
+        before = by_clock(before, now)
         every[pod.uid], late = elapse(before, pod, refused.get(pod.uid), now)
         if late:
             overdue.add(late)

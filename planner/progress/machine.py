@@ -197,16 +197,52 @@ def back_off(progress: Progress, now: datetime, words: str, *, again: bool = Fal
     """The pod holds nothing for a while, twice as long as the last time. `again`: every node has
     refused it, so that it may be tried on all of them the next time.
     """
-    pause = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(progress.attempts, 8))
     return _step(
         progress,
         Phase.BACKOFF,
-        until=now.replace(microsecond=0) + pause,
+        until=now.replace(microsecond=0) + _pause(progress.attempts),
         avoided=() if again else progress.avoided,
         tried=0,
         attempts=progress.attempts + 1,
         words=words,
     )
+
+
+def _pause(attempts: int) -> timedelta:
+    """How long a pod backs off that has done so as often."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * float(2 ** min(max(attempts, 0), 8)))
+
+
+def by_clock(progress: Progress, now: datetime) -> Progress:
+    """The progress as the clock that is read now may have told it.
+
+    A clock that was ahead, this one or another replica's, leaves moments that are still to come and
+    deadlines further away than a phase lasts. The pod would wait for as long as it was wrong.
+    """
+    moments = (progress.nominated, progress.entered, progress.since, progress.reserving)
+    late = {
+        name: now.replace(microsecond=0)
+        for name, moment in zip(_MOMENTS, moments, strict=True)
+        if moment is not None and moment > now
+    }
+    latest = now + _longest(progress)
+    if progress.until is not None and progress.until > latest:
+        late["until"] = latest
+    return replace(progress, **late) if late else progress  # type: ignore[arg-type]  # its own
+
+
+_MOMENTS: Final = ("nominated", "entered", "since", "reserving")
+
+
+def _longest(progress: Progress) -> timedelta:
+    """How long the phase lasts at most."""
+    match progress.phase:
+        case Phase.BACKOFF:
+            return _pause(progress.attempts - 1)
+        case Phase.CARVING:
+            return CARVE
+        case _:
+            return SILENCE
 
 
 def elapse(

@@ -139,7 +139,8 @@ def _due(pod: Pod, said: Available, now: datetime) -> datetime | None:
     if before.message == said.message:
         return None
     written = _time(before.written) if before.written else now - LATER
-    return written + (LATER if _words(before.message) == _words(said.message) else SOON)
+    pause = LATER if _words(before.message) == _words(said.message) else SOON
+    return written + pause if written - now < pause else now  # else a clock was ahead
 
 
 def _words(message: str) -> tuple[str, str]:

@@ -54,6 +54,10 @@ class Setbacks:
             case Nominate(pod=pod):
                 self._faults.pop(pod.uid, None)
 
+    def spared_by(self, now: datetime) -> dict[str, datetime]:
+        """Who is spared still, and until when: of a clock that was ahead nobody's time is."""
+        return {uid: until for uid, until in self.spared.items() if until - now <= SPARED}
+
     def settled(self, uid: str) -> None:
         """The pod waits no more: it is bound, or gone."""
         self.refused.pop(uid, None)

@@ -1,12 +1,16 @@
 """Gates of pods without a place, while slices that they could be bound to are withdrawn."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from mpslice.slices import SliceSize
 from planner.decide import decide
-from planner.gate.leaving import LINGER
+from planner.gate.leaving import LINGER, still_leaving
 from planner.view import View
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod, decided, ungated, written
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SEAT = ("n1", SliceSize(10))
 
 
 def test_pod_without_a_place_keeps_its_gate_while_slices_that_it_could_take_are_withdrawn() -> None:
@@ -85,3 +89,17 @@ def test_guard_that_has_waited_as_long_takes_nothing_from_the_pod_it_guards_for(
     )
     assert [p.pod.name for p in third.plan.placements] == ["big"]
     assert ungated(third) == []
+
+
+def test_time_runs_from_the_first_decision_that_sees_the_slice_gone() -> None:
+    leaving = still_leaving({}, [SEAT], NOW)
+    assert leaving == {SEAT: None}
+    gone = still_leaving(leaving, (), NOW)
+    assert gone == {SEAT: NOW + LINGER}
+    assert still_leaving(gone, (), NOW + LINGER / 2) == gone
+    assert still_leaving(gone, (), NOW + LINGER) == {}
+
+
+def test_time_is_no_longer_because_a_clock_was_ahead() -> None:
+    ahead = {SEAT: NOW + timedelta(minutes=10)}
+    assert still_leaving(ahead, (), NOW) == {SEAT: NOW + LINGER}

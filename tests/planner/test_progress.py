@@ -1,12 +1,14 @@
 """A pod's way to its slice: the table of steps, their deadlines, and what a restart knows."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planner.model.pods import GATE, Pod
-from planner.progress.course import Course
+from mpslice.slices import SliceSize
+from planner.model.pods import GATE, Pod, SliceClaim
+from planner.progress.course import Course, begin
 from planner.progress.machine import (
     CARVE,
     FIRST_BACKOFF,
@@ -22,6 +24,7 @@ from planner.progress.machine import (
     Progress,
     Refused,
     back_off,
+    by_clock,
     carve,
     elapse,
     offer,
@@ -145,6 +148,36 @@ def test_gate_that_cannot_be_taken_away_leads_to_a_pause_and_then_one_refusal_do
     offered = offer(after(resting, GATED, many, seconds=10), GATED, "n1", NOW)
     assert after(offered, GATED, many) is offered, "it is asked again first"
     assert after(offered, GATED, Refused(11, "denied")).phase is Phase.BACKOFF
+
+
+@pytest.mark.parametrize(
+    ("begin", "lasts"),
+    [
+        (lambda now: carve(NEW, "n1", now, missing=True), CARVE),
+        (lambda now: offer(carve(NEW, "n1", now, missing=True), POD, "n1", now), SILENCE),
+        (lambda now: back_off(NEW, now, "no"), FIRST_BACKOFF),
+        (lambda now: back_off(replace(NEW, attempts=20), now, "no"), LONGEST_BACKOFF),
+    ],
+)
+def test_deadline_of_a_clock_that_was_ahead_is_no_further_away_than_the_phase_lasts(
+    begin: Callable[[datetime], Progress], lasts: timedelta
+) -> None:
+    ahead = begin(NOW + timedelta(minutes=10))
+    assert by_clock(ahead, NOW).until == NOW + lasts
+    right = begin(NOW)
+    assert by_clock(right, NOW) is right
+    assert by_clock(right, NOW + timedelta(minutes=10)) is right
+
+
+def test_moments_of_a_clock_that_was_ahead_are_now() -> None:
+    later = NOW + timedelta(minutes=10)
+    ahead = replace(NEW, nominated=later, nominations=4, since=later, reserving=later)
+    told = by_clock(ahead, NOW)
+    assert (told.nominated, told.since, told.reserving) == (NOW, NOW, NOW)
+    course = begin(
+        [replace(POD, claims=(SliceClaim("main", SliceSize(10), 0),))], {"p": ahead}, {}, {}, NOW
+    )
+    assert course.every["p"] == told
 
 
 def test_lost_place_ends_every_phase_but_a_pause() -> None:

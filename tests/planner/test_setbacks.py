@@ -1,6 +1,6 @@
 """What follows from a write that the API server did not take."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -66,6 +66,13 @@ def test_a_pod_that_a_disruption_budget_protects_is_passed_over_for_a_while() ->
     words = "Cannot evict pod as it would violate the pod's disruption budget."
     assert setbacks.failed(evict, ApiError(words, status=429), NOW)
     assert setbacks.spared == {POD.uid: NOW + SPARED}
+
+
+def test_nobody_is_spared_longer_because_a_clock_was_ahead() -> None:
+    setbacks = Setbacks()
+    setbacks.failed(Evict(POD, by=POD), FORBIDDEN, NOW)
+    assert setbacks.spared_by(NOW) == {POD.uid: NOW + SPARED}
+    assert setbacks.spared_by(NOW - timedelta(minutes=10)) == {}
 
 
 def test_a_pod_that_is_bound_is_still_spared_and_one_that_is_gone_leaves_nothing() -> None:
