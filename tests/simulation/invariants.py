@@ -47,6 +47,12 @@ class Judge:
             if fits:
                 self._run.problem(f"{pod.key} fits n{fits[0]} and is not bound: {self.why(pod)}")
 
+    def all_that_wait_are_told_why(self) -> None:
+        """In the pod itself."""
+        for pod in self._run.waiting():
+            if pod.available is None or pod.available.status:
+                self._run.problem(f"{pod.key} has not been told why it waits: {self.why(pod)}")
+
     def why(self, pod: Pod) -> str:
         """What the planner says of the pod."""
         newest = self._run.newest

@@ -157,7 +157,8 @@ class Kubelet:
 
     def _fail(self, pod: PodFacts, why: str) -> None:
         self.refused += 1
-        if self.plugin is not None and self._clock.passed > self._excused:
+        is_excused = self._clock.passed <= self._excused or self._client.network.is_late
+        if self.plugin is not None and not is_excused:
             self._problem(f"{pod.key} was bound to a slice that {self._node} has not got: {why}")
         self._say(pod, "Failed", reason="UnexpectedAdmissionError", message=why)
 

@@ -14,6 +14,10 @@ from tests.simulation.script import Kind
 
 _MOST_WRITES = 50  # that a client may send in a second: there are ten pods
 _DEADLINE = 5.0  # seconds that a client waits for an answer
+_LATEST = 4.0  # seconds that an event is late, or a request slow, at worst
+
+
+_OF_LATENESS = (Kind.LATE, Kind.SLOW)
 
 
 class Network:
@@ -35,6 +39,7 @@ class Network:
         self.dice = dice
         self.tell = tell
         self._problem = problem
+        self._late_until = 0.0
         self._in_second: Counter[str] = Counter()
         self._second = 0
 
@@ -59,6 +64,8 @@ class Network:
 
     def end(self, kind: Kind) -> None:
         self.active[kind] -= 1
+        if kind in _OF_LATENESS:
+            self._late_until = asyncio.get_running_loop().time() + 2 * _LATEST
         if kind is Kind.LOST:
             self._expire()
         elif kind is Kind.CUT:
@@ -67,6 +74,14 @@ class Network:
     def _expire(self) -> None:
         self.api.compact()
         self.api.end_watches(Gone("too old resource version", status=410))
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a scheduler may bind by what it saw more than half a second ago, which no agent
+        can know (docs/design/agent.md, "Withdrawing").
+        """
+        late = any(self.active[kind] > 0 for kind in _OF_LATENESS)
+        return late or asyncio.get_running_loop().time() < self._late_until
 
     def is_on(self, kind: Kind, share: float = 1.0) -> bool:
         return self.active[kind] > 0 and self.dice.random() < share
@@ -144,7 +159,7 @@ class Client(ModelKube):
 
     def _lag(self) -> float:
         if self.network.active[Kind.LATE] > 0:
-            return self.network.dice.uniform(0.0, 4.0)
+            return self.network.dice.uniform(0.0, _LATEST)
         return self.network.dice.uniform(0.0, 0.005)
 
     async def _alive(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 
 from mpslice.kube.elector import Elector
@@ -29,6 +30,7 @@ class Planner:
         elects: bool,
     ) -> None:
         self.name = name
+        self.ahead = timedelta()  # of the wall clock
         self.controller: Controller | None = None
         self._network = network
         self._clock = clock
@@ -38,6 +40,13 @@ class Planner:
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
 
+    def _wall(self) -> datetime:
+        return self._clock.wall + self.ahead
+
+    def put_forward(self, seconds: float) -> None:
+        """Its wall clock is wrong by so much more; fewer than 0 put it back."""
+        self.ahead += timedelta(seconds=seconds)
+
     def start(self) -> None:
         if self._task is None:
             self._count += 1
@@ -46,7 +55,9 @@ class Planner:
 
     async def _run(self, client: Client, identity: str) -> None:
         recorder = EventRecorder(client, "mpslice-planner")
-        controller = self.controller = Controller(client, SETTINGS, recorder, Metrics())
+        controller = self.controller = Controller(
+            client, SETTINGS, recorder, Metrics(), clock=self._wall
+        )
         elector = Elector(
             client,
             namespace="mpslice-system",

@@ -41,6 +41,7 @@ _SETTLED = 20.0 + ANNOTATIONS_SECONDS + 20.0
 """Seconds in which the pods that end by themselves have, and the last of it is told."""
 
 _LOOK = 5.0  # seconds
+_SHIFT = 600.0  # seconds by which a clock is wrong
 _QUIET = 330.0  # seconds in which nothing is written once nothing happens
 
 
@@ -161,6 +162,7 @@ class Run:
         """Everything that fits is bound; the rest is, once what runs has ended; then all rests."""
         await self._until_bound(_RECOVERY)
         self.judge.all_that_fit_are_bound()
+        self.judge.all_that_wait_are_told_why()
         for _ in range(_ROUNDS):
             if not self.waiting():
                 break
@@ -227,6 +229,10 @@ class Run:
             case Kind.PLANNER_KILLED | Kind.PLANNER_STOPPED:
                 (planner.kill if trouble.kind is Kind.PLANNER_KILLED else planner.stop)()
                 loop.call_later(trouble.seconds, planner.start)
+            case Kind.PLANNER_AHEAD | Kind.PLANNER_BEHIND:
+                shift = _SHIFT if trouble.kind is Kind.PLANNER_AHEAD else -_SHIFT
+                planner.put_forward(shift)
+                loop.call_later(trouble.seconds, planner.put_forward, -shift)
             case Kind.AGENT_KILLED | Kind.AGENT_STOPPED:
                 (agent.kill if trouble.kind is Kind.AGENT_KILLED else agent.stop)()
                 loop.call_later(trouble.seconds, agent.start)

@@ -24,13 +24,20 @@ class Kind(StrEnum):
     LOST = "watch events lost until a list"
     PLANNER_KILLED = "planner killed"
     PLANNER_STOPPED = "planner stopped"
+    PLANNER_AHEAD = "planner's clock ahead"
+    PLANNER_BEHIND = "planner's clock behind"
     AGENT_KILLED = "agent killed"
     AGENT_STOPPED = "agent stopped"
     GPU_SICK = "GPU unhealthy"
     FORCED = "pods force-deleted"
 
 
-_OF_PLANNERS = (Kind.PLANNER_KILLED, Kind.PLANNER_STOPPED)
+_OF_PLANNERS = (
+    Kind.PLANNER_KILLED,
+    Kind.PLANNER_STOPPED,
+    Kind.PLANNER_AHEAD,
+    Kind.PLANNER_BEHIND,
+)
 _OF_NODES = (Kind.AGENT_KILLED, Kind.AGENT_STOPPED, Kind.GPU_SICK, Kind.FORCED)
 
 

@@ -112,6 +112,16 @@ def test_planner_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "as no planner should" in play(a_script()).problems[0]
 
 
+def test_what_a_clock_that_was_behind_put_off_is_done_once_it_is_right() -> None:
+    """A pod that finds no room is told so two seconds later, and nothing else comes."""
+    arrivals = (
+        Arrival(at=1.0, name="first", sizes=(40,), seconds=1e6),
+        Arrival(at=6.0, name="second", sizes=(40,), seconds=1e6),
+    )
+    behind = Trouble(5.0, Kind.PLANNER_BEHIND, 10.0)
+    assert not play(Script(1, ((40,),), arrivals, (behind,))).problems
+
+
 def while_a_slice_goes(milliseconds: int) -> Script:
     """A free slice has to go for `large`, and so much later a pod comes that it would suit."""
     arrivals = (
