@@ -85,8 +85,8 @@ steady: $(TESTING) ## an hour of arrivals on 1,000 full nodes, and benchmarks/RE
 simulate: $(TESTING) ## the whole system in virtual time, SEEDS runs (10,000) from FIRST (0) on
 	@$(RUN) -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --processes 2
 
-faults: SEEDS = 25
-faults: $(TESTING) ## faults on a real control plane, SEEDS runs (25, each fault once) from FIRST (0) on
+faults: SEEDS = 34
+faults: $(TESTING) ## faults on a real control plane, SEEDS runs (34, each fault once) from FIRST (0) on
 	@$(RUN) -m tests.faults --first $(FIRST) --seeds $(SEEDS)
 
 soak: $(TESTING) ## LIVES pods (100,000) come and go in virtual time: memory and descriptors by decile (hours)

@@ -3,7 +3,7 @@
 Decides when a test is skipped: a machine that lacks a component skips with the reason,
 unless MPSLICE_REQUIRE (a list of `cluster`, `node`, `mpslice`, `image`, `arm64`, `mps`, `cc`,
 `browser`, `prometheus`, by commas) names it. Tests beside other projects run only where it names
-`neighbours`: to build those takes minutes, and they seldom change. `faults` has them played.
+`neighbours`: to build those takes minutes, and they seldom change.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -137,6 +138,53 @@ def _clocks(whose: str, program: Callable[[Stand, int], Program]) -> tuple[Fault
     )
 
 
+# MPS.
+
+
+async def _kill_supervisor(stand: Stand, _target: int) -> None:
+    """Its first process starts it again, and its daemons live on."""
+    for mps in stand.supervised:
+        stand.daemons[mps.program.name] = mps.daemons()
+        if pid := mps.supervisor:
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _pause_supervisor(stand: Stand, _target: int) -> None:
+    for mps in stand.supervised:
+        stand.daemons[mps.program.name] = mps.daemons()
+        if pid := mps.supervisor:
+            os.kill(pid, signal.SIGSTOP)
+
+
+async def _resume_supervisor(stand: Stand, target: int) -> None:
+    for mps in stand.supervised:
+        if pid := mps.supervisor:
+            os.kill(pid, signal.SIGCONT)
+    await _look_at_daemons(stand, target)
+
+
+async def _look_at_daemons(stand: Stand, _target: int) -> None:
+    for mps in stand.supervised:
+        if ended := mps.ended(stand.daemons[mps.program.name]):
+            stand.problem(f"MPS daemons {set(ended)} have ended with their supervisor")
+
+
+async def _kill_container(stand: Stand, _target: int) -> None:
+    for node in stand.nodes:
+        if node.mps is not None:
+            node.kubelet.away += 1
+            stand.daemons[node.mps.program.name] = frozenset()
+            await asyncio.to_thread(node.mps.kill)
+
+
+async def _start_container(stand: Stand, _target: int) -> None:
+    for node in stand.nodes:
+        if node.mps is not None:
+            await start_again(node.mps.program)
+            node.kubelet.away -= 1
+            node.kubelet.excuse(_BINDING)
+
+
 # The way to the API server.
 
 
@@ -219,14 +267,18 @@ async def _make_definition(stand: Stand, _target: int) -> None:
 # Machines.
 
 
-async def _change_gpu(stand: Stand, target: int, *, first: str) -> None:
-    node = _node(stand, target)
+def _simulated(stand: Stand) -> NodeParts:
+    return next(node for node in stand.nodes if node.mps is None)
+
+
+async def _change_gpu(stand: Stand, _target: int, *, first: str) -> None:
+    node = _simulated(stand)
     node.kubelet.away += first != "well"
     node.write_gpus(first=first)
 
 
-async def _mend_gpu(stand: Stand, target: int) -> None:
-    node = _node(stand, target)
+async def _mend_gpu(stand: Stand, _target: int) -> None:
+    node = _simulated(stand)
     node.write_gpus()
     node.kubelet.away -= 1
     node.kubelet.excuse(_BINDING)
@@ -255,6 +307,9 @@ FAULTS: Final = (
     Fault("an agent is killed", _kill_agent, _start_agent),
     Fault("an agent is stopped", _stop_agent, _start_agent),
     _paused("an agent is paused", _signal_agent),
+    Fault("the supervisor of MPS is killed", _kill_supervisor, _look_at_daemons),
+    Fault("the supervisor of MPS is paused", _pause_supervisor, _resume_supervisor),
+    Fault("the container of MPS is killed", _kill_container, _start_container),
     Fault("the API server is killed", _kill_server, _start_server),
     _paused("the API server is paused", _signal_server),
     Fault("etcd is killed", _kill_etcd, _start_etcd),

@@ -1,5 +1,6 @@
 """What faults happen to: a real control plane, our programs as processes, and nodes with kubelets.
 
+One node's GPUs and MPS are simulated, the other's slices are enforced by NVIDIA's control program.
 Two planners elect a leader. Our programs speak to the API server through the proxy; scheduler,
 controllers, kubelets and the checker do not.
 """
@@ -33,12 +34,15 @@ from tests.faults import clocks
 from tests.faults.clocks import WallClock
 from tests.faults.kubelet import Kubelet
 from tests.faults.proxy import Proxy
+from tests.faults.supervised import Supervised, supervised
 from tests.nodeagent.fake_kubelet import fake_kubelet
 from tests.planner.agents import node_manifest, node_status
 from tests.waiting import eventually
 
 NODES_GPUS: Final = {"n0": (80, 40), "n1": (40,)}
 """The gb of each GPU of each node."""
+
+_SUPERVISED: Final = "n1"
 
 DEFINITIONS: Final = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
 CRD: Final = "nodelayouts.mpslice.io"
@@ -48,13 +52,17 @@ _DISK_KIB: Final = 64
 
 @dataclass(slots=True)
 class NodeParts:
-    """A node: its agent and kubelet, the file of its GPUs, the disk that the agent writes to."""
+    """A node: its agent and kubelet, the file of its GPUs, the disk that the agent writes to.
+
+    `mps` is None where GPUs and MPS are simulated; elsewhere nothing reads the file.
+    """
 
     name: str
     agent: Program
     kubelet: Kubelet
     gpus: Path
     disk: Path
+    mps: Supervised | None = None
 
     def write_gpus(self, *, first: str = "well") -> None:
         """The first GPU is well, sick or lost."""
@@ -91,6 +99,8 @@ class Stand:
     """The CRD as the chart has it, with what the API server made of it."""
     clocks: dict[str, WallClock] = field(default_factory=dict)
     """Of our programs, by their names."""
+    daemons: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Those of MPS that are not to end, by the name of their first process."""
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -105,7 +115,13 @@ class Stand:
 
     @property
     def ours(self) -> tuple[Program, ...]:
-        return (self.webhook, *self.planners, *(node.agent for node in self.nodes))
+        agents = (node.agent for node in self.nodes)
+        return (self.webhook, *self.planners, *agents, *(mps.program for mps in self.supervised))
+
+    @property
+    def supervised(self) -> tuple[Supervised, ...]:
+        """MPS on the nodes where it is not simulated."""
+        return tuple(node.mps for node in self.nodes if node.mps is not None)
 
     def give_clock(self, program: Program, library: Path) -> None:
         """A wall clock of its own, for a program that does not run yet."""
@@ -198,7 +214,8 @@ async def stand(parts: Parts, say: Say, dice: random.Random) -> AsyncIterator[St
                     program.start(wait=False)
                 here.definition = await kube.read(DEFINITIONS, CRD)
                 async with _nodes(here, library), asyncio.TaskGroup() as tasks:
-                    running += [node.agent for node in here.nodes]
+                    running += [*(node.agent for node in here.nodes)]
+                    running += [mps.program for mps in here.supervised]
                     following = [tasks.create_task(work) for work in _kubelets(here)]
                     for program in here.ours:
                         await start_again(program)
@@ -241,8 +258,14 @@ async def _nodes(here: Stand, library: Path) -> AsyncIterator[None]:
             here.lead_through_proxy(here.plane.cluster.component_kubeconfig(agent.name))
             node = NodeParts(name, agent, kubelet, folder / "gpus.yaml", disk)
             node.write_gpus()
+            if name == _SUPERVISED:
+                await asyncio.to_thread(_supervise, here, node, capacities, kubelets)
             here.nodes = (*here.nodes, node)
-        yield
+        try:
+            yield
+        finally:
+            for node in here.nodes:
+                node.agent.kill()  # it writes where MPS is taken away
 
 
 def _mount(disk: Path) -> None:
@@ -269,6 +292,20 @@ def _agent(here: Stand, name: str, folder: Path, disk: Path) -> Program:
     )
 
 
+def _supervise(
+    here: Stand, node: NodeParts, capacities: dict[str, int], until: AsyncExitStack
+) -> None:
+    """NVIDIA's control program instead of simulated GPUs and MPS."""
+    first, *flags = node.agent.spec.command
+    beginning = supervised(here.plane.cluster, node.name, capacities, first)
+    node.mps = mps = until.enter_context(beginning)
+    others = ("--simulated-gpus", "--mps-root")
+    kept = [flag for flag in flags if not flag.startswith(others)]
+    environment = {**node.agent.spec.environment, **mps.environment}
+    command = (first, *kept, f"--mps-root={mps.root.root}")
+    node.agent.spec = replace(node.agent.spec, command=command, environment=environment)
+
+
 def _kubelets(here: Stand) -> list[Coroutine[Any, Any, NoReturn]]:
     by_name = {node.name: node.kubelet for node in here.nodes}
     pods = Kubelets(here.kube, by_name).run()
@@ -277,4 +314,6 @@ def _kubelets(here: Stand) -> list[Coroutine[Any, Any, NoReturn]]:
 
 async def _served(here: Stand) -> bool:
     layouts = await list_all(here.kube, NODE_LAYOUTS)
-    return sum(bool((each.get("status") or {}).get("gpus")) for each in layouts) == len(here.nodes)
+    gpus = [gpu for each in layouts for gpu in (each.get("status") or {}).get("gpus") or ()]
+    healthy = [gpu for gpu in gpus if gpu["healthy"]]
+    return len(healthy) == sum(map(len, NODES_GPUS.values()))

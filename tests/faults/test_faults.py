@@ -1,31 +1,34 @@
-"""Each fault once, several in a run, on the real control plane; `make faults` plays many seeds.
-
-It runs where MPSLICE_REQUIRE names `faults`: it takes minutes.
-"""
+"""Each fault once, several in a run, on the real control plane; `make faults` plays many seeds."""
 
 import random
 
 import pytest
 
+from hack.cluster import mps
+from hack.cluster.errors import Unavailable
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say
-from tests.cluster.plugin import is_required
+from tests.cluster.plugin import do_without
 from tests.faults.faults import FAULTS
 from tests.faults.run import play
 from tests.faults.script import script_of, scripts_of_all
 from tests.faults.stand import stand
+from tests.faults.supervised import SUITE
 
 _SEED = 1
 _RUNS = 2
 
 
-@pytest.fixture
-def is_asked_for() -> None:
-    if not is_required("faults"):
-        pytest.skip("faults on a real control plane are played by `make faults`")
+@pytest.fixture(scope="module")
+def control_program() -> None:
+    """NVIDIA's can be had here."""
+    try:
+        mps.control_program(SUITE)
+    except Unavailable as error:
+        do_without("mps", str(error))
 
 
-@pytest.mark.usefixtures("is_asked_for")
+@pytest.mark.usefixtures("control_program")
 async def test_after_each_fault_all_is_well(cluster_parts: Parts, cluster_say: Say) -> None:
     async with stand(cluster_parts, cluster_say, random.Random(_SEED)) as here:
         for script in scripts_of_all(_RUNS, _SEED):
