@@ -45,7 +45,7 @@ class ManagerSettings:
 
     `propagation` is how long, in seconds, every caBundle has to have held a CA before it signs: the
     time that API servers other than the one we read from may lag behind. `patience` is how long, in
-    seconds, an API server that does not answer is waited for at the start.
+    seconds, an API server that does not answer, or refuses us, is waited for at the start.
     """
 
     namespace: str
@@ -321,9 +321,13 @@ def _secret(name: str, data: Json) -> Json:
 
 
 def _is_passing(error: MpsliceError) -> bool:
-    """Whether the same request may succeed in a moment."""
-    passing = isinstance(error, ApiError) and (error.status == 429 or error.status >= 500)
-    return passing or isinstance(error, Unreachable)
+    """Whether the same request may succeed in a moment.
+
+    An API server that has just started refuses everybody until it has read accounts and roles.
+    """
+    if isinstance(error, ApiError):
+        return error.status in (401, 403, 429) or error.status >= 500
+    return isinstance(error, Unreachable)
 
 
 def _remedy(error: MpsliceError) -> str:

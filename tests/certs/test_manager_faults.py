@@ -11,7 +11,7 @@ from certs.issue import issue_authority, load_bundle, load_certificate
 from certs.rotation import Step, take
 from certs.state import decode, encode
 from mpslice.kube.api import MUTATING_WEBHOOKS, SECRETS
-from mpslice.kube.errors import Forbidden, Unreachable
+from mpslice.kube.errors import ApiError, Forbidden, KubeError, Unreachable
 from tests.certs.memory_kube import MemoryKube
 from tests.certs.memory_replicas import (
     DAY,
@@ -161,7 +161,7 @@ async def test_foreign_keys_and_labels_of_our_secret_are_left_alone(
 
 
 @pytest.mark.parametrize("call", ["get secrets", "create secrets"])
-async def test_without_permission_it_ends_at_once_and_says_what_to_grant(
+async def test_without_permission_it_ends_and_says_what_to_grant(
     kube: MemoryKube, clock: Clock, call: str
 ) -> None:
     kube.faults[call] = Forbidden("secrets is forbidden", status=403)
@@ -188,11 +188,20 @@ async def test_a_ca_that_ends_at_once_signs_nothing_and_says_what_to_do(
         await Replica(kube, clock).manager.run()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Unreachable("connection refused"),
+        Forbidden("secrets is forbidden", status=403),
+        ApiError("Unauthorized", status=401),
+    ],
+)
 async def test_an_api_server_that_is_only_late_is_waited_for(
-    kube: MemoryKube, clock: Clock
+    kube: MemoryKube, clock: Clock, fault: KubeError
 ) -> None:
+    """One that has just started knows neither accounts nor roles for a moment."""
     replica = Replica(kube, clock, patience=60.0)
-    kube.faults["get secrets"] = Unreachable("connection refused")
+    kube.faults["get secrets"] = fault
     async with replica.running():
         await asyncio.sleep(0)
         del kube.faults["get secrets"]

@@ -49,6 +49,7 @@ class Run:
         self._watch = Watch(stand, self._note)
         self._watch.on_end = self._remove_soon
         self._removing: dict[str, asyncio.Task[None]] = {}
+        self._refusal = ""  # of the newest pod that could not be made
 
     def _note(self, text: str) -> None:
         line = f"{time.monotonic() - self._began:7.2f} s  {text}"
@@ -76,12 +77,20 @@ class Run:
 
     async def _play(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for number, arrival in enumerate(self._script.arrivals):
+            arriving = [
                 tasks.create_task(self._arrive(f"s{self._script.seed}-p{number}", arrival))
-            for hit in self._script.hits:
-                tasks.create_task(self._hit(hit))
-        over = time.monotonic()
-        self._note("all faults are over")
+                for number, arrival in enumerate(self._script.arrivals)
+            ]
+            async with asyncio.TaskGroup() as hits:
+                for hit in self._script.hits:
+                    hits.create_task(self._hit(hit))
+            last = max(arrival.at for arrival in self._script.arrivals)
+            over = max(time.monotonic(), self._began + last)
+            self._note("all faults are over")
+            _, late = await asyncio.wait(arriving, timeout=DEADLINE)
+            if late:
+                ended = self._watch.ended_by_themselves()
+                raise AssertionError(f"{len(late)} pods cannot be made: {self._refusal} {ended}")
         await self._until_well()
         self.outcome.recovery = time.monotonic() - over
         self._note(f"all is well after {self.outcome.recovery:.1f} s")
@@ -110,7 +119,8 @@ class Run:
             except Conflict:
                 break  # it was made, and the answer lost
             except KubeError as error:
-                self._note(f"{name} is refused: {str(error)[:120]}")
+                self._refusal = str(error)
+                self._note(f"{name} is refused: {self._refusal[:120]}")
                 await asyncio.sleep(_AGAIN)
             else:
                 self._check_gate(name, made)

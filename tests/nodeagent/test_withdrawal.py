@@ -42,15 +42,18 @@ async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
         kube.on_write, kubelet.on_list = wrote, listed
         await machine.applied({"80gb": 1})
     small, large = resource(10), resource(80)
-    # The new size may be registered meanwhile.
-    assert [entry for entry in log if entry != f"list {large} {{}}"] == [
+    hidden = f"list {small} {{'{device(1, 10, 0)}': False}}"
+    carved = f"list {large} {{'{device(1, 80, 0)}': True}}"
+    shown = f"nodes {{'{small}': '0', '{large}': '1'}}"
+    # Each size has a stream of its own, and the new one may be registered meanwhile.
+    assert [entry for entry in log if not entry.startswith(f"list {large} ")] == [
         f"nodes {{'{small}': '0'}}",
-        f"list {small} {{'{device(1, 10, 0)}': False}}",
+        hidden,
         f"list {small} {{}}",
-        f"list {large} {{'{device(1, 80, 0)}': True}}",
-        f"nodes {{'{small}': '0', '{large}': '1'}}",
+        shown,
         "nodelayouts",
     ]
+    assert log.index(hidden) < log.index(carved) < log.index(shown)
     assert len([listed for name, listed in kubelet.lists[start:] if name == small or listed]) == 3
 
 
