@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mpslice.gpus import DeviceId, GpuUuid
-from mpslice.slices import SliceSize
 from nodeagent.edits import ContainerEdits
 from nodeagent.hardware import Gpu, MpsHealth
 from nodeagent.pulse import Pulse
@@ -77,8 +76,8 @@ class Handoff(Protocol):
         """Beats when what it has offered may have to be offered again."""
         ...
 
-    def expect(self, sizes: frozenset[SliceSize]) -> None:
-        """Slices of these sizes are about to be offered: what can be prepared is begun.
+    def expect(self, coming: Collection[DeviceId]) -> None:
+        """These are about to be offered, and no others: what can be prepared is begun.
 
         Returns at once.
         """
@@ -97,7 +96,7 @@ class Handoff(Protocol):
         ...
 
     def forget(self, ids: Iterable[DeviceId]) -> None:
-        """These have been removed from the table; what is left of them goes with the next offer."""
+        """These have been removed from the table; what is left of them goes after an offer."""
         ...
 
     async def look(self) -> None:

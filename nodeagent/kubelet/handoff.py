@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from mpslice.gpus import DeviceId
-from mpslice.slices import SliceSize
 from nodeagent.cdi import CdiSpecs
 from nodeagent.errors import CdiUnwritable, KubeletUnavailable
 from nodeagent.kubelet.knowledge import KNOWN_SECONDS, KubeletKnowledge
@@ -78,26 +78,37 @@ class DevicePlugin:
         if self._cdi is not None:
             await asyncio.to_thread(self._cdi.clean, self._table.slices)
 
-    def expect(self, sizes: frozenset[SliceSize]) -> None:
-        self.link.serve(sizes, self._tasks)
+    def expect(self, coming: Collection[DeviceId]) -> None:
+        self.link.serve(frozenset(id_.size for id_ in coming), self._tasks)
+        self._service.foresee(coming)
+        if self._service.unspecified(coming):
+            self._tasks.create_task(self._specify_early(coming), name="specifications")
+
+    async def _specify_early(self, coming: Collection[DeviceId]) -> None:
+        with suppress(CdiUnwritable):  # `offer` tries again, and raises it
+            await self._service.complete(coming)
 
     async def offer(self, new: Sequence[DeviceId] = (), *, sure: bool = False) -> None:
-        await self._service.specify((*new, *self._service.unspecified))
+        await self._service.complete(new)
         self._table.carve(new)
         sizes = self._table.sizes
         self.link.serve(sizes, self._tasks)
         await self.link.until_live(sizes, KNOWN_SECONDS)
         state = (self._table.changed.count, self.link.changed.count)
         if sure or state != self._confirmed:
-            known = await self._knowledge.until_known(self._offered, just_told=bool(new))
+            await self.link.until_told(sizes)
+            known = await self._knowledge.until_known(self._offered)
             self._table.confirm(known)
             self._confirmed = state
+        if self._service.forgotten:  # nothing waits for that
+            self._tasks.create_task(self._service.specify(()), name="forgotten specifications")
 
     def _offered(self) -> frozenset[DeviceId]:
         return frozenset(filter(self._table.is_offered, self._table.slices))
 
     async def hide(self, ids: frozenset[DeviceId]) -> None:
         self._table.retire(ids)
+        await self.link.until_told({id_.size for id_ in ids})
         await self._knowledge.until_hidden(
             lambda: frozenset(id_ for id_ in ids if not self._table.is_offered(id_))
         )

@@ -1,7 +1,7 @@
 """Waiting until the kubelet has taken in what it was told: the one place that polls it.
 
-It polls at millisecond intervals, and only between a list and the kubelet's showing it, which takes
-about 3 ms; the kubelet tells nobody when it has.
+It looks once a list has been sent, when the kubelet has mostly taken it in already, and then at
+millisecond intervals; the kubelet tells nobody when it has.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ KNOWN_SECONDS: Final = 5.0
 
 _PAUSES: Final = (0.001, 0.001, 0.002, 0.003, 0.005)
 _LONGEST_PAUSE: Final = 0.010
-_FIRST_PAUSE: Final = 0.001  # a look at once would come before the list
 
 
 Devices = frozenset[DeviceId]
@@ -35,36 +34,27 @@ class KubeletKnowledge:
     def __init__(self, pod_resources: Allocatable) -> None:
         self._pod_resources = pod_resources
 
-    async def until_known(
-        self, offered: Callable[[], Devices], *, just_told: bool = False
-    ) -> Devices:
+    async def until_known(self, offered: Callable[[], Devices]) -> Devices:
         """Returns what is offered once the kubelet shows all of it as healthy.
 
         It is asked for at each look: a GPU that turns unhealthy meanwhile is waited for no longer.
-        The kubelet has a moment before the first look if it was `just_told`.
         """
-        return await self._until(
-            lambda shown: offered() - shown, offered, "does not know", just_told=just_told
-        )
+        return await self._until(lambda shown: offered() - shown, offered, "does not know")
 
     async def until_hidden(self, hidden: Callable[[], Devices]) -> None:
         """Returns when the kubelet shows none of these as healthy; they are asked for at each look,
         as one that is offered again is waited for no longer.
         """
-        await self._until(lambda shown: hidden() & shown, hidden, "still offers", just_told=True)
+        await self._until(lambda shown: hidden() & shown, hidden, "still offers")
 
     async def _until(
         self,
         missing: Callable[[Devices], Devices],
         wanted: Callable[[], Devices],
         what: str,
-        *,
-        just_told: bool,
     ) -> Devices:
         pauses = iter(_PAUSES)
         deadline = monotonic() + KNOWN_SECONDS
-        if just_told:
-            await asyncio.sleep(_FIRST_PAUSE)
         while left := missing(await self._pod_resources.allocatable()):
             if monotonic() > deadline:
                 some = ", ".join(sorted(str(device) for device in left)[:3])

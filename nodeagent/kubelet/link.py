@@ -9,7 +9,8 @@ import logging
 import os
 import secrets
 import socket as socket_module
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -36,6 +37,7 @@ _STREAM: Final = 5.0  # seconds from a registration to its ListAndWatch
 _SHORT: Final = 1.0  # seconds; whoever ends a stream sooner may do so again and again
 _AGAIN: Final = 0.002  # seconds until the second try: a kubelet binds its socket before it listens
 _LONGEST_AGAIN: Final = 10.0
+_SHORTLY: Final = 0.010  # seconds in which a list is sent that has changed
 _ABSENT: Final = 3600.0
 _REFUSAL: Final = 0.1
 
@@ -63,7 +65,7 @@ class KubeletLink:
         self._watch = DirectoryWatch(socket.parent)
         self._kubelets = Pulse()  # beats for each new kubelet.sock
         self._channel: grpc.aio.Channel | None = None
-        self._live: set[SliceSize] = set()
+        self._live: dict[SliceSize, Endpoint] = {}
         self._met: set[SliceSize] = set()  # that were live at some time
         self._heard_of = -1  # kubelets, when `reconnected` beat last
         self._keepers: dict[SliceSize, asyncio.Task[NoReturn]] = {}
@@ -78,7 +80,7 @@ class KubeletLink:
 
     def live(self, sizes: frozenset[SliceSize]) -> bool:
         """Whether the kubelet listens to the plugin of each of these."""
-        return sizes <= self._live
+        return sizes <= self._live.keys()
 
     def serve(self, sizes: frozenset[SliceSize], tasks: asyncio.TaskGroup) -> None:
         """Serves these too from now on, each in a task of its own; returns at once."""
@@ -107,10 +109,23 @@ class KubeletLink:
                 while not self.live(sizes):
                     await self.changed.after(self.changed.count)
         except TimeoutError as error:
-            missing = ", ".join(resource_name(size) for size in sorted(sizes - self._live))
+            missing = ", ".join(resource_name(size) for size in sorted(sizes - self._live.keys()))
             raise KubeletUnavailable(
                 f"the kubelet does not listen to {missing}; its log tells why"
             ) from error
+
+    async def until_told(self, sizes: Iterable[SliceSize]) -> None:
+        """Returns once the kubelet has been sent the lists of these as they are now, or shortly.
+
+        It is no promise that the kubelet has taken them in: a look at once would come before them.
+        """
+        changes = self._service.changed.count
+        endpoints = [self._live[size] for size in sizes if size in self._live]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SHORTLY):
+                for endpoint in endpoints:
+                    while endpoint.told_of < changes:
+                        await endpoint.told.after(endpoint.told.count)
 
     async def follow(self, on_checkpoint: Callable[[], None]) -> NoReturn:
         """Looks out for a new kubelet and for its checkpoint, until cancelled."""
@@ -142,7 +157,7 @@ class KubeletLink:
             await asyncio.wait((newer, life), return_when=asyncio.FIRST_COMPLETED)
         finally:
             newer.cancel()
-            self._put_live(size, live=False)
+            self._put_live(size, None)
             failure = _failure_of(life)
             self._end(life)
         if failure is None:
@@ -179,7 +194,7 @@ class KubeletLink:
             except TimeoutError as error:
                 raise KubeletUnavailable("registered, and the kubelet does not listen") from error
             began = monotonic()
-            self._put_live(size, live=True)
+            self._put_live(size, endpoint)
             await endpoint.ended.wait()
             if monotonic() - began < _SHORT:
                 raise KubeletUnavailable("the kubelet ended the stream at once")
@@ -215,15 +230,15 @@ class KubeletLink:
                 self._channel = None
             await channel.close()
 
-    def _put_live(self, size: SliceSize, *, live: bool) -> None:
-        if live:
-            self._live.add(size)
+    def _put_live(self, size: SliceSize, endpoint: Endpoint | None) -> None:
+        if endpoint is not None:
+            self._live[size] = endpoint
             if size in self._met or self._heard_of != self._kubelets.count:
                 self._heard_of = self._kubelets.count
                 self.reconnected.beat()
             self._met.add(size)
         else:
-            self._live.discard(size)
+            self._live.pop(size, None)
         self.changed.beat()
 
 

@@ -8,7 +8,7 @@ sockets of all plugins, and a server does not notice that it has lost its own.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -24,6 +24,7 @@ from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import (
     DevicePluginServicer,
     add_DevicePluginServicer_to_server,
 )
+from nodeagent.pulse import Pulse
 from nodeagent.slices.table import Listed
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 class Endpoint:
     """One gRPC server for one size. `streaming` and `ended` tell how ListAndWatch fares.
 
+    `told` beats when the kubelet has been sent what there was to tell after `told_of` changes.
     gRPC unlinks the path when a server ends, so each endpoint needs a path of its own.
     """
 
@@ -50,6 +52,8 @@ class Endpoint:
         self.socket = socket
         self.streaming = asyncio.Event()
         self.ended = asyncio.Event()
+        self.told = Pulse()
+        self.told_of = -1
         self._closing = asyncio.Event()
         self._service = service
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
@@ -70,7 +74,7 @@ class Endpoint:
         async with asyncio.timeout(_GRACE + _START):
             await self._server.stop(_GRACE)
 
-    async def lists(self) -> AsyncIterator[tuple[Listed, ...]]:
+    async def lists(self) -> AsyncGenerator[tuple[Listed, ...], None]:
         """Each list that differs from the one before, until the endpoint is stopped."""
         closing = asyncio.ensure_future(self._closing.wait())
         sent: tuple[Listed, ...] | None = None
@@ -80,8 +84,9 @@ class Endpoint:
                 devices = self._service.devices(self.size)
                 if devices != sent:
                     sent = devices
-                    yield devices
-                    continue
+                    yield devices  # it goes on once gRPC has sent the list
+                self.told_of = seen
+                self.told.beat()
                 change = asyncio.ensure_future(self._service.changed.after(seen))
                 try:
                     await asyncio.wait((change, closing), return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,7 @@ id twice answers the same.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -53,6 +53,8 @@ class SliceService:
         self._cdi = cdi
         self._unit = unit
         self._gone: set[DeviceId] = set()
+        self._foreseen: frozenset[DeviceId] = frozenset()
+        self._specifying = asyncio.Lock()  # an older state must not be written after a newer one
 
     @property
     def changed(self) -> Pulse:
@@ -130,9 +132,23 @@ class SliceService:
 
         Raises CdiUnwritable.
         """
+        async with self._specifying:
+            await self._specify(ids)
+
+    async def complete(self, new: Collection[DeviceId] = ()) -> None:
+        """Lets it know these and all that stand; returns at once where it does.
+
+        Raises CdiUnwritable.
+        """
+        if self.unspecified(new):
+            async with self._specifying:
+                if unknown := self.unspecified(new):  # an earlier call may have been about them
+                    await self._specify(unknown)
+
+    async def _specify(self, ids: Iterable[DeviceId]) -> None:
         gpus = self._table.gpus
         shown = [id_ for id_ in ids if id_.gpu in gpus]
-        gone = self._gone.difference(self._table.slices, shown)
+        gone = self._gone.difference(self._table.slices, self._foreseen, shown)
         self._gone.clear()
         if self._cdi is not None and (shown or gone):
             specs = {id_: self._enforcer.edits(gpus[id_.gpu], id_) for id_ in shown}
@@ -143,11 +159,23 @@ class SliceService:
         self._gone.update(ids)
 
     @property
-    def unspecified(self) -> list[DeviceId]:
-        """Slices that stand and that the container runtime does not know: an earlier attempt has
-        failed, or their GPU was lost."""
-        cdi = self._cdi
-        return [] if cdi is None else [id_ for id_ in self._table.slices if not cdi.names(id_)]
+    def forgotten(self) -> bool:
+        """Whether the container runtime may still know some that do not stand any more."""
+        return bool(self._gone)
+
+    def foresee(self, coming: Iterable[DeviceId]) -> None:
+        """These are about to stand, and none of those that were foreseen before."""
+        before, self._foreseen = self._foreseen, frozenset(coming)
+        self._gone.update(before.difference(self._foreseen, self._table.slices))
+
+    def unspecified(self, new: Iterable[DeviceId] = ()) -> list[DeviceId]:
+        """Those of these and of the slices that stand that the container runtime does not know: new
+        ones, those of an attempt that has failed, and those whose GPU was lost for a while."""
+        cdi, gpus = self._cdi, self._table.gpus
+        if cdi is None:
+            return []
+        ids = (*new, *self._table.slices)
+        return [id_ for id_ in ids if id_.gpu in gpus and not cdi.names(id_)]
 
     async def prepare(self, texts: Sequence[str]) -> None:
         """Before every start of a container: its slice is enforced, what the container runtime is

@@ -119,7 +119,7 @@ class Executor:
         coming = decision.carve
         if decision.withdraw:
             coming = self._decide(layout, frozenset(decision.withdraw)).carve
-        self.handoff.expect(frozenset(device.size for device in coming))
+        self.handoff.expect(coming)
         demand = Demand(
             gpus=tuple(self.table.gpus.values()),
             slices=(*self.table.slices, *decision.carve),

@@ -98,8 +98,8 @@ class Withdrawal:
             if not going:
                 return kept
             await self.handoff.hide(going)
-            coming, _ = await asyncio.gather(
-                self._coming(going, old_status=monotonic() < seen_at), self.handoff.look()
+            _, coming = await asyncio.gather(  # the longest first
+                self.handoff.look(), self._coming(going, old_status=monotonic() < seen_at)
             )
             if self._hidden and not coming:
                 return kept | self._kept(going, ())

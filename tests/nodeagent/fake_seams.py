@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mpslice.gpus import DeviceId, GpuUuid
-from mpslice.slices import SliceSize
 from nodeagent.edits import ContainerEdits
 from nodeagent.hardware import Gpu, MpsHealth
 from nodeagent.pulse import Pulse
@@ -33,8 +32,8 @@ class FakeHandoff:
         self._table.allocate([id_])
         self.given[id_] = pod
 
-    def expect(self, sizes: frozenset[SliceSize]) -> None:
-        self.calls += [f"expect {size}" for size in sorted(sizes)]
+    def expect(self, coming: Collection[DeviceId]) -> None:
+        self.calls += [f"expect {size}" for size in sorted({id_.size for id_ in coming})]
 
     async def offer(self, new: Sequence[DeviceId] = (), *, sure: bool = False) -> None:
         self.calls.append(f"offer {len(new)}")

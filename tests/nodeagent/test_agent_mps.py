@@ -86,10 +86,8 @@ async def test_daemon_that_does_not_serve_is_seen_everywhere_and_so_is_its_retur
         mps.become(gpu(1), MpsHealth(ready=False, reason=reason, detail="because"))
         await machine.until(lambda: machine.reasons() == [reason, None], "the NodeLayout")
         await machine.until(lambda: machine.allocatable() == {resource(10): "1"}, "the node")
-        assert machine.kubelet.devices[resource(10)] == {
-            device(1, 10, 0): False,
-            device(2, 10, 0): True,
-        }
+        healthy = {device(1, 10, 0): False, device(2, 10, 0): True}
+        await machine.until(lambda: machine.kubelet.devices[resource(10)] == healthy, "the kubelet")
         await machine.until(lambda: machine.events("GPUUnhealthy"), "the Event")
         assert machine.events("GPUUnhealthy")[0].endswith(f"is unhealthy: {reason}: because")
         mps.become(gpu(1), MpsHealth())

@@ -15,6 +15,7 @@ from mpslice.slices import SliceSize
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Gpu
 from nodeagent.kubelet.link import remove_left_sockets
+from nodeagent.kubelet.plugin import Endpoint
 from nodeagent.kubelet_api import deviceplugin_v1beta1_pb2 as api
 from nodeagent.kubelet_api.deviceplugin_v1beta1_pb2_grpc import DevicePluginStub
 from nodeagent.local import LocalNode
@@ -23,9 +24,10 @@ from nodeagent.simulation import SimulatedGpus
 from tests.nodeagent.conftest import AMPERE, device, gpu, resource
 from tests.nodeagent.fake_kubelet import STOP_GRACE, AdmissionError, FakeKubelet
 from tests.nodeagent.fake_mps import FakeMps
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 SIZES = frozenset(SliceSize(n) for n in (10, 20, 40))
+COMING = DeviceId.parse(device(1, 5, 0))
 IDS = [DeviceId.parse(device(1, size, n)) for size, n in ((10, 0), (10, 1), (20, 0), (40, 0))]
 
 
@@ -120,21 +122,55 @@ async def test_new_size_is_no_sign_of_another_kubelet(
         await knows(kubelet)
         before = link.reconnected.count
         assert before == 1
-        local.handoff.expect(frozenset({SliceSize(5)}))
-        await link.until_live(frozenset({SliceSize(5)}), 10)
+        local.handoff.expect([COMING])
+        await link.until_live(frozenset({COMING.size}), 10)
         assert link.reconnected.count == before
         await kubelet.restart()
         await knows(kubelet)
         assert link.reconnected.count > before
 
 
+async def test_list_is_told_once_it_has_been_taken(local: LocalNode, short_path: Path) -> None:
+    """What is asked of the kubelet before may be answered without it."""
+    service = local.handoff.link._service
+    endpoint = Endpoint(SliceSize(10), short_path / "x.sock", service)
+    lists = endpoint.lists()
+    assert [listed.id for listed in await anext(lists)] == IDS[:2]
+    assert endpoint.told_of < service.changed.count
+    later = asyncio.ensure_future(anext(lists))
+    await asyncio.wait_for(endpoint.told.after(0), DEADLINE)
+    assert endpoint.told_of == service.changed.count
+    local.table.close(IDS[:1])
+    local.table.retire(IDS[:1])
+    assert [listed.healthy for listed in await later] == [False, True]
+    assert endpoint.told_of < service.changed.count
+    await lists.aclose()
+
+
+async def test_kubelet_is_told_of_a_change_before_it_is_asked_for_it(
+    local: LocalNode, kubelet: FakeKubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodeagent.kubelet.link._SHORTLY", DEADLINE)
+    async with serving(local):
+        await knows(kubelet)
+        lists = len(kubelet.lists)
+        withdraw(local, *IDS[2:])
+        await local.handoff.link.until_told(SIZES)
+
+        async def probe() -> bool:
+            return len(kubelet.lists) == lists + 2
+
+        await eventually(probe, "both lists", every=0.002)
+        assert kubelet.healthy(resource(20)) == kubelet.healthy(resource(40)) == set()
+
+
 async def test_size_that_never_had_a_slice_is_left_to_another_plugin(
     local: LocalNode, kubelet: FakeKubelet
 ) -> None:
-    link, coming = local.handoff.link, frozenset({SliceSize(5)})
+    link, coming = local.handoff.link, frozenset({COMING.size})
     async with serving(local):
         await knows(kubelet)
-        local.handoff.expect(coming)
+        local.handoff.expect([COMING])
         await link.until_live(coming, 10)
         await local.handoff.leave()
         assert (link.live(coming), link.live(SIZES)) == (False, True)

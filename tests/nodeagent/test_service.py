@@ -7,6 +7,7 @@ import pytest
 
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.slices import SliceSize
+from nodeagent.cdi import CdiSpecs
 from nodeagent.errors import AgentError
 from nodeagent.hardware import Gpu
 from nodeagent.kubelet.service import SliceService
@@ -37,13 +38,17 @@ def table() -> SliceTable:
     return table
 
 
+def a_service(folder: Path, table: SliceTable, cdi: CdiSpecs | None = None) -> SliceService:
+    settings = Settings("n1", folder, folder / "p.sock", folder / "mps", None)
+    witness = Witness(table, Silent(), folder / "checkpoint")
+    enforcer = MpsEnforcer(settings, FakeMps())
+    return SliceService(table, witness, enforcer, cdi, settings.memory_unit)
+
+
 @pytest.fixture
 def service(tmp_path: Path, table: SliceTable, monkeypatch: pytest.MonkeyPatch) -> SliceService:
     monkeypatch.setattr("nodeagent.kubelet.service.READY_SECONDS", 0.05)
-    settings = Settings("n1", tmp_path, tmp_path / "p.sock", tmp_path / "mps", None)
-    witness = Witness(table, Silent(), tmp_path / "checkpoint")
-    enforcer = MpsEnforcer(settings, FakeMps())
-    return SliceService(table, witness, enforcer, None, settings.memory_unit)
+    return a_service(tmp_path, table)
 
 
 def test_slice_that_is_about_to_go_is_given_last(service: SliceService, table: SliceTable) -> None:
@@ -71,3 +76,35 @@ async def test_earlier_holder_whose_processes_stay_is_told_of(
     table.judge()
     with pytest.raises(AgentError, match="is still used by processes of a pod that is gone"):
         await service.prepare([SLICE])
+
+
+async def test_slice_that_was_foreseen_and_never_came_is_not_specified_for_long(
+    tmp_path: Path, table: SliceTable
+) -> None:
+    cdi = CdiSpecs(tmp_path / "cdi")
+    service = a_service(tmp_path, table, cdi)
+    first, second = (DeviceId.parse(device(1, size, 0)) for size in (20, 40))
+    service.foresee([first])
+    await service.complete([first])
+    assert all(map(cdi.names, (*table.slices, first)))
+    assert service.unspecified([first]) == []
+    assert not service.forgotten
+    service.foresee([second])
+    assert service.forgotten
+    await service.complete([second])
+    assert [cdi.names(id_) for id_ in (first, second)] == [False, True]
+
+
+async def test_foreseen_slice_that_stands_stays_specified(
+    tmp_path: Path, table: SliceTable
+) -> None:
+    cdi = CdiSpecs(tmp_path / "cdi")
+    service = a_service(tmp_path, table, cdi)
+    coming = DeviceId.parse(device(1, 20, 0))
+    service.foresee([coming])
+    await service.complete([coming])
+    table.carve([coming])
+    service.foresee(())
+    assert not service.forgotten
+    await service.specify(())
+    assert cdi.names(coming)

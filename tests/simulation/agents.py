@@ -5,13 +5,12 @@ Played are the GPUs, MPS and the gRPC between the plugin and the kubelet.
 
 import asyncio
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, cast
 
 from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
-from mpslice.slices import SliceSize
 from nodeagent.controller import Controller
 from nodeagent.hardware import GpuProcess, GpusChanged
 from nodeagent.kubelet.handoff import DevicePlugin
@@ -135,7 +134,7 @@ class _Plugin:
 
     def forget(self, ids: Iterable[DeviceId]) -> None: ...
 
-    def expect(self, sizes: frozenset[SliceSize]) -> None: ...
+    def expect(self, coming: Collection[DeviceId]) -> None: ...
 
     async def look(self) -> None:
         await self.witness.look()
