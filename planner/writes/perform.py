@@ -1,5 +1,7 @@
 """Each action as one request to the API server, guarded by what it was decided on."""
 
+from typing import Final
+
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType, Resource
 from mpslice.kube.errors import Conflict
 from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
@@ -19,6 +21,12 @@ from planner.writes.actions import (
     Ungate,
     WriteSpec,
 )
+
+NO_OWNERS: Final[list[Json]] = [{}]
+"""Of managedFields: the API server keeps no account of who wrote which field from then on, unless
+somebody applies the object on its side (apimachinery/pkg/util/managedfields/internal,
+skipnonapplied.go). Nobody applies layouts, and the account takes a quarter of the time of a write
+that pods wait for."""
 
 
 async def perform(kube: Kube, action: Action) -> Json:
@@ -41,7 +49,10 @@ async def perform(kube: Kube, action: Action) -> Json:
             return await _evict(kube, pod)
         case WriteSpec(layout=layout, spec=spec):
             body = {
-                "metadata": {"resourceVersion": layout.resource_version},
+                "metadata": {
+                    "resourceVersion": layout.resource_version,
+                    "managedFields": NO_OWNERS,
+                },
                 "spec": spec_to_json(spec),
             }
             return await kube.patch(NODE_LAYOUTS, layout.name, body, type=PatchType.MERGE)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mpslice.gpus import GpuUuid
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, PatchType
 from mpslice.kube.errors import ApiError, Conflict
 from mpslice.kube.session import Session
 from mpslice.nodelayout import GpuSpec, LayoutSpec, parse_node_layout
@@ -59,6 +59,19 @@ async def test_layout_is_written_on_the_version_that_was_decided_on(kube: Sessio
     assert (await layout_spec(kube))["release"] is False
     await perform(kube, WriteSpec(written, LayoutSpec(release=True)))
     assert await layout_spec(kube) == {"release": True, "gpus": []}
+
+
+async def test_no_account_is_kept_of_who_wrote_which_field_of_a_layout(kube: Session) -> None:
+    """It takes a quarter of the time of a write."""
+    node = await a_node(kube)
+    layout = parse_node_layout(await perform(kube, CreateLayout(node)))
+    written = await perform(kube, WriteSpec(layout, SPEC))
+    assert "managedFields" not in written["metadata"]
+    status = {"status": {"observedGeneration": 2}}
+    reported = await kube.patch(
+        NODE_LAYOUTS, "n1", status, type=PatchType.MERGE, subresource="status"
+    )
+    assert "managedFields" not in reported["metadata"]
 
 
 async def test_layout_that_is_there_already_is_not_made_anew(kube: Session) -> None:
