@@ -5,7 +5,7 @@ says that it runs, and that it has ended. Its requests are not mpslice's, and ar
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,6 @@ from mpslice.gpus import DeviceId, GpuUuid, MemoryUnit
 from mpslice.kube.api import PODS, Json, Kube, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 from mpslice.kube.reflector import Backoff, Change, Reflector
-from mpslice.slices import SliceSize
 from nodeagent.hardware import GpuProcess, GpusChanged
 from nodeagent.kubelet.service import SliceService
 from nodeagent.kubelet.witness import Witness
@@ -108,7 +107,7 @@ class KubeletHandoff:
 
     def forget(self, ids: Iterable[DeviceId]) -> None: ...
 
-    def expect(self, sizes: frozenset[SliceSize]) -> None: ...
+    def expect(self, coming: Collection[DeviceId]) -> None: ...
 
     async def look(self) -> None:
         await self.witness.look()

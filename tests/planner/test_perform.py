@@ -62,7 +62,7 @@ async def test_layout_is_written_on_the_version_that_was_decided_on(kube: Sessio
 
 
 async def test_no_account_is_kept_of_who_wrote_which_field_of_a_layout(kube: Session) -> None:
-    """It takes a quarter of the time of a write."""
+    """It would take up to a quarter of the time of a write."""
     node = await a_node(kube)
     layout = parse_node_layout(await perform(kube, CreateLayout(node)))
     written = await perform(kube, WriteSpec(layout, SPEC))
