@@ -117,7 +117,8 @@ class KubeletLink:
     async def until_told(self, sizes: Iterable[SliceSize]) -> None:
         """Returns once the kubelet has been sent the lists of these as they are now, or shortly.
 
-        It is no promise that the kubelet has taken them in: a look at once would come before them.
+        To ask the kubelet before that would be too early. It may be too early after it, too: the
+        kubelet says nothing when it has taken a list in.
         """
         changes = self._service.changed.count
         endpoints = [self._live[size] for size in sizes if size in self._live]

@@ -98,7 +98,7 @@ class Withdrawal:
             if not going:
                 return kept
             await self.handoff.hide(going)
-            _, coming = await asyncio.gather(  # the longest first
+            _, coming = await asyncio.gather(  # what takes longest is begun first
                 self.handoff.look(), self._coming(going, old_status=monotonic() < seen_at)
             )
             if self._hidden and not coming:
