@@ -24,7 +24,7 @@ class Judge:
     """Called whenever planner and scheduler are at rest."""
 
     def __init__(self) -> None:
-        self._placed: dict[str, float] = {}  # by pod uid, since when it has a place
+        self._placed: dict[str, tuple[float, Placement]] = {}  # by pod uid, since when, and where
         self._hidden: dict[str, float] = {}  # by pod uid, since when it fits nowhere and is gated
         self._passed: Counter[str] = Counter()  # by uid of a holder
         self._unbound: set[str] = set()
@@ -65,12 +65,17 @@ class Judge:
         life.evictions.clear()
 
     def _bound_in_time(self, life: Life, decision: Decision, bound: Sequence[Pod]) -> None:
-        """The time begins anew where a pod of higher priority that preempts has got the slice."""
+        """The time begins anew where a pod of higher priority that preempts has got the slice, that
+        of the place that the pod has or of the one that it had until then.
+        """
         placed = {p.pod.uid: p for p in decision.plan.placements}
-        now = life.world.now
-        lost = {uid for uid, place in placed.items() if any(_took(pod, place) for pod in bound)}
-        self._placed = {uid: now if uid in lost else self._placed.get(uid, now) for uid in placed}
-        for uid, since in self._placed.items():
+        now, before = life.world.now, self._placed
+        self._placed = {}
+        for uid, place in placed.items():
+            since, had = before.get(uid, (now, place))
+            lost = any(_took(pod, where) for pod in bound for where in (had, place))
+            self._placed[uid] = now if lost else since, place
+        for uid, (since, _) in self._placed.items():
             quiet = life.kind.faults or life.kind.broken or life.kind.denied
             if now - since > (4 * _BOUND_WITHIN if quiet else 1.0):
                 pod = placed[uid].pod
