@@ -111,7 +111,7 @@ class Kubelet:
         while True:
             try:
                 await self._fake.start_container(resource, *ids)
-            except (KeyError, grpc.aio.AioRpcError):
+            except (AdmissionError, KeyError, grpc.aio.AioRpcError):
                 await asyncio.sleep(_AGAIN)
             else:
                 return

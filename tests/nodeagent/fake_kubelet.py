@@ -9,7 +9,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,15 +180,15 @@ class FakeKubelet:
     async def start_container(self, resource: str, *ids: str) -> None:
         """What comes before every start of a container, the first and any after it."""
         request = plugin_api.PreStartContainerRequest(devices_ids=ids)
-        await self._clients[resource].api.PreStartContainer(request, timeout=DEADLINE)
+        await asked(self._clients[resource].api.PreStartContainer(request, timeout=DEADLINE))
 
     async def _choose(self, client: Client) -> list[str]:
         taken = {key for entry in self.admitted for key in entry.ids}
         available = sorted(self.healthy(client.resource) - taken)
         if not available:
             raise AdmissionError(f"no healthy devices present: {client.resource}")
-        preferred = await client.api.GetPreferredAllocation(
-            _preference(available), timeout=DEADLINE
+        preferred = await asked(
+            client.api.GetPreferredAllocation(_preference(available), timeout=DEADLINE)
         )
         return list(preferred.container_responses[0].deviceIDs)
 
@@ -197,7 +197,7 @@ class FakeKubelet:
         wanted = plugin_api.ContainerAllocateRequest(devices_ids=ids)
         request = plugin_api.AllocateRequest(container_requests=[wanted])
         try:
-            response = await client.api.Allocate(request, timeout=DEADLINE)
+            response = await asked(client.api.Allocate(request, timeout=DEADLINE))
         except grpc.aio.AioRpcError as error:
             raise AdmissionError(error.details()) from error
         return response.container_responses[0]
@@ -268,6 +268,22 @@ class FakeKubelet:
         self.lists.append((resource, listed))
         self.checkpoint()
         self.on_list(resource)
+
+
+async def asked(call: Awaitable[Any]) -> Any:
+    """The answer to a call; raises AdmissionError where its channel has been closed.
+
+    gRPC cancels such a call here, and whoever waits for it; to a kubelet it is an error as others.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise AdmissionError("the client connection is closing") from None
+    except grpc.aio.UsageError as error:
+        raise AdmissionError(str(error)) from error
 
 
 class AdmissionError(Exception):
