@@ -171,7 +171,15 @@ KUEUE = Component(
     released=False,
     kept=("sigs.k8s.io/kueue", "charts/kueue", "chart"),
 )
-NEIGHBOURS = (CERT_MANAGER, KUEUE)
+ARGO_CD = Component(
+    name="argo-cd",
+    version="3.5.7",
+    # A program of ours around the release's libraries; go/argo-cd/main.go says why.
+    packages=(".",),
+    programs=("argo-cd",),
+    released=False,
+)
+NEIGHBOURS = (CERT_MANAGER, KUEUE, ARGO_CD)
 """Other projects that mpslice is tested beside; obtained for those tests alone."""
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.versions]
 
 Json = dict[str, Any]
 _CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
-_VALUES = {
+VALUES = {
     "defaults": (),
     "everything": (
         "planner.ui.enabled=true",
@@ -76,7 +76,7 @@ def injected(installation: Installation) -> bool:
     )
 
 
-@pytest.mark.parametrize("values", _VALUES.values(), ids=_VALUES)
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_chart_applied_again_changes_nothing(
     applied: Installation, values: tuple[str, ...]
 ) -> None:

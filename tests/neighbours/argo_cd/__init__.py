@@ -1,0 +1,1 @@
+"""The chart as an Application of Argo CD."""
