@@ -107,6 +107,12 @@ def has_pod_level_resources(version: str) -> bool:
     return _minor_number(version) >= 34
 
 
+def has_resource_claims(version: str) -> bool:
+    """Whether the gate DynamicResourceAllocation is on by default; else the API server drops the
+    fields of claims."""
+    return _minor_number(version) >= 34
+
+
 def _minor_number(version: str) -> int:
     return int(version.split(".")[1])
 

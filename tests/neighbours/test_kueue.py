@@ -53,6 +53,14 @@ class Queued:
     cluster: Cluster
     node: Node
     audit: Path
+    counting: bool
+    """Whether slice pods ask for their gb themselves: `quota.enabled`."""
+
+    def gb_of(self, pod: Json) -> str | None:
+        """How many gb the pod asks for beside its slice; None where it asks for none."""
+        (container,) = pod["spec"]["containers"]
+        found: str | None = container["resources"]["requests"].get(GB)
+        return found
 
     def label(self, obj: Json, **annotations: str) -> Json:
         """The object, given to the queue."""
@@ -126,12 +134,25 @@ class Queued:
 BY_THEIR_OWNERS = [*((gate, kueue.USER) for gate in sorted(kueue.GATES)), (GATE, PLANNER)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["false", "true"], ids=["as installed", "quota enabled"])
 def running(
-    neighbour_parts: Parts, cluster_say: Say, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Node, Path]]:
-    """mpslice and Kueue on a node of their own; Kueue counts as `kueue-config` says."""
-    folder: Path = tmp_path_factory.mktemp("kueue")
+    request: pytest.FixtureRequest,
+    neighbour_parts: Parts,
+    cluster_say: Say,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Node, Path, bool]]:
+    """mpslice and Kueue on a node of their own; Kueue counts as `kueue-config` says.
+
+    With `quota.enabled` slice pods ask for their gb themselves, which must not count twice.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPSLICE_QUOTA", request.param)  # of the flag --quota
+        folder = tmp_path_factory.mktemp("kueue")
+        for node, audit in _running(neighbour_parts, cluster_say, folder):
+            yield node, audit, request.param == "true"
+
+
+def _running(neighbour_parts: Parts, cluster_say: Say, folder: Path) -> Iterator[tuple[Node, Path]]:
     policy = folder / "audit-policy.yaml"
     policy.write_text(json.dumps(_WRITES))
     audit = folder / "audit.log"
@@ -179,14 +200,14 @@ def printed_configuration() -> Json:
 
 
 @pytest.fixture
-def queued(running: tuple[Node, Path], request: pytest.FixtureRequest) -> Iterator[Queued]:
-    node, audit = running
+def queued(running: tuple[Node, Path, bool], request: pytest.FixtureRequest) -> Iterator[Queued]:
+    node, audit, counting = running
     plane = node.control_plane
     namespace = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
     plane.kubectl("create", "namespace", namespace)
     cluster = Cluster(plane, namespace)
     cluster.apply(kueue.local_queue(TEAM, QUEUE))
-    found = Queued(cluster, node, audit)
+    found = Queued(cluster, node, audit, counting)
     yield found
     cluster.kubectl("delete", "jobs,pods", "--all", "--wait=true")
     found.uses(0)
@@ -198,6 +219,8 @@ def test_jobs_of_all_sizes_share_one_quota_and_one_waits_until_it_is_free(queued
     cluster.apply(queued.job("tens", 10, 10), queued.job("forties", 2, 40))
     until(lambda: queued.all_run("tens", 10), "ten pods of 10 gb run")
     until(lambda: queued.all_run("forties", 2), "two pods of 40 gb run")
+    own = {queued.gb_of(pod) for pod in queued.pods_of("forties")}
+    assert own == {"40" if queued.counting else None}
     queued.uses(180)
     cluster.apply(queued.job("thirty", 1, 30))
     until(lambda: queued.held_back("thirty"), "Kueue holds the Job back")
@@ -221,6 +244,21 @@ def test_size_that_is_not_in_the_configuration_is_not_admitted(queued: Queued) -
     assert "nvidia.com/gpu-96gb" in queued.held_back("large")
 
 
+def test_stock_quota_bounds_a_job_that_kueue_has_admitted(queued: Queued) -> None:
+    """It counts what slice pods ask for themselves, so it is felt with `quota.enabled` alone."""
+    cluster = queued.cluster
+    bound = yaml.safe_load((CHECKOUT / "helm" / "examples" / "resource-quota.yaml").read_text())
+    bound["spec"]["hard"] = {f"requests.{GB}": "30"}
+    cluster.apply(bound)
+    until(lambda: cluster.get("resourcequota", "gpu-memory").get("status"), "the quota counts")
+    cluster.apply(queued.job("twenties", 2, 20))
+    until(lambda: queued.all_run("twenties", 1 if queued.counting else 2), "what may run does")
+    queued.uses(40)
+    if queued.counting:
+        refused = until(lambda: cluster.events("twenties", "FailedCreate"), "the Job is told")
+        assert f"exceeded quota: gpu-memory, requested: requests.{GB}=20" in refused[0]
+
+
 def test_each_gate_of_a_plain_pod_is_taken_away_by_its_owner(queued: Queued) -> None:
     cluster = queued.cluster
     cluster.apply(*(queued.label(slice_pod(name, 80)) for name in ("first", "second")))
@@ -237,6 +275,7 @@ def test_each_gate_of_a_plain_pod_is_taken_away_by_its_owner(queued: Queued) -> 
         "the scheduling gates kueue.x-k8s.io/admission, kueue.x-k8s.io/topology, which are not "
         "mpslice's"
     )
+    assert queued.gb_of(cluster.pod("held")) == ("50" if queued.counting else None)
     assert carved(queued, 50) == 0  # it is planned only once it is admitted
     cluster.delete("first")
     cluster.running("held")

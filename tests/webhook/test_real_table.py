@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hack.cluster.versions import KUBERNETES, has_pod_level_resources
+from hack.cluster.versions import KUBERNETES, has_pod_level_resources, has_resource_claims
 from tests.webhook.cases import PODS, TEMPLATES, Case
 from tests.webhook.cluster import Installation
 from tests.webhook.test_cases import answer
@@ -42,7 +42,14 @@ RUNTIMES = [
     for name in ("gvisor", "kata-qemu", "nvidia")
 ]
 Settings = tuple[tuple[str, Any], ...]
-DROPPED = frozenset() if has_pod_level_resources(KUBERNETES.version) else {"pod-level slice"}
+DROPPED = {
+    case
+    for case, is_kept in (
+        ("pod-level slice", has_pod_level_resources),
+        ("slice and a claim", has_resource_claims),
+    )
+    if not is_kept(KUBERNETES.version)
+}
 """Cases about a field that the API server of this version drops, so that it says nothing."""
 
 pytestmark = [
