@@ -28,7 +28,7 @@ def due(view: View, pending: Iterable[Pod], progress: Mapping[str, Progress]) ->
     return earliest(
         min(cleared, default=None),
         next_change(pending, reserving, view.now),
-        next_deadline(progress),
+        next_deadline(progress, view.now),
         min((end for end in holds if end > view.now), default=None),
         min((end for end in grace if end > view.now), default=None),
         # When a pod may be evicted that the API server has refused to evict.

@@ -57,7 +57,7 @@ def pod_actions(
     nominate = [
         action
         for action in wanted
-        if action.pod.uid not in view.unnominable and not guards_still(action, leaving)
+        if action.pod.uid not in view.unnominable and not guards_still(action, leaving, placed)
     ]
     yield from nominate
     held = {size for action in nominate for size in action.pod.seats}

@@ -22,7 +22,7 @@ A pod in Backoff holds nothing: it is not planned at all. Bound is the end: the 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -257,6 +257,9 @@ def elapse(
         case Phase.CARVING if over:
             return _step(progress, Phase.PENDING), progress.node
         case Phase.OFFERED | Phase.PENDING if pod.gated:
+            # Its time counts once its gate is gone: a write that failed seemed to have taken it.
+            if progress.until is not None:
+                progress = replace(progress, until=None)
             return _gate(progress, refused, now), ""
         case Phase.OFFERED:
             progress = _hear(progress, pod, now)
@@ -306,13 +309,13 @@ def _rested(progress: Progress, pod: Pod, now: datetime, *, over: bool) -> Progr
     return _step(progress, Phase.PENDING)
 
 
-def next_deadline(every: Mapping[str, Progress]) -> datetime | None:
-    """When the first of the pods has to be looked at though nothing has happened."""
-    return min(_deadlines(every), default=None)
+def next_deadline(every: Mapping[str, Progress], now: datetime) -> datetime | None:
+    """When the first of the pods has to be looked at though nothing has happened.
 
-
-def _deadlines(every: Mapping[str, Progress]) -> Iterator[datetime]:
-    return (progress.until for progress in every.values() if progress.until is not None)
+    Deadlines that have passed were looked at already: none of them wakes the planner again.
+    """
+    deadlines = (progress.until for progress in every.values())
+    return min((until for until in deadlines if until is not None and until > now), default=None)
 
 
 def nominated(progress: Progress, now: datetime) -> Progress:

@@ -27,6 +27,7 @@ from planner.progress.machine import (
     by_clock,
     carve,
     elapse,
+    next_deadline,
     offer,
     refuses_everywhere,
     wait,
@@ -136,6 +137,22 @@ def test_pause_goes_on_while_the_scheduler_refuses_the_pod_everywhere() -> None:
     resting = back_off(NEW, NOW, NO_CLAIM)
     again = after(resting, saying(NO_CLAIM), seconds=10)
     assert (again.phase, again.attempts) == (Phase.BACKOFF, 2)
+
+
+def test_time_for_binding_does_not_count_while_the_gate_could_not_be_written() -> None:
+    """While it is written the pod counts as one without a gate."""
+    offered = offer(NEW, POD, "n1", NOW)
+    failed = after(offered, GATED, seconds=1)
+    assert (failed.phase, failed.until) == (Phase.OFFERED, None)
+    assert offer(failed, POD, "n1", NOW + SILENCE).until == NOW + SILENCE + SILENCE
+
+
+def test_deadline_that_has_passed_wakes_nobody() -> None:
+    later = NOW + timedelta(seconds=5)
+    every = {"a": offer(NEW, POD, "n1", NOW), "b": offer(NEW, POD, "n1", later)}
+    assert next_deadline(every, NOW) == NOW + SILENCE
+    assert next_deadline(every, NOW + SILENCE) == later + SILENCE
+    assert next_deadline(every, NOW + timedelta(hours=1)) is None
 
 
 def test_gate_that_cannot_be_taken_away_leads_to_a_pause_and_then_one_refusal_does() -> None:

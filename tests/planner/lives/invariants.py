@@ -66,14 +66,20 @@ class Judge:
 
     def _bound_in_time(self, life: Life, decision: Decision, bound: Sequence[Pod]) -> None:
         """The time begins anew where a pod of higher priority that preempts has got the slice, that
-        of the place that the pod has or of the one that it had until then.
+        of the place that the pod has or of the one that it had until then. It does not run while
+        the scheduler keeps the slice for such a pod until its victims have ended.
         """
         placed = {p.pod.uid: p for p in decision.plan.placements}
         now, before = life.world.now, self._placed
+        nominees = [
+            replace(pod, node=pod.nominated)
+            for pod in life.world.pods.values()
+            if pod.nominated and not pod.node
+        ]
         self._placed = {}
         for uid, place in placed.items():
             since, had = before.get(uid, (now, place))
-            lost = any(_took(pod, where) for pod in bound for where in (had, place))
+            lost = any(_took(pod, where) for pod in (*bound, *nominees) for where in (had, place))
             self._placed[uid] = now if lost else since, place
         for uid, (since, _) in self._placed.items():
             quiet = life.kind.faults or life.kind.broken or life.kind.denied
