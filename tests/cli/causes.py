@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = "2026-01-01T11:50:00Z"
 OTHERS = {"app": "other"}
 BACKOFF = (
-    '{"backoff":{"attempts":1,"until":"2026-01-01T12:01:00Z","words":"refused on n1: no port"}}'
+    '{"backoff":{"attempts":4,"until":"2026-01-01T12:01:00Z","words":"refused on n1: no port"}}'
 )
 
 
