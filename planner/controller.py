@@ -40,8 +40,8 @@ _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
 _LOOK_AT_CLOCK: Final = 60.0  # seconds
 _CLOCK_STEP: Final = 2.0
-"""Seconds by which the wall clock is set at least where what is due is reckoned anew. What keeps it
-right moves it by milliseconds."""
+"""Seconds: where the wall clock has been set by more, deadlines are reckoned anew. Time
+synchronization moves it by milliseconds."""
 
 _MANY: Final = 200  # pending pods: a plan for more may take long
 

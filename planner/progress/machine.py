@@ -214,7 +214,7 @@ def _pause(attempts: int) -> timedelta:
 
 
 def by_clock(progress: Progress, now: datetime) -> Progress:
-    """The progress as the clock that is read now may have told it.
+    """The progress without moments that are still to come by the clock that is read now.
 
     A clock that was ahead, this one or another replica's, leaves moments that are still to come and
     deadlines further away than a phase lasts. The pod would wait for as long as it was wrong.

@@ -55,7 +55,10 @@ class Setbacks:
                 self._faults.pop(pod.uid, None)
 
     def spared_by(self, now: datetime) -> dict[str, datetime]:
-        """Who is spared still, and until when: of a clock that was ahead nobody's time is."""
+        """The pods that are still spared, and until when.
+
+        A deadline that a clock set while it was ahead does not count.
+        """
         return {uid: until for uid, until in self.spared.items() if until - now <= SPARED}
 
     def settled(self, uid: str) -> None:
