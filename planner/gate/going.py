@@ -57,7 +57,7 @@ def pod_actions(
     nominate = [
         action
         for action in wanted
-        if action.pod.uid not in view.unnominable and not guards_still(action, leaving, placed)
+        if action.pod.uid not in view.unnominable and not guards_still(action, leaving)
     ]
     yield from nominate
     held = {size for action in nominate for size in action.pod.seats}

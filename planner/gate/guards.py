@@ -16,7 +16,7 @@ from mpslice.nodelayout import Slices
 from mpslice.slices import SliceSize
 from planner.feasibility.nodes import node_refusal
 from planner.model.nodes import Layout, NodeState
-from planner.model.plan import Cause, Placement, Plan, Refusal, Reservation
+from planner.model.plan import Cause, Plan, Refusal, Reservation
 from planner.model.snapshot import Snapshot
 from planner.packing.order import planned_order
 from planner.words.explain import gpus_text
@@ -64,24 +64,15 @@ def _guarded(
                 yield reservation, state, size
 
 
-def guards_still(
-    action: Nominate,
-    leaving: Collection[tuple[str, SliceSize]],
-    placements: Iterable[Placement],
-) -> bool:
+def guards_still(action: Nominate, leaving: Collection[tuple[str, SliceSize]]) -> bool:
     """Whether the pod guards a slice that is just being withdrawn, for which its nomination must
-    not be given up yet. It guards none where others are to be bound to slices of that size again:
-    kube-scheduler would count its nomination against them.
+    not be given up yet.
     """
     pod = action.pod
-    if action.node or not pod.gated:
-        return False
-    guarded = {size for size in pod.seats if (pod.nominated, size) in leaving}
-    return bool(guarded) and not any(
-        other.node == pod.nominated
-        and other.pod.priority <= pod.priority
-        and not guarded.isdisjoint(other.pod.seats)
-        for other in placements
+    return (
+        action.node == ""
+        and pod.gated
+        and any((pod.nominated, size) in leaving for size in pod.seats)
     )
 
 

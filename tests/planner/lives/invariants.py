@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.decide import decide
+from planner.gate.leaving import LINGER
 from planner.model.plan import Cause, Placement, Refusal
 from planner.model.pods import Pod
 from planner.progress.machine import RENOMINATE, Phase
@@ -14,6 +15,9 @@ from planner.writes.actions import Inform, WriteSpec
 from tests.planner.lives.life import Life
 
 _BOUND_WITHIN = 60.0  # seconds that a pod may have a place without being bound or refused
+_AT_ONCE = 1.0 + LINGER.total_seconds()
+"""Seconds until a pod is bound where nothing fails. A guard of slices that are withdrawn keeps its
+nomination for LINGER, and kube-scheduler counts it against others there."""
 _VISIBLE_WITHIN = 10.0
 _HANGING = 45.0  # where an agent may not get round to withdrawing a slice that the pod would take
 _EVICTED = 16  # at most so many pods of the smallest size make room on one GPU
@@ -83,7 +87,7 @@ class Judge:
             self._placed[uid] = now if lost else since, place
         for uid, (since, _) in self._placed.items():
             quiet = life.kind.faults or life.kind.broken or life.kind.denied
-            if now - since > (4 * _BOUND_WITHIN if quiet else 1.0):
+            if now - since > (4 * _BOUND_WITHIN if quiet else _AT_ONCE):
                 pod = placed[uid].pod
                 life.problem(
                     f"{pod.name} has had a place for {now - since:.0f} s, on {placed[uid].node}, "
