@@ -40,8 +40,8 @@ _WRITE: Final = 5.0  # seconds for one write
 _TELL: Final = 0.05  # seconds: the writes that pods wait for go first, Events would slow them down
 _LOOK_AT_CLOCK: Final = 60.0  # seconds
 _CLOCK_STEP: Final = 2.0
-"""Seconds: where the wall clock has been set by more, deadlines are reckoned anew. Time
-synchronization moves it by milliseconds."""
+"""Seconds. The planner reckons deadlines anew once the wall clock has been set by more than this;
+time synchronization moves the clock by milliseconds."""
 
 _MANY: Final = 200  # pending pods: a plan for more may take long
 

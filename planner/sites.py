@@ -14,8 +14,10 @@ from planner.writes.actions import Action
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """The labelled nodes and their layouts by name: of those whose agents are there, and of those
-    whose agents pods wait for, as they will be then.
+    """The labelled nodes, and layouts by node name.
+
+    `here` has the layouts of nodes whose agents are there. `awaited` has those of nodes that pods
+    wait for until their agents are back, as the layouts will be then.
     """
 
     labelled: tuple[Node, ...]
@@ -24,7 +26,7 @@ class Sites:
 
 
 def find_sites(view: View) -> Sites:
-    """The sites of a view, those left out whose layout belongs to an earlier node of the name."""
+    """The sites of a view, without layouts that belong to an earlier node of the same name."""
     key, value = view.label
     labelled = tuple(node for node in view.nodes if node.labels.get(key) == value)
     layouts = serving(view.layouts.values())

@@ -8,8 +8,8 @@ from mpslice.slices import SliceSize
 from planner.view import Leaving
 
 LINGER: Final = timedelta(seconds=2)
-"""How much later than the planner kube-scheduler may see that a node has a slice less: a pod whose
-gate goes before would be bound to it, and fail on the node."""
+"""kube-scheduler may see by so much later than the planner that a node has a slice less. A pod that
+loses its gate before could be bound to that slice, and would fail on the node."""
 
 
 def still_leaving(

@@ -95,7 +95,7 @@ class Ledger:
             each.level = levels.at(each.cpu, each.memory)
             key, nodes = self.reach.of(each.pod.constraints)
             if min(each.seats) < 1:
-                key, nodes = "none", []  # there is no such slice
+                key, nodes = "none", []  # no GPU has slices of less than 1 gb
             private = bool(each.common) and sharing[each.pod.constraints, each.common] > 1
             whole = (key, each.common) if private else key
             if whole not in known:

@@ -219,19 +219,21 @@ def by_clock(progress: Progress, now: datetime) -> Progress:
     A clock that was ahead, this one or another replica's, leaves moments that are still to come and
     deadlines further away than a phase lasts. The pod would wait for as long as it was wrong.
     """
-    moments = (progress.nominated, progress.entered, progress.since, progress.reserving)
+    moments = {
+        "nominated": progress.nominated,
+        "entered": progress.entered,
+        "since": progress.since,
+        "reserving": progress.reserving,
+    }
     late = {
         name: now.replace(microsecond=0)
-        for name, moment in zip(_MOMENTS, moments, strict=True)
+        for name, moment in moments.items()
         if moment is not None and moment > now
     }
     latest = now + _longest(progress)
     if progress.until is not None and progress.until > latest:
         late["until"] = latest
     return replace(progress, **late) if late else progress  # type: ignore[arg-type]  # its own
-
-
-_MOMENTS: Final = ("nominated", "entered", "since", "reserving")
 
 
 def _longest(progress: Progress) -> timedelta:

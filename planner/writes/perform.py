@@ -23,8 +23,8 @@ from planner.writes.actions import (
 )
 
 NO_OWNERS: Final[list[Json]] = [{}]
-"""Of managedFields: the API server keeps no account of who wrote which field from then on, unless
-somebody applies the object on its side (apimachinery/pkg/util/managedfields/internal,
+"""Once managedFields has this value, the API server keeps no account of field owners until somebody
+applies the object on its side (apimachinery/pkg/util/managedfields/internal,
 skipnonapplied.go). Nobody applies layouts, and the account takes a sixth to a quarter of the time
 of writes that pods wait for."""
 

@@ -68,7 +68,7 @@ class Setbacks:
         self._faults.pop(uid, None)
 
     def gone(self, uid: str) -> None:
-        """The pod is no more."""
+        """The pod does not exist any more."""
         self.settled(uid)
         self.spared.pop(uid, None)
 

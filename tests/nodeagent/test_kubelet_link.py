@@ -22,7 +22,7 @@ from nodeagent.local import LocalNode
 from nodeagent.settings import Settings
 from nodeagent.simulation import SimulatedGpus
 from tests.nodeagent.conftest import AMPERE, device, gpu, resource
-from tests.nodeagent.fake_kubelet import STOP_GRACE, AdmissionError, FakeKubelet, asked
+from tests.nodeagent.fake_kubelet import STOP_GRACE, AdmissionError, FakeKubelet
 from tests.nodeagent.fake_mps import FakeMps
 from tests.waiting import DEADLINE, eventually
 
@@ -241,13 +241,6 @@ async def test_stand_in_counts_what_an_ended_plugin_listed_for_five_minutes(
     assert kubelet.count() == (there, nothing)
     kubelet.clock = lambda: ended + STOP_GRACE + 1
     assert kubelet.count() == (nothing, nothing)
-
-
-async def test_call_of_a_connection_that_closes_fails_and_ends_nobody() -> None:
-    call = asyncio.get_running_loop().create_future()
-    call.cancel()
-    with pytest.raises(AdmissionError, match="closing"):
-        await asked(call)
 
 
 async def test_size_that_was_cut_off_is_registered_again_alone(
