@@ -65,7 +65,7 @@ def chosen(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The oldest and the newest, or the version that the environment names."""
     if environment.get(KUBERNETES_VARIABLE):
         return (versions.chosen_kubernetes(environment),)
-    return (KUBERNETES_VERSIONS[0], KUBERNETES_VERSIONS[-1])
+    return KUBERNETES_VERSIONS
 
 
 def main(arguments: Sequence[str]) -> int:

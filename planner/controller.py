@@ -28,7 +28,7 @@ from planner.progress.note import read_note
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.state.known import KnownNodes
-from planner.view import Decision, Leaving, View
+from planner.view import Decision, View
 from planner.words.storyteller import Storyteller, tell_evicted
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
@@ -106,7 +106,6 @@ class Controller:
         self._newest: Decision | None = None  # of this term
         self._tell_at: float | None = None
         self._planned: Mapping[str, Placement] = {}  # by uid
-        self._leaving: Leaving = {}
         self._setbacks = Setbacks()
         self._progress: Mapping[str, Progress] = {}  # by uid; what a restart needs is in the pods
         self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
@@ -142,7 +141,7 @@ class Controller:
         await self._cluster.synced()
         self._batch.release()
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
-        self._progress, self._leaving = {}, {}
+        self._progress = {}
         self._setbacks = Setbacks()
         self._planned = {}
         self._newest = self._tell_at = None
@@ -231,12 +230,12 @@ class Controller:
         started = time.perf_counter()
         decision = await self._think(self._view(wall, now, writer))
         self._planned, self._progress = decision.planned, decision.progress
-        self._leaving = decision.leaving
         for node, problem in decision.overdue.items():
             self._absences.overdue(node, problem, now)
         self._metrics.decided(decision, seconds=time.perf_counter() - started)
         due = None if decision.due is None else now + seconds_until(decision.due, wall)
-        alarms = [alarm for alarm in (due, self._absences.due()) if alarm is not None]
+        dues = (due, self._absences.due(), self._cluster.leaving_due(now))
+        alarms = [alarm for alarm in dues if alarm is not None]
         self._alarm = min(alarms, default=None)
         return decision
 
@@ -271,7 +270,7 @@ class Controller:
             freed=self._freed,
             refused=dict(self._setbacks.refused),
             going=writer.going,
-            leaving=self._leaving,
+            leaving=self._cluster.leaving(now),
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,

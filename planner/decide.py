@@ -15,7 +15,6 @@ from planner.gate.bindable import Bindable
 from planner.gate.gates import whole_groups
 from planner.gate.going import pod_actions
 from planner.gate.guards import cleared, guards, told
-from planner.gate.leaving import lingers, still_leaving
 from planner.gate.passage import one_group_at_a_time
 from planner.gate.preemption import evictions
 from planner.gate.rivals import ours
@@ -71,7 +70,7 @@ def decide(view: View) -> Decision:
     refused = (*made.refusals, *turns.resting)
     slices = Bindable(made, sites.here, view.nodes, snapshot.neighbours.pods)
     bindable, missing = slices.split()
-    leaving = still_leaving(view.leaving, slices.leaving, now)
+    leaving = slices.leaving | view.leaving
     ready, carving = whole_groups(bindable, missing, refused, snapshot.groups)
     ready, carving = one_group_at_a_time(ready, carving, view.pods, sites.here)
     held = (*carving, *patient)
@@ -130,8 +129,7 @@ def decide(view: View) -> Decision:
         },
         overdue=late,
         progress=progress,
-        leaving=leaving,
-        due=earliest(due(view, pending, progress), tell_at, lingers(leaving)),
+        due=earliest(due(view, pending, progress), tell_at),
         plan=made,
         snapshot=snapshot,
     )

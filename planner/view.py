@@ -20,10 +20,6 @@ from planner.writes.actions import Action
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-Leaving = Mapping[tuple[str, SliceSize], datetime | None]
-"""Nodes and sizes of which kube-scheduler may still see a free slice that is withdrawn, and until
-when: None while the planner sees it itself."""
-
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -36,10 +32,11 @@ class View:
     put pods, by uid, {} if nobody remembers: what it began is finished, not begun anew elsewhere.
     `progress` is what the last decision said of each pod, by uid, {} after a restart; `freed` when
     other people's gates went from pods, `refused` which gates the API server kept, `going` whose
-    gates go while this is decided. `leaving` is what the last decision said of slices that are
-    withdrawn. With `preemption` pods are evicted for others, as `budgets` let them; `spared` are
-    the uids of pods that could not be evicted, and until when nobody tries again. `solver` is
-    plan's, the rest build_snapshot's. `known` makes a decision no other, only sooner.
+    gates go while this is decided. `leaving` are nodes and sizes of which kube-scheduler may
+    still see a slice more than there is. With `preemption` pods are evicted for others, as
+    `budgets` let them; `spared` are the uids of pods that could not be evicted, and until when
+    nobody tries again. `solver` is plan's, the rest build_snapshot's. `known` makes a decision no
+    other, only sooner.
     """
 
     nodes: tuple[Node, ...]
@@ -60,7 +57,7 @@ class View:
     freed: Mapping[str, datetime] = field(default_factory=dict)
     refused: Mapping[str, Refused] = field(default_factory=dict)
     going: frozenset[str] = frozenset()
-    leaving: Leaving = field(default_factory=dict)
+    leaving: frozenset[tuple[str, SliceSize]] = frozenset()
     solver: bool = False
     preemption: bool = False
     budgets: tuple[DisruptionBudget, ...] = ()
@@ -94,7 +91,6 @@ class Decision:
     away: Mapping[str, str] = field(default_factory=dict)
     overdue: Mapping[str, str] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
-    leaving: Leaving = field(default_factory=dict)
     due: datetime | None = None
     plan: Plan = field(default_factory=Plan)
     snapshot: Snapshot = field(default_factory=Snapshot)

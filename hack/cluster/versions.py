@@ -32,7 +32,7 @@ class Component:
     stamps: tuple[tuple[str, str], ...] = ()
     """Go variables and the values the linker writes into them."""
     folder: str = ""
-    """The folder under `go/` where it is not called as the component."""
+    """The folder under `go/`, where that is not the component's name."""
     released: bool = True
     """Whether the project releases the programs themselves, and not only images of them."""
     kept: tuple[str, str, str] = ("", "", "")
@@ -48,9 +48,9 @@ class Component:
         return f"{self.name}-{self.version}"
 
 
-KUBERNETES_VERSIONS: Final = ("1.33.13", "1.36.3", "1.37.2")
-"""The oldest supported minor version, the one that tests run on by default, and the newest."""
-DEFAULT_KUBERNETES: Final = "1.36.3"
+KUBERNETES_VERSIONS: Final = ("1.33.13", "1.37.2")
+"""The oldest supported minor version and the newest."""
+DEFAULT_KUBERNETES: Final = KUBERNETES_VERSIONS[-1]
 KUBERNETES_VARIABLE: Final = "MPSLICE_KUBERNETES"
 """Names the minor version of the cluster that is started, such as 1.33."""
 
@@ -73,7 +73,7 @@ ETCD = Component(
 
 
 def minor_of(version: str) -> str:
-    """`1.36` of `1.36.3`."""
+    """`1.37` of `1.37.2`."""
     return version.rpartition(".")[0]
 
 
@@ -92,7 +92,7 @@ def kubernetes(version: str) -> Component:
             ("k8s.io/component-base/version.gitMinor", minor),
             ("k8s.io/component-base/version.gitTreeState", "clean"),
         ),
-        folder="" if version == DEFAULT_KUBERNETES else f"kubernetes-{major}.{minor}",
+        folder=f"kubernetes-{major}.{minor}",
     )
 
 

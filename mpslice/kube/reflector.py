@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Generic, NoReturn, TypeVar
 
@@ -36,6 +36,17 @@ class Change(Generic[T]):
     key: Key
     old: T | None
     new: T | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which the API server could not be followed, in seconds of `time.monotonic`.
+
+    `ended` is None while it lasts.
+    """
+
+    begun: float
+    ended: float | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +97,7 @@ class Reflector(Generic[T]):
         self._selectors: Query = {key: value for key, value in selectors.items() if value}
         self._backoff = backoff or Backoff()
         self._gone_in_a_row = False
+        self.outage: Outage | None = None  # the newest
         self._objects: dict[Key, T] = {}
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
 
@@ -117,6 +129,8 @@ class Reflector(Generic[T]):
                 )
                 # A new list is the only answer that is right after every kind of fault.
                 version = ""
+                if self.outage is None or self.outage.ended is not None:
+                    self.outage = Outage(time.monotonic())
                 await asyncio.sleep(delay)
 
     async def _list(self) -> str:
@@ -135,6 +149,8 @@ class Reflector(Generic[T]):
             if not token:
                 break
             await asyncio.sleep(0)  # decoding a page takes tens of milliseconds; let others run
+        if self.outage is not None and self.outage.ended is None:
+            self.outage = replace(self.outage, ended=time.monotonic())
         self._replace(listed)
         self.synced.set()
         return version

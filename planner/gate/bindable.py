@@ -60,8 +60,8 @@ class Bindable:
         self._carved: Counter[Seat] = Counter()  # of the nodes that were counted
         self._shown: Counter[tuple[str, SliceSize]] = Counter()
         self.leaving = frozenset((*self._gone(), *self._withdrawn()))
-        """Nodes and sizes of which the scheduler still sees a free slice that is to be withdrawn or
-        that has been withdrawn a moment ago."""
+        """Nodes and sizes of which a free slice is to be withdrawn, or is withdrawn while the node
+        still shows it."""
 
     def split(self) -> tuple[list[Placement], list[Placement]]:
         """The placements whose slices are all bindable now, and those that wait; in planned order.

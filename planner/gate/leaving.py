@@ -1,34 +1,81 @@
-"""Free slices that are being withdrawn, which kube-scheduler may not know of yet."""
+"""Slices that nodes have ceased to show, as long as kube-scheduler may not know of it yet.
 
-from collections.abc import Collection
-from datetime import datetime, timedelta
+A pod that loses its gate in that time could be bound to such a slice, and would fail on the node.
+"""
+
+import math
+from collections.abc import Mapping
 from typing import Final
 
+from mpslice.kube.reflector import Outage
 from mpslice.slices import SliceSize
-from planner.view import Leaving
+from planner.model.nodes import Node
 
-LINGER: Final = timedelta(seconds=2)
-"""kube-scheduler may see by so much later than the planner that a node has a slice less. A pod that
-loses its gate before could be bound to that slice, and would fail on the node."""
+Seat = tuple[str, SliceSize]
+"""A node and a size."""
+
+LINGER: Final = 2.0
+"""Seconds by which kube-scheduler may see later than the planner that a node has a slice less."""
+
+_LONGEST: Final = 60.0  # seconds between two tries of client-go's reflector, at most
 
 
-def still_leaving(
-    before: Leaving, now_leaving: Collection[tuple[str, SliceSize]], now: datetime
-) -> Leaving:
-    """Slices that are being withdrawn, and those that have gone less than LINGER ago.
+def caught_up(outage: Outage) -> float:
+    """When kube-scheduler follows the API server again after an outage, at the latest.
 
-    The time runs from the first decision that sees the slice gone, however long the agent took.
+    client-go's reflector tries again after 0.8 s, then after twice as long each time up to 30 s,
+    and adds up to as much at random (tools/cache/reflector.go, defaultBackoffInit): so it waits for
+    at most twice the time that it has failed already, and 1.6 s.
     """
-    latest = now + LINGER
-    gone = {
-        seat: min(until or latest, latest)  # later only by a clock that was ahead
-        for seat, until in before.items()
-        if seat not in now_leaving
-    }
-    lingering = {seat: until for seat, until in gone.items() if until > now}
-    return lingering | dict.fromkeys(now_leaving)
+    if outage.ended is None:
+        return math.inf
+    return outage.ended + LINGER + min(_LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
 
 
-def lingers(leaving: Leaving) -> datetime | None:
-    """When gates may go that were kept because of slices that have been withdrawn."""
-    return min((until for until in leaving.values() if until is not None), default=None)
+class Leaving:
+    """Nodes and sizes of which kube-scheduler may still see a slice more than there is.
+
+    Every time is one of `time.monotonic`. `outage` is the newest time in which nodes could not be
+    followed: what goes in an outage, or before kube-scheduler has caught up with it, is kept until
+    then.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[Seat, float] = {}
+        self._caught_up = -math.inf  # after every outage that has ended
+        self._ended: Outage | None = None
+
+    def changed(
+        self, old: Node | None, new: Node | None, now: float, outage: Outage | None
+    ) -> None:
+        """A node shows other slices than before."""
+        self._hear_of(outage)
+        shown: Mapping[SliceSize, int] = {} if new is None else new.slices
+        for size, count in ({} if old is None else old.slices).items():
+            if shown.get(size, 0) < count and old is not None:
+                self._until[old.name, size] = max(now + LINGER, self._caught_up)
+
+    def seats(self, now: float, outage: Outage | None) -> frozenset[Seat]:
+        """What kube-scheduler may still see."""
+        self._hear_of(outage)
+        if not _lasts(outage):
+            self._until = {seat: until for seat, until in self._until.items() if until > now}
+        return frozenset(self._until)
+
+    def due(self, now: float, outage: Outage | None) -> float | None:
+        """When to look again, if nothing happens: `seats` may be fewer then."""
+        if self._until and _lasts(outage):
+            return now + LINGER
+        return min(self._until.values(), default=None)
+
+    def _hear_of(self, outage: Outage | None) -> None:
+        """What an outage has kept from being seen is seen once it has ended."""
+        if outage is None or outage.ended is None or outage == self._ended:
+            return
+        self._ended = outage
+        self._caught_up = max(self._caught_up, caught_up(outage))
+        self._until = {seat: max(until, self._caught_up) for seat, until in self._until.items()}
+
+
+def _lasts(outage: Outage | None) -> bool:
+    return outage is not None and outage.ended is None

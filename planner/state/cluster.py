@@ -6,6 +6,7 @@ the watch has not caught up with. What cannot be read is no reason to stop: it i
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +16,7 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector, key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
+from planner.gate.leaving import Leaving, Seat
 from planner.model.constraints import NAMESPACE_NAME
 from planner.model.nodes import Node
 from planner.model.plan import Placement
@@ -63,6 +65,7 @@ class Cluster:
         self._written: dict[str, NodeLayout] = {}  # newer than what the watch has shown
         self._answered: dict[str, Pod] = {}  # likewise, by uid
         self._pods = Reflector(kube, PODS, _project_pod, self._pod_changed)
+        self._leaving = Leaving()
         self._nodes = Reflector(kube, NODES, _project_node, self._node_changed)
         self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._layout_changed)
         self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._namespace_changed)
@@ -157,6 +160,14 @@ class Cluster:
             if isinstance(record, Unreadable)
         }
 
+    def leaving(self, now: float) -> frozenset[Seat]:
+        """What nodes show no more and kube-scheduler may still see (monotonic seconds)."""
+        return self._leaving.seats(now, self._nodes.outage)
+
+    def leaving_due(self, now: float) -> float | None:
+        """When that may be less, if nothing happens (monotonic seconds)."""
+        return self._leaving.due(now, self._nodes.outage)
+
     @property
     def namespaces(self) -> dict[str, Labels]:
         return dict(self._namespaces.objects)
@@ -216,7 +227,9 @@ class Cluster:
                 del self._answered[answered.uid]
         self._on_pod(change)
 
-    def _node_changed(self, _change: Change[Node]) -> None:
+    def _node_changed(self, change: Change[Node]) -> None:
+        now = time.monotonic()
+        self._leaving.changed(change.old, change.new, now, self._nodes.outage)
         self._on_change()
 
     def _namespace_changed(self, change: Change[Labels]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -148,6 +149,29 @@ async def test_watch_that_says_nothing_is_given_up(
 async def test_list_survives(name: str) -> None:
     async with following(FAULTS[name]) as state:
         await state.catches_up()
+
+
+async def test_outage_lasts_from_the_first_failure_to_the_next_list() -> None:
+    async with following(objects=5, page=2) as state:
+        assert state.reflector.outage is None
+        state.server.faults.extend([html(502)] * 4)
+        state.server.remove("t0", silently=True)  # only a list shows it
+        before = time.monotonic()
+        state.server.end_watches()
+        await state.catches_up()
+        outage = state.reflector.outage
+        assert outage is not None
+        assert outage.ended is not None
+        assert before < outage.begun < outage.ended < time.monotonic()
+
+
+async def test_expired_version_is_no_outage() -> None:
+    async with following() as state:
+        state.server.faults.extend([status(410)])
+        state.server.remove("t0", silently=True)
+        state.server.end_watches()
+        await state.catches_up()
+        assert state.reflector.outage is None
 
 
 async def test_expired_continue_token_starts_the_list_again() -> None:

@@ -1,11 +1,15 @@
 """Gates of pods without a place, while slices that they could be bound to are withdrawn."""
 
+import math
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
+import pytest
+
+from mpslice.kube.reflector import Outage
 from mpslice.slices import SliceSize
 from planner.decide import decide
-from planner.gate.leaving import LINGER, still_leaving
+from planner.gate.leaving import Leaving, caught_up
 from planner.view import View
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod, decided, ungated, written
 
@@ -36,24 +40,11 @@ def test_pod_without_a_place_keeps_its_gate_while_the_node_shows_a_slice_that_is
 
 
 def test_gate_of_a_pod_without_a_place_stays_until_the_scheduler_knows_of_the_withdrawal() -> None:
-    """The agent may take any time: what counts is when the slice is seen to be gone."""
     holder, other = a_pod("holder", 80, node="n1"), a_pod("other", 10)
     layout = a_layout(used=[(80, "default/holder")])
-    nodes, begun = (a_node(shows={80: 1}),), datetime(2026, 1, 1, tzinfo=UTC)
-    shown = (a_node(shows={80: 1, 10: 1}),)
-    before = View(shown, {"n1": layout}, (holder, other), LABEL, now=begun)
-    first = decide(before)
-    assert first.due is None
-    gone = replace(before, nodes=nodes, now=begun + 10 * LINGER, leaving=first.leaving)
-    at_once = decide(gone)
-    assert ungated(at_once) == []
-    assert at_once.due == begun + 11 * LINGER
-    soon = decide(replace(gone, now=begun + 10.5 * LINGER, leaving=at_once.leaving))
-    assert ungated(soon) == []
-    assert soon.due == begun + 11 * LINGER
-    later = decide(replace(gone, now=begun + 11 * LINGER, leaving=soon.leaving))
-    assert ungated(later) == ["other"]
-    assert not later.leaving
+    gone = View((a_node(shows={80: 1}),), {"n1": layout}, (holder, other), LABEL, now=NOW)
+    assert ungated(decide(replace(gone, leaving=frozenset([SEAT])))) == []
+    assert ungated(decide(gone)) == ["other"]
 
 
 def test_guard_that_has_waited_as_long_takes_nothing_from_the_pod_it_guards_for() -> None:
@@ -84,22 +75,59 @@ def test_guard_that_has_waited_as_long_takes_nothing_from_the_pod_it_guards_for(
             nodes=(a_node(shows={20: 0, 80: 1}),),
             progress=second.progress,
             planned=second.planned,
-            leaving=second.leaving,
+            leaving=frozenset([("n1", SliceSize(20))]),
         )
     )
     assert [p.pod.name for p in third.plan.placements] == ["big"]
     assert ungated(third) == []
 
 
-def test_time_runs_from_the_first_decision_that_sees_the_slice_gone() -> None:
-    leaving = still_leaving({}, [SEAT], NOW)
-    assert leaving == {SEAT: None}
-    gone = still_leaving(leaving, (), NOW)
-    assert gone == {SEAT: NOW + LINGER}
-    assert still_leaving(gone, (), NOW + LINGER / 2) == gone
-    assert still_leaving(gone, (), NOW + LINGER) == {}
+def goes(leaving: Leaving, now: float, outage: Outage | None = None) -> None:
+    """The node shows one slice of 10gb fewer."""
+    leaving.changed(a_node(shows={10: 2, 20: 1}), a_node(shows={10: 1, 20: 1}), now, outage)
 
 
-def test_time_is_no_longer_because_a_clock_was_ahead() -> None:
-    ahead = {SEAT: NOW + timedelta(minutes=10)}
-    assert still_leaving(ahead, (), NOW) == {SEAT: NOW + LINGER}
+def test_slice_that_a_node_shows_no_more_is_leaving_for_two_seconds() -> None:
+    leaving = Leaving()
+    assert leaving.due(100.0, None) is None
+    goes(leaving, 100.0)
+    assert leaving.seats(101.9, None) == {SEAT}
+    assert leaving.due(101.9, None) == 102.0
+    assert leaving.seats(102.0, None) == frozenset()
+    assert leaving.due(102.0, None) is None
+
+
+def test_slices_that_come_or_stay_are_not_leaving_and_those_of_a_node_that_goes_are() -> None:
+    leaving = Leaving()
+    leaving.changed(None, a_node(shows={10: 1}), 100.0, None)
+    leaving.changed(a_node(shows={10: 1}), a_node(shows={10: 2}), 100.0, None)
+    assert leaving.seats(100.0, None) == frozenset()
+    leaving.changed(a_node(shows={10: 2}), None, 100.0, None)
+    assert leaving.seats(100.0, None) == {SEAT}
+
+
+def test_scheduler_may_follow_the_api_server_later_by_twice_the_time_of_an_outage() -> None:
+    assert caught_up(Outage(100.0, 100.2)) == pytest.approx(104.2)
+    assert caught_up(Outage(100.0, 110.0)) == pytest.approx(133.6)
+    assert caught_up(Outage(100.0, 200.0)) == 262.0
+    assert caught_up(Outage(100.0)) == math.inf
+
+
+@pytest.mark.parametrize("at", [99.0, 110.0, 125.0], ids=["before", "in it", "after"])
+def test_what_goes_around_an_outage_is_leaving_until_the_scheduler_has_caught_up(at: float) -> None:
+    leaving, lasting, over = Leaving(), Outage(100.0), Outage(100.0, 110.0)
+    goes(leaving, at, None if at < 100 else over)
+    if at < 100:
+        assert leaving.seats(108.0, lasting) == {SEAT}
+        assert leaving.due(108.0, lasting) == 110.0  # nothing else tells of its end
+    assert leaving.seats(133.5, over) == {SEAT}
+    assert leaving.due(133.5, over) == pytest.approx(133.6)
+    assert leaving.seats(133.7, over) == frozenset()
+
+
+def test_short_outage_after_a_long_one_makes_the_time_no_shorter() -> None:
+    leaving, short = Leaving(), Outage(120.0, 120.1)
+    leaving.seats(110.0, Outage(100.0, 110.0))
+    goes(leaving, 125.0, short)
+    assert leaving.seats(133.5, short) == {SEAT}
+    assert leaving.seats(133.7, short) == frozenset()

@@ -132,6 +132,20 @@ def while_a_slice_goes(milliseconds: int) -> Script:
     return Script(8, ((40,),), arrivals, ())
 
 
+def test_pod_finds_no_slice_that_went_before_the_scheduler_followed_again() -> None:
+    """Two outages make the scheduler wait long before it follows again. The free 5gb goes in the
+    second one, for `second`; `late` came in between, and has no place then."""
+    arrivals = (
+        Arrival(at=3.0, name="first", sizes=(20,), seconds=1e6),
+        Arrival(at=6.0, name="brief", sizes=(5,), seconds=2.0),
+        Arrival(at=13.536, name="second", sizes=(20,), seconds=1e6, gated=False),
+        Arrival(at=24.0, name="late", sizes=(5,), seconds=20.0),
+    )
+    away = Trouble(13.54, Kind.AWAY, 40.0), Trouble(56.0, Kind.AWAY, 40.0)
+    for seed in range(20):
+        assert not play(Script(seed, ((40,),), arrivals, away)).problems
+
+
 MOMENTS_OF_A_WITHDRAWAL = range(0, 100, 10)  # milliseconds
 
 

@@ -15,7 +15,7 @@ from planner.writes.actions import Inform, WriteSpec
 from tests.planner.lives.life import Life
 
 _BOUND_WITHIN = 60.0  # seconds that a pod may have a place without being bound or refused
-_AT_ONCE = 1.0 + LINGER.total_seconds()
+_AT_ONCE = 1.0 + LINGER
 """Seconds until a pod is bound where nothing fails. A guard of slices that are withdrawn keeps its
 nomination for LINGER, and kube-scheduler counts it against others there."""
 _VISIBLE_WITHIN = 10.0

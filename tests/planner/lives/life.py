@@ -8,12 +8,14 @@ from datetime import datetime
 
 from mpslice.slices import SliceSize
 from planner.decide import decide
+from planner.gate.leaving import Leaving
 from planner.model.constraints import Constraints, Resources
+from planner.model.nodes import Node
 from planner.model.plan import Placement
 from planner.model.pods import GATE, Pod, SliceClaim
 from planner.progress.machine import Progress, Refused
 from planner.state.absence import Absences
-from planner.view import Decision, Leaving, View
+from planner.view import Decision, View
 from planner.writes.actions import Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.setbacks import SPARED
 from tests.planner.lives.scheduler import Scheduler
@@ -45,7 +47,8 @@ class Planner:
 
     planned: Mapping[str, Placement] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
-    leaving: Leaving = field(default_factory=dict)
+    leaving: Leaving = field(default_factory=Leaving)
+    nodes: dict[str, Node] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
     freed: dict[str, object] = field(default_factory=dict)
     absences: Absences = field(default_factory=Absences)
@@ -55,6 +58,9 @@ class Planner:
     def view(self, world: World) -> View:
         layouts = {name: agent.layout() for name, agent in world.agents.items()}
         nodes = world.seen_nodes()
+        for node in nodes:
+            self.leaving.changed(self.nodes.get(node.name), node, world.now, None)
+            self.nodes[node.name] = node
         return View(
             nodes,
             layouts,
@@ -64,13 +70,18 @@ class Planner:
             now=world.wall,
             planned=self.planned,
             progress=self.progress,
-            leaving=self.leaving,
+            leaving=self.leaving.seats(world.now, None),
             refused=dict(self.refused),
             freed=dict(self.freed),  # type: ignore[arg-type]  # moments
             preemption=self.preemption,
             budgets=world.budgets(),
             spared=dict(self.spared),
         )
+
+    def dues(self, world: World) -> list[float]:
+        """When to decide again though nothing happens, besides what the decision says."""
+        dues = self.absences.due(), self.leaving.due(world.now, None)
+        return [due for due in dues if due is not None]
 
 
 def _quietly(_text: str) -> None:
@@ -140,9 +151,7 @@ class Life:
             dues = [self.world.events[0][0]] if self.world.events else []
             if self.decision.due is not None:
                 dues.append((self.decision.due - START).total_seconds())
-            absent = self.planner.absences.due()
-            if absent is not None:
-                dues.append(absent)
+            dues += self.planner.dues(self.world)
             due = min((max(at, self.world.now + 0.001) for at in dues), default=end)
             if due >= end:
                 self.world.advance(end)
@@ -171,10 +180,9 @@ class Life:
             self.seen["restarts"] += 1
         planner = self.planner
         due = self.decision.due
-        absent = self.planner.absences.due()
         face = self.world.face()
-        is_due = (due is not None and due <= self.world.wall) or (
-            absent is not None and absent <= self.world.now
+        is_due = (due is not None and due <= self.world.wall) or any(
+            at <= self.world.now for at in planner.dues(self.world)
         )
         if face == self._face and not is_due:
             return False
@@ -182,7 +190,6 @@ class Life:
         decision = self.decision = decide(planner.view(self.world))
         self._note_phases(planner.progress, decision.progress)
         planner.planned, planner.progress = decision.planned, decision.progress
-        planner.leaving = decision.leaving
         for name, problem in decision.overdue.items():
             planner.absences.overdue(name, problem, self.world.now)
             self.seen["carves overdue"] += 1

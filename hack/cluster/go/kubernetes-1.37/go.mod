@@ -1,4 +1,4 @@
-// The six Kubernetes programs of another minor version, pinned as those of the default.
+// The six Kubernetes programs of 1.37, pinned as they are released.
 module mpslice/hack/cluster/kubernetes-1.37
 
 go 1.26.0
