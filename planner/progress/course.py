@@ -226,7 +226,8 @@ def with_places(
 
 def _hold(preemption: Preemption, before: Hold | None, now: datetime) -> Hold:
     """Where and until when the pod waits; the time begins anew while pods are still to be evicted
-    that would not end before it is over.
+    that would not end before it is over. It is never longer than it would be from now on: a clock
+    that was ahead may have left a moment that is far away.
     """
     ending = (*preemption.victims, *preemption.ending)
     grace = timedelta(seconds=max((pod.grace for pod in ending), default=0))
@@ -234,7 +235,7 @@ def _hold(preemption: Preemption, before: Hold | None, now: datetime) -> Hold:
     there = preemption.node, preemption.gpus
     stays = before is not None and (before.node, before.gpus) == there
     if before is not None and stays and (not preemption.victims or before.until >= now + grace):
-        return before
+        return replace(before, until=min(before.until, until))
     return Hold(*there, until)
 
 

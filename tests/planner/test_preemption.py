@@ -1,5 +1,6 @@
 """Preemption across sizes: who is evicted for whom, and what is done until then."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from planner.model.constraints import Expression, PodTerm, Relations, Resources
 from planner.packing.budget import Budget
 from planner.packing.victims import Offer, cheapest
+from planner.progress.course import ENDING
 from planner.progress.machine import Phase
 from planner.progress.note import read_note
 from planner.state.preemptible import SYSTEM, parse_budget
@@ -225,6 +227,21 @@ def test_pod_that_preempts_gives_up_when_others_do_not_end() -> None:
     assert decision.progress["high"].preempting is None
     assert crowd.decide(progress=decision.progress).plan.preemptions == ()
     assert decision.progress["high"].words == ("pods that it preempts on n0 have not ended in time")
+
+
+def test_clock_that_was_ahead_lets_a_pod_wait_for_others_no_longer() -> None:
+    crowd = two_of_eight()
+    hold = '{"preempting":{"node":"n0","gpus":["n0-0"],"until":"2026-01-01T15:00:00Z"}}'
+    crowd.wait("high", 10, priority=5, progress=hold)
+    for name in "ab":
+        crowd.change(name, terminating=True, grace=30)
+    waits = crowd.decide().progress["high"].preempting
+    assert waits is not None
+    assert waits.until == crowd.world.wall + timedelta(seconds=30) + ENDING
+    crowd.change("high", progress=hold.replace("15:00:00", "12:00:31"))
+    sooner = crowd.decide().progress["high"].preempting
+    assert sooner is not None
+    assert sooner.until == crowd.world.wall + timedelta(seconds=31)
 
 
 def test_pod_that_cannot_be_evicted_is_passed_over_for_a_while() -> None:
