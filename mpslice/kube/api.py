@@ -110,21 +110,29 @@ class Kube(Protocol):
         ...
 
 
-async def list_each(
+async def list_pages(
     kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
 ) -> AsyncIterator[Json]:
-    """Every object of a consistent list, of which one page is in memory at a time."""
+    """The pages of a consistent list, all of one resourceVersion."""
     token = ""
     while True:
         paging = {"limit": "500", **({"continue": token} if token else {})}
         page = await kube.list_page(
             resource, namespace=namespace, query={**(query or {}), **paging}
         )
-        for item in page.get("items") or ():
-            yield item
+        yield page
         token = (page.get("metadata") or {}).get("continue") or ""
         if not token:
             return
+
+
+async def list_each(
+    kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
+) -> AsyncIterator[Json]:
+    """Every object of a consistent list, of which one page is in memory at a time."""
+    async for page in list_pages(kube, resource, namespace=namespace, query=query):
+        for item in page.get("items") or ():
+            yield item
 
 
 async def list_all(

@@ -13,9 +13,10 @@ from time import monotonic
 from typing import Final
 
 from mpslice.gpus import DeviceId
-from mpslice.kube.api import PODS, Kube, list_each
+from mpslice.kube.api import PODS, Kube, list_pages
 from mpslice.slices import SliceSize
 from nodeagent.cluster.publisher import Publisher
+from nodeagent.cluster.report import version_of
 from nodeagent.layout.decision import Obstacle
 from nodeagent.seams import Handoff
 from nodeagent.slices.pods import PodFacts, project_pod
@@ -164,11 +165,13 @@ class Withdrawal:
 
     async def _coming(self, ids: Collection[DeviceId], *, old_status: bool) -> list[PodFacts]:
         sizes = {device.size for device in ids}
-        here, elsewhere, _ = await asyncio.gather(
-            self._read_pods(f"spec.nodeName={self.node_name}"),
+        (elsewhere, since), (here, at), _ = await asyncio.gather(
             self._read_pods("spec.nodeName=,status.phase=Pending"),
+            self._read_pods(f"spec.nodeName={self.node_name}"),
             self.publisher.read_node(),
         )
+        if at < since:  # a pod that was bound between the two reads is in neither
+            here, _ = await self._read_pods(f"spec.nodeName={self.node_name}")
         now = self.publisher.server_time.now()
         bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]
         unbound = [
@@ -176,7 +179,12 @@ class Withdrawal:
         ]
         return [p for p in (*bound, *unbound) if any(need.size in sizes for need in p.needs)]
 
-    async def _read_pods(self, field_selector: str) -> list[PodFacts]:
-        # Thousands may wait in the cluster: each is projected as it comes.
-        pods = list_each(self.kube, PODS, query={"fieldSelector": field_selector})
-        return [facts async for pod in pods if (facts := project_pod(pod)) is not None]
+    async def _read_pods(self, field_selector: str) -> tuple[list[PodFacts], int]:
+        """The pods, and the version of which the list is."""
+        found: list[PodFacts] = []
+        version = 0
+        # Thousands may wait in the cluster: each page is projected as it comes.
+        async for page in list_pages(self.kube, PODS, query={"fieldSelector": field_selector}):
+            version = version_of(page)
+            found += filter(None, map(project_pod, page.get("items") or ()))
+        return found, version

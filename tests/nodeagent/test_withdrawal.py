@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Resource
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Query, Resource
 from nodeagent.controller import Controller
 from nodeagent.layout import executor, withdrawal
 from tests.nodeagent.conftest import NODE, Machine, device, pod_manifest, resource
@@ -55,6 +55,35 @@ async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
     ]
     assert log.index(hidden) < log.index(carved) < log.index(shown)
     assert len([listed for name, listed in kubelet.lists[start:] if name == small or listed]) == 3
+
+
+async def test_pod_that_is_bound_between_two_lists_of_pods_gets_the_slice(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of the node's pods is from before it, the list of the others from after it."""
+    list_page, bound, listed = machine.kube.list_page, list[str](), asyncio.Event()
+
+    async def in_turn(resource: Resource, *, namespace: str | None = None, query: Query) -> Json:
+        selector = query.get("fieldSelector", "")
+        others = resource is PODS and selector.startswith("spec.nodeName=,")
+        if others and not bound:
+            await listed.wait()
+            bound.append(machine.bind(10))
+        page = await list_page(resource, namespace=namespace, query=query)
+        if resource is PODS and not others:
+            listed.set()
+        return page
+
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        monkeypatch.setattr(machine.kube, "list_page", in_turn)
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: bound, "bound between the lists")
+        await machine.admit(bound[0], 10)
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+        lists = [listed for name, listed in machine.kubelet.lists if name == resource(10)]
+    assert lists == [{device(1, 10, 0): True}]
 
 
 async def test_size_without_slices_keeps_an_empty_list(machine: Machine) -> None:

@@ -43,6 +43,7 @@ class SchedulerProcess:
         self._wake = asyncio.Event()
         self._assumed: dict[str, str] = {}  # node by uid
         self._tasks: asyncio.TaskGroup
+        self._looks_again = False
         self._scheduler = Scheduler(self, dice, lambda _pod, _node: "", clears=False)
         self._pod_watch = Reflector(client, PODS, parse_pod, self._pod_changed)
         self._node_watch = Reflector(client, NODES, parse_node, self._node_changed)
@@ -162,9 +163,12 @@ class SchedulerProcess:
 
     def _again(self) -> None:
         """What could not be written is decided anew, from what the watches show, a second later."""
-        asyncio.get_running_loop().call_later(1.0, self._look_again)
+        if not self._looks_again:
+            self._looks_again = True
+            asyncio.get_running_loop().call_later(1.0, self._look_again)
 
     def _look_again(self) -> None:
+        self._looks_again = False
         self.version += 1
         for key, seen in self._pod_watch.objects.items():
             if key in self.pods and seen.uid not in self._assumed:
