@@ -30,6 +30,7 @@ from hack.cluster.progress import to_stderr
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PatchType
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.kube.session import Session
+from mpslice.nodelayout import APPLIED_ANNOTATION
 from tests.chart import render
 
 GPUS: Final = 8
@@ -53,6 +54,11 @@ class Seen:
 
     def put(self, change: Change[Any]) -> None:
         self.value = change.new
+        self._changed.set()
+
+    def reaches(self, change: Change[int]) -> None:
+        """Takes the number over if it is higher."""
+        self.value = max(self.value or 0, change.new or 0)
         self._changed.set()
 
     async def becomes(self, wanted: Any) -> float:
@@ -103,6 +109,12 @@ def _uuid(number: int) -> str:
 def _allocatable(node: Mapping[str, Any]) -> Amounts:
     entries = node["status"]["allocatable"].items()
     return {name: int(n) for name, n in entries if name.startswith(_PREFIX) and n != "0"}
+
+
+def _applied(node: Mapping[str, Any]) -> int:
+    """The generation of the layout that the node says is applied, 0 for none."""
+    tag = node["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION, "")
+    return int(tag.rpartition("/")[2] or 0)
 
 
 def _observed(layout: Mapping[str, Any]) -> int:
@@ -167,7 +179,8 @@ async def _watching(plane: ControlPlane, node: Node, pid: int) -> AsyncIterator[
         selector = f"metadata.name={node.name}"
         watches = (
             Reflector(kube, NODES, _allocatable, bench.allocatable.put, field_selector=selector),
-            Reflector(kube, NODE_LAYOUTS, _observed, bench.acknowledged.put),
+            Reflector(kube, NODES, _applied, bench.acknowledged.reaches, field_selector=selector),
+            Reflector(kube, NODE_LAYOUTS, _observed, bench.acknowledged.reaches),
         )
         tasks = [asyncio.create_task(watch.run()) for watch in watches]
         try:

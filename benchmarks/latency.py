@@ -108,10 +108,14 @@ class Bench:
         return False
 
     async def _is_free(self, key: str) -> bool:
-        status = (await self.kube.read(NODE_LAYOUTS, self.node))["status"]
+        layout = await self.kube.read(NODE_LAYOUTS, self.node)
+        status = layout["status"]
+        told = status["observedGeneration"] == layout["metadata"]["generation"]
         applied = {c["type"]: c["status"] for c in status["conditions"]}["Applied"] == "True"
-        return applied and all(
-            s.get("pod") != key for gpu in status["gpus"] for s in gpu.get("slices", ())
+        return (
+            told
+            and applied
+            and all(s.get("pod") != key for gpu in status["gpus"] for s in gpu.get("slices", ()))
         )
 
     async def until(self, probe: Callable[[], Any], what: str) -> None:

@@ -41,7 +41,6 @@ class LayoutSeen:
     """What is watched of a NodeLayout."""
 
     generation: int
-    observed: int
 
 
 def pod_seen(pod: Mapping[str, Any]) -> PodSeen:
@@ -52,10 +51,7 @@ def pod_seen(pod: Mapping[str, Any]) -> PodSeen:
 
 def layout_seen(layout: Mapping[str, Any]) -> LayoutSeen:
     """Projects a NodeLayout."""
-    status = layout.get("status") or {}
-    return LayoutSeen(
-        int(layout["metadata"]["generation"]), int(status.get("observedGeneration", 0))
-    )
+    return LayoutSeen(int(layout["metadata"]["generation"]))
 
 
 def node_seen(node: Mapping[str, Any]) -> dict[str, int]:
@@ -73,7 +69,7 @@ class Trail:
     _resource: str = ""
     _began: float = 0.0
     _at: dict[Step, float] = field(default_factory=dict)
-    _layout: LayoutSeen = field(default=LayoutSeen(0, 0))
+    _layout: LayoutSeen = field(default=LayoutSeen(0))
     _node: Mapping[str, int] = field(default_factory=dict)
 
     def begin(self, pod: str, resource: str) -> None:
@@ -107,8 +103,7 @@ class Trail:
             self._look()
 
     def _look(self) -> None:
-        acknowledged = self._layout.observed == self._layout.generation
-        if Step.PLANNED in self._at and acknowledged and self._node.get(self._resource, 0) > 0:
+        if Step.PLANNED in self._at and self._node.get(self._resource, 0) > 0:
             self._mark(Step.CARVED)
 
     def _mark(self, step: Step) -> None:

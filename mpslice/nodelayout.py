@@ -41,6 +41,10 @@ class ConditionType(StrEnum):
     VERIFIED = "Verified"
 
 
+APPLIED_ANNOTATION: Final = "mpslice.io/applied-layout"
+"""On a node, which `version_tag` of its layout was applied when the agent last wrote the node's
+slices. It comes with them, and so a moment before the layout's own status."""
+
 STOPPING: Final = "Stopping"
 """Why Ready is False while the agent is replaced."""
 
@@ -145,6 +149,11 @@ class NodeLayout:
     resource_version: str = ""
     uid: str = ""
     owner_uid: str = ""
+
+    @property
+    def version_tag(self) -> str:
+        """Names this generation of this object, as no other object of the name ever is named."""
+        return f"{self.uid}/{self.generation}"
 
 
 def parse_node_layout(obj: Mapping[str, Any]) -> NodeLayout:

@@ -1,7 +1,8 @@
 """Writes what `report` says to the API server: the node's status and the NodeLayout's.
 
 A write that would change nothing is left out, by what the server answered last; everything that
-the agent says about the node goes into one patch.
+the agent says about the node goes into one patch. New slices are counted on by the node's status,
+which names the layout that they are of; the NodeLayout's status follows once nobody waits.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ from time import monotonic
 from typing import Final
 
 from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Kube, PatchType
-from mpslice.kube.errors import NotFound
+from mpslice.kube.errors import KubeError, NotFound
 from mpslice.nodelayout import (
+    APPLIED_ANNOTATION,
     Condition,
     ConditionType,
     LayoutStatus,
@@ -48,7 +50,21 @@ ANNOTATIONS_SECONDS: Final = 60.0
 """How long nos's annotations may be behind where they alone would be a write. Nothing of mpslice
 reads them, and a pod's life would else cost two writes more."""
 
+LATER_SECONDS: Final = 0.1
+"""How long the NodeLayout's status waits where the node's has said it all. Meanwhile a pod is bound
+to the new slice, which that write would slow down, and often one write then tells both."""
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A status of the NodeLayout that is due `at` (monotonic)."""
+
+    layout: NodeLayout
+    acknowledged: int | None
+    conditions: Sequence[Condition]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +80,16 @@ def _ready_of(conditions: Iterable[Condition]) -> Ready:
     return ("", "", "") if ready is None else (str(ready.status), ready.reason, ready.message)
 
 
+def _is_applied(conditions: Iterable[Condition]) -> bool:
+    return any(c.type is ConditionType.APPLIED and c.status for c in conditions)
+
+
 class Publisher:
     """Every call raises a KubeError when it could not write.
 
     `release` is what the NodeLayout says, None without one. `offers_gb` turns False once
     mpslice.io/gb can go from a node whose agent is not to offer it.
-    `due` is when the node has to be written for its annotations alone (monotonic), None for never.
+    `due` is when something has to be written though nothing happens (monotonic), None for never.
     `seen` beats with each newer reading of the node, which `server_time` is known by.
     """
 
@@ -83,7 +103,8 @@ class Publisher:
     ) -> None:
         self.release: bool | None = None
         self.offers_gb = True
-        self.due: float | None = None
+        self._annotations_due: float | None = None
+        self._later: Later | None = None
         self.seen = Pulse()
         self.server_time = ServerTime()
         self._kube = kube
@@ -97,6 +118,12 @@ class Publisher:
         self._version = 0  # of the object since our last write
         self._conditions: tuple[Condition, ...] = ()
         self._observed = 0
+        self._told: object = None  # of `_health`, in the NodeLayout's status
+
+    @property
+    def due(self) -> float | None:
+        later = None if self._later is None else self._later.at
+        return min((at for at in (self._annotations_due, later) if at is not None), default=None)
 
     def saw_node(self, node: NodeFacts) -> None:
         """A newer reading of the node, whoever wrote it."""
@@ -145,8 +172,10 @@ class Publisher:
         gb = offered_gb(self._table, self._settings, release=self.release)
         return Amount(gb, gb)
 
-    async def write_node(self, *, release: bool = False, sure: Collection[SliceSize] = ()) -> None:
-        """Resources and annotations of the node, in one patch.
+    async def write_node(
+        self, *, release: bool = False, sure: Collection[SliceSize] = (), applied: str = ""
+    ) -> bool:
+        """Resources and annotations of the node, in one patch; whether it names what is `applied`.
 
         The sizes that are to be `sure` are written even where the node seems to show them so: our
         reading may be old.
@@ -154,7 +183,7 @@ class Publisher:
         resources = node_resources(self._table)
         known = {size: n for size, n in self._node.resources.items() if size not in sure}
         self._node = replace(self._node, resources=known)
-        await self._patch_node(resources, release=release, at_once=release)
+        return await self._patch_node(resources, release=release, at_once=release, applied=applied)
 
     async def close_node(self, pods: Pods) -> None:
         """Nothing more can be bound than what these pods hold; for an agent that goes away."""
@@ -175,13 +204,13 @@ class Publisher:
         *,
         release: bool = False,
         at_once: bool = False,
-    ) -> None:
-        gpus = gpu_statuses(self._table, self._settings)
-        annotations = {} if release else mirrored_annotations(gpus)
-        patch = node_patch(self._node, resources, annotations, self._gb())
+        applied: str = "",
+    ) -> bool:
+        annotations = {} if release else self._annotations()
+        patch = node_patch(self._node, resources, annotations, self._gb(), applied)
         if patch and not (at_once or "status" in patch or self._annotations_are_due()):
-            return
-        self.due = None
+            return False
+        self._annotations_due = None
         if patch:
             answer = await self._kube.patch(
                 NODES,
@@ -191,12 +220,19 @@ class Publisher:
                 subresource="status",
             )
             self.saw_node(project_node(answer))
+        return bool(applied) and "status" in patch
+
+    def _annotations(self) -> dict[str, str]:
+        """nos's, and what the node says of the layout that was applied last."""
+        said = self._node.annotations.get(APPLIED_ANNOTATION)
+        kept = {} if said is None else {APPLIED_ANNOTATION: said}
+        return mirrored_annotations(gpu_statuses(self._table, self._settings)) | kept
 
     def _annotations_are_due(self) -> bool:
         now = monotonic()
-        if self.due is None:
-            self.due = now + ANNOTATIONS_SECONDS
-        return now >= self.due
+        if self._annotations_due is None:
+            self._annotations_due = now + ANNOTATIONS_SECONDS
+        return now >= self._annotations_due
 
     async def write(
         self,
@@ -206,15 +242,20 @@ class Publisher:
         *,
         release: bool = False,
     ) -> None:
-        """The node and the NodeLayout at once, and neither waits for the other.
+        """The node and the NodeLayout.
 
-        A slice is counted on when both show it (planner/gate/bindable.py), so their order does not
-        matter. With `release` it does: after the condition Released the agent may be ended, and
-        what is to be taken from the node has to be gone by then.
+        Where all of the layout is applied, the node is written for it, and slices alone are news,
+        the node says so, and the NodeLayout follows LATER_SECONDS later. Else both are written at
+        once, and neither waits for the other. With `release` it does: after the condition Released
+        the agent may be ended, and what is to be taken from the node has to be gone by then.
         """
         if release:
             await self.write_node(release=True)
             await self.write_layout(layout, acknowledged, conditions)
+            return
+        done = acknowledged is not None and _is_applied(conditions)
+        if done and self._told == self._health(conditions) and self.node_differs():
+            await self._write_node_first(layout, acknowledged, conditions)
             return
         node = asyncio.create_task(self.write_node())
         try:
@@ -224,9 +265,29 @@ class Publisher:
             node.cancel()
             raise
         finally:  # it is waited for, whatever becomes of the other
-            (failure,) = await asyncio.gather(node, return_exceptions=True)
-        if failure is not None:
-            raise failure
+            (outcome,) = await asyncio.gather(node, return_exceptions=True)
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+    async def _write_node_first(
+        self, layout: NodeLayout, acknowledged: int | None, conditions: Sequence[Condition]
+    ) -> None:
+        try:
+            told = await self.write_node(applied=layout.version_tag)
+        except KubeError:
+            await self.write_layout(layout, acknowledged, conditions)
+            raise
+        if told:
+            self._later = Later(layout, acknowledged, conditions, monotonic() + LATER_SECONDS)
+        else:
+            await self.write_layout(layout, acknowledged, conditions)
+
+    async def catch_up(self, layout: NodeLayout) -> None:
+        """Writes what is to follow later, before another layout is begun with: the node says no
+        more what of this one stands."""
+        later = self._later
+        if later is not None and later.layout.version_tag != layout.version_tag:
+            await self.write_layout(later.layout, later.acknowledged, later.conditions)
 
     async def write_trouble(self, layout: NodeLayout, trouble: Condition) -> None:
         """Only the condition Ready is news; what was said of the last generation stays said."""
@@ -239,6 +300,7 @@ class Publisher:
             status = self._reported()
             self._written, self._written_to = None, layout.uid
             self._conditions, self._observed = status.conditions, status.observed_generation
+            self._told = None
 
     async def write_layout(
         self, layout: NodeLayout, acknowledged: int | None, conditions: Sequence[Condition]
@@ -247,6 +309,7 @@ class Publisher:
 
         `acknowledged` becomes observedGeneration; None leaves that as it was.
         """
+        self._later = None
         self._begin_with(layout)
         observed_generation = self._observed if acknowledged is None else acknowledged
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -267,7 +330,13 @@ class Publisher:
             log.info("the NodeLayout is gone", extra={"node": layout.name})
             return
         self._written, self._conditions, self._observed = status, merged, observed_generation
+        self._told = self._health(merged)
         self._version = version_of(answer)
+
+    def _health(self, conditions: Iterable[Condition]) -> object:
+        """What the NodeLayout tells besides slices that a plan has to know at once."""
+        gpus = [(gpu.uuid, gpu.healthy, gpu.objection) for gpu in self._table.gpus.values()]
+        return _ready_of(conditions), sorted(gpus)
 
     def _was_overwritten(self) -> bool:
         """Whether somebody else has written since: an agent before us that ends late, a person."""

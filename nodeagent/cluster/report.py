@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from mpslice.errors import InvalidQuantity
 from mpslice.gpus import DeviceId, GpuUuid, capacity_gb, excluded_gpus
-from mpslice.nodelayout import Condition, ConditionType, GpuStatus, SliceState, SliceStatus
+from mpslice.nodelayout import (
+    APPLIED_ANNOTATION,
+    Condition,
+    ConditionType,
+    GpuStatus,
+    SliceState,
+    SliceStatus,
+)
 from mpslice.quantities import whole
 from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource, resource_name, size_label
 from nodeagent.container import slice_limit_mib
@@ -38,10 +45,10 @@ class Amount:
 class NodeFacts:
     """What concerns us of a Node object; `version` orders two readings of it.
 
-    `annotations` are nos's, which the agent writes; `excluded` are the GPUs that the user keeps;
-    `others` is how many devices of each other extended resource the node offers, `gb` the same of
-    mpslice.io/gb, None where the node does not name it. `written` is when the API server last wrote
-    the object, in Unix time.
+    `annotations` are those that the agent writes, nos's and its own; `excluded` are the GPUs that
+    the user keeps; `others` is how many devices of each other extended resource the node offers,
+    `gb` the same of mpslice.io/gb, None where the node does not name it. `written` is when the API
+    server last wrote the object, in Unix time.
     """
 
     uid: str = ""
@@ -69,7 +76,7 @@ def project_node(node: Mapping[str, Any]) -> NodeFacts:
         annotations={
             key: value
             for key, value in (metadata.get("annotations") or {}).items()
-            if _MIRRORED.fullmatch(key)
+            if key == APPLIED_ANNOTATION or _MIRRORED.fullmatch(key)
         },
         excluded=excluded_gpus(node),
         others=_others(status.get("allocatable")),
@@ -220,11 +227,13 @@ def node_patch(
     resources: Mapping[SliceSize, Amount],
     annotations: Mapping[str, str],
     gb: Amount | None = None,
+    applied: str = "",
 ) -> dict[str, Any]:
     """The merge patch of nodes/status; {} when the node shows all of it already.
 
-    `gb` None takes mpslice.io/gb away. Sizes that are not served are the kubelet's to close: it
-    does so when a plugin ends.
+    `gb` None takes mpslice.io/gb away. `applied` is the layout that the slices are those of; where
+    they are shown already, that is not said either. Sizes that are not served are the kubelet's to
+    close: it does so when a plugin ends.
     """
     sizes = sorted(size for size in resources if resources[size] != node.resources.get(size))
     amounts: dict[str, Amount | None] = {resource_name(size): resources[size] for size in sizes}
@@ -235,6 +244,8 @@ def node_patch(
         for part in ("capacity", "allocatable")
         if amounts
     }
+    if status and applied:
+        annotations = {**annotations, APPLIED_ANNOTATION: applied}
     changed = {k: v for k, v in annotations.items() if node.annotations.get(k) != v}
     gone = dict.fromkeys(node.annotations.keys() - annotations.keys())
     metadata = {"annotations": {**changed, **gone}} if changed or gone else {}

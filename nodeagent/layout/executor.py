@@ -68,6 +68,7 @@ class Executor:
             if layout is None:
                 await self._keep_serving()
                 return self._again()
+            await self.publisher.catch_up(layout)
             if layout.generation != self._resting_for:
                 self._resting_for = layout.generation  # what one layout waited for is its own
                 self.table.rest(self.table.resting(0), until=0)

@@ -13,6 +13,7 @@ class Node:
     """A node; `allocatable`, `max_pods` and `slices` (what its status shows) are of the whole.
 
     `offers_gb` says whether it offers mpslice.io/gb, which it does once its agent does.
+    `applied` is the `version_tag` of the layout whose slices its agent wrote last.
     `problem` says why it cannot be planned on at all, in a clause for people.
     """
 
@@ -26,6 +27,7 @@ class Node:
     max_pods: int = 110
     slices: Slices = field(default_factory=dict)
     offers_gb: bool = True
+    applied: str = ""
     problem: str = ""
 
 

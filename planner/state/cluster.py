@@ -1,19 +1,18 @@
 """The cluster as a decision sees it: local copies that follow the API server, and our own writes.
 
 What was written counts as seen at once, so that the next decision does not start from a state that
-the watch has not caught up with. What cannot be read is no reason to stop: it is named.
+the watch has not caught up with.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.reflector import Change, Reflector, key_of
+from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
 from planner.gate.leaving import Leaving, Seat
@@ -22,27 +21,25 @@ from planner.model.nodes import Node
 from planner.model.plan import Placement
 from planner.model.pods import Pod
 from planner.model.preemption import DisruptionBudget
-from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
+from planner.state.applied import Applied, applied_by, is_news, with_applied
+from planner.state.parse import Labels
 from planner.state.podgroups import PodGroups
-from planner.state.preemptible import BUDGETS, parse_budget
+from planner.state.preemptible import BUDGETS
+from planner.state.projection import (
+    LayoutRecord,
+    Unreadable,
+    project_budget,
+    project_layout,
+    project_namespace,
+    project_node,
+    project_pod,
+)
 from planner.state.volumes import Volumes
 from planner.writes.actions import Action, Inform, Nominate, Ungate, WriteSpec
 
 _GROUPS: Final = 5.0  # seconds that a new leader waits to learn of what it can do without
 
-_MALFORMED: Final = (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError)
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A NodeLayout that contradicts itself or its format; its node is left alone."""
-
-    problem: str
-
-
-LayoutRecord = NodeLayout | Unreadable
 
 
 class Cluster:
@@ -64,14 +61,15 @@ class Cluster:
         self._on_change = on_change
         self._written: dict[str, NodeLayout] = {}  # newer than what the watch has shown
         self._answered: dict[str, Pod] = {}  # likewise, by uid
-        self._pods = Reflector(kube, PODS, _project_pod, self._pod_changed)
+        self._applied: dict[str, Applied] = {}  # of which the layout's status does not tell yet
+        self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
-        self._nodes = Reflector(kube, NODES, _project_node, self._node_changed)
-        self._layouts = Reflector(kube, NODE_LAYOUTS, _project_layout, self._layout_changed)
-        self._namespaces = Reflector(kube, NAMESPACES, _project_namespace, self._namespace_changed)
+        self._nodes = Reflector(kube, NODES, project_node, self._node_changed)
+        self._layouts = Reflector(kube, NODE_LAYOUTS, project_layout, self._layout_changed)
+        self._namespaces = Reflector(kube, NAMESPACES, project_namespace, self._namespace_changed)
         self._groups = PodGroups(kube, on_change)
         self._volumes = Volumes(kube, on_change)
-        self._budgets = Reflector(kube, BUDGETS, _project_budget, self._budget_changed)
+        self._budgets = Reflector(kube, BUDGETS, project_budget, self._budget_changed)
         followed = (self._pods, self._nodes, self._layouts, self._namespaces)
         self._reflectors = (*followed, self._budgets) if preemption else followed
 
@@ -134,13 +132,14 @@ class Cluster:
 
     def is_offered(self, place: Placement) -> bool:
         """Whether the slices of the placement are bindable still."""
-        layout = self._layouts.objects.get(place.node)
-        node = self._nodes.objects.get(place.node)
-        return is_offered(place, layout if isinstance(layout, NodeLayout) else None, node)
+        layout = self._layout(place.node)
+        if layout is not None and place.node in self._applied:
+            layout = with_applied(layout, self._applied[place.node])
+        return is_offered(place, layout, self._nodes.objects.get(place.node))
 
     @property
     def layouts(self) -> dict[str, NodeLayout]:
-        """By node; the status as last seen, the spec as last written."""
+        """By node; the spec as last written, the status as last seen or told by the node."""
         layouts = {
             name: record
             for name, record in self._layouts.objects.items()
@@ -149,7 +148,29 @@ class Cluster:
         for name, layout in self._written.items():
             if name in layouts:
                 layouts[name] = replace(layout, status=layouts[name].status)
+        for name, applied in self._applied.items():
+            layouts[name] = with_applied(layouts[name], applied)
         return layouts
+
+    def _layout(self, name: str) -> NodeLayout | None:
+        """The spec as last written, the status as last seen."""
+        seen = self._layouts.objects.get(name)
+        if not isinstance(seen, NodeLayout):
+            return None
+        written = self._written.get(name)
+        return seen if written is None else replace(written, status=seen.status)
+
+    def _note_applied(self, name: str) -> None:
+        """What the node tells of the layout, once both are there, until the layout tells it."""
+        layout = self._layout(name)
+        if layout is None:
+            self._applied.pop(name, None)
+            return
+        applied = applied_by(self._nodes.objects.get(name), layout) or self._applied.get(name)
+        if applied is not None and is_news(applied, layout):
+            self._applied[name] = applied
+        else:
+            self._applied.pop(name, None)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -204,8 +225,9 @@ class Cluster:
                 # The watch may have been quicker than the answer.
                 if isinstance(seen, NodeLayout) and _is_newer(written, seen):
                     self._written[layout.name] = written
+                    self._note_applied(layout.name)
             case Ungate() | Nominate() | Inform():
-                patched = _project_pod(answer)
+                patched = project_pod(answer)
                 seen_pod = self._pods.objects.get(action.pod.key)
                 if patched and seen_pod and _is_newer_pod(patched, seen_pod):
                     self._answered[patched.uid] = patched
@@ -230,6 +252,7 @@ class Cluster:
     def _node_changed(self, change: Change[Node]) -> None:
         now = time.monotonic()
         self._leaving.changed(change.old, change.new, now, self._nodes.outage)
+        self._note_applied(change.key)
         self._on_change()
 
     def _namespace_changed(self, change: Change[Labels]) -> None:
@@ -247,6 +270,7 @@ class Cluster:
         written, new = self._written.get(change.key), change.new
         if written and not (isinstance(new, NodeLayout) and _is_newer(written, new)):
             del self._written[change.key]
+        self._note_applied(change.key)
         self._on_change()
 
 
@@ -262,69 +286,3 @@ def _is_newer_pod(answered: Pod, seen: Pod) -> bool:
 def _version(pod: Pod) -> int:
     # Comparable as numbers: KEP-5504, and so in every etcd-backed API server before it.
     return int(pod.resource_version) if pod.resource_version.isdigit() else 0
-
-
-def _project_pod(obj: Json) -> Pod | None:
-    try:
-        return parse_pod(obj)
-    except _MALFORMED as error:
-        log.error("a pod could not be read", extra={"pod": key_of(obj), "error": str(error)})
-        return _unreadable_pod(obj, error)
-
-
-def _unreadable_pod(obj: Json, error: Exception) -> Pod | None:
-    """What is known of a pod that cannot be read: that its node holds more than can be counted."""
-    spec = obj.get("spec")
-    node = spec.get("nodeName") if isinstance(spec, Mapping) else None
-    if not node or not isinstance(node, str):
-        return None
-    namespace, _, name = key_of(obj).rpartition("/")
-    problem = f"pod {key_of(obj)} on it cannot be read ({error})"
-    return Pod(namespace, name, str(obj["metadata"].get("uid")), node=node, problem=problem)
-
-
-def _project_node(obj: Json) -> Node:
-    """A node that cannot be read still counts, with its labels, as one that holds nothing."""
-    try:
-        return parse_node(obj)
-    except _MALFORMED as error:
-        metadata = obj["metadata"]
-        problem = f"its Node object cannot be read ({error})"
-        return Node(
-            name=metadata["name"],
-            uid=metadata.get("uid") or "",
-            labels=_texts(metadata.get("labels")),
-            ready=False,
-            problem=problem,
-        )
-
-
-def _texts(labels: object) -> Labels:
-    """Of labels that may be none, those that are."""
-    if not isinstance(labels, Mapping):
-        return {}
-    return {key: value for key, value in labels.items() if isinstance(value, str)}
-
-
-def _project_namespace(obj: Json) -> Labels | None:
-    try:
-        return parse_namespace(obj)
-    except _MALFORMED as error:
-        log.error("a namespace could not be read", extra={"error": str(error)})
-        return None
-
-
-def _project_budget(obj: Json) -> DisruptionBudget | None:
-    try:
-        return parse_budget(obj)
-    except _MALFORMED as error:
-        log.error("a PodDisruptionBudget could not be read", extra={"error": str(error)})
-        return None
-
-
-def _project_layout(obj: Json) -> LayoutRecord:
-    try:
-        return parse_node_layout(obj)
-    except InvalidNodeLayout as error:
-        log.error("a NodeLayout could not be read", extra={"error": str(error)})
-        return Unreadable(str(error))

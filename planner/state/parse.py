@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
 from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
+from mpslice.nodelayout import APPLIED_ANNOTATION
 from mpslice.quantities import whole
 from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource
 from planner.model.constraints import (
@@ -150,6 +151,7 @@ def parse_node(obj: Json) -> Node:
             if (size := parse_resource(name)) is not None
         },
         offers_gb=whole(offered.get(GB_RESOURCE, 0)) > 0,
+        applied=(metadata.get("annotations") or {}).get(APPLIED_ANNOTATION) or "",
     )
 
 

@@ -21,12 +21,11 @@ def took(seen: Trail) -> list[tuple[Step, int]]:
 
 def test_pod_of_a_new_size_takes_every_step_but_a_withdrawal() -> None:
     seen = trail()
-    seen.layout(Change("n1", None, LayoutSeen(1, 1)))
+    seen.layout(Change("n1", None, LayoutSeen(1)))
     seen.node(Change("n1", None, {}))
     seen.begin(POD, "nvidia.com/gpu-10gb")
     seen.pod(Change(POD, None, GATED))
-    seen.layout(Change("n1", None, LayoutSeen(2, 1)))
-    seen.layout(Change("n1", None, LayoutSeen(2, 2)))
+    seen.layout(Change("n1", None, LayoutSeen(2)))
     assert Step.CARVED not in seen.durations()
     seen.node(Change("n1", None, {"nvidia.com/gpu-10gb": 1}))
     seen.pod(Change(POD, GATED, LET_GO))
@@ -38,14 +37,13 @@ def test_pod_of_a_new_size_takes_every_step_but_a_withdrawal() -> None:
 
 def test_withdrawal_is_seen_by_what_the_node_shows_less() -> None:
     seen = trail()
-    seen.layout(Change("n1", None, LayoutSeen(1, 1)))
+    seen.layout(Change("n1", None, LayoutSeen(1)))
     seen.node(Change("n1", None, {"nvidia.com/gpu-20gb": 1}))
     seen.begin(POD, "nvidia.com/gpu-10gb")
     seen.pod(Change(POD, None, GATED))
-    seen.layout(Change("n1", None, LayoutSeen(2, 1)))
+    seen.layout(Change("n1", None, LayoutSeen(2)))
     seen.node(Change("n1", None, {"nvidia.com/gpu-20gb": 0}))
     seen.node(Change("n1", None, {"nvidia.com/gpu-20gb": 0, "nvidia.com/gpu-10gb": 1}))
-    seen.layout(Change("n1", None, LayoutSeen(2, 2)))
     assert [step for step, _ in took(seen)] == [
         *(Step.CREATED, Step.PLANNED, Step.CLOSED, Step.CARVED),
     ]
@@ -53,7 +51,7 @@ def test_withdrawal_is_seen_by_what_the_node_shows_less() -> None:
 
 def test_pod_of_a_size_that_stands_is_let_go_at_once() -> None:
     seen = trail()
-    seen.layout(Change("n1", None, LayoutSeen(1, 1)))
+    seen.layout(Change("n1", None, LayoutSeen(1)))
     seen.begin(POD, "nvidia.com/gpu-10gb")
     seen.pod(Change("default/other", None, BOUND))
     seen.pod(Change(POD, None, GATED))

@@ -1,7 +1,9 @@
 """Layouts at the two seams: what is asked of the enforcer, the hand-off and the API, and when."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from mpslice.gpus import GpuUuid
 from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Resource
 from mpslice.kube.errors import Unreachable
-from mpslice.nodelayout import NodeLayout, parse_node_layout
-from nodeagent.cluster.publisher import Publisher, Shown
+from mpslice.nodelayout import APPLIED_ANNOTATION, NodeLayout, parse_node_layout
+from nodeagent.cluster import publisher
+from nodeagent.cluster.publisher import LATER_SECONDS, Publisher, Shown
 from nodeagent.cluster.view import project_layout, reported_status
 from nodeagent.hardware import Gpu
 from nodeagent.layout.executor import Executor
@@ -58,11 +61,20 @@ class Parts:
             self.kube.change(NODE_LAYOUTS, NODE, {"spec": spec})
         else:
             self.kube.put(NODE_LAYOUTS, {"metadata": {"name": NODE}, "spec": spec})
-        self.calls.clear()
-        return await self.executor.converge(self._wanted)
+        return await self.converge()
 
-    def _wanted(self) -> NodeLayout:
+    async def converge(self) -> float | None:
+        self.calls.clear()
+        return await self.executor.converge(self.wanted)
+
+    def wanted(self) -> NodeLayout:
         return parse_node_layout(self.kube.get(NODE_LAYOUTS, NODE))
+
+    @property
+    def applied(self) -> str:
+        """What the node says of the layout that is applied."""
+        annotations = self.kube.get(NODES, NODE)["metadata"].get("annotations", {})
+        return str(annotations.get(APPLIED_ANNOTATION, ""))
 
     @property
     def status(self) -> Json:
@@ -113,7 +125,7 @@ async def test_withdrawal_asks_in_its_order(parts: Parts) -> None:
     await parts.apply({"80gb": 1})
     assert parts.calls == [
         *("expect 80", "grant 1", "offer 0", "write nodes", "hide 1", "look", "forget 1"),
-        *("expect 80", "grant 1", "offer 1", "write nodes", "write nodelayouts"),
+        *("expect 80", "grant 1", "offer 1", "write nodes"),
     ]
 
 
@@ -125,6 +137,61 @@ async def test_slice_that_is_given_while_it_is_being_hidden_stays(parts: Parts) 
     assert parts.table.slices == (slice_,)
     assert parts.table.is_open(slice_)
     assert parts.condition("Applied") == "SliceInUse"
+
+
+async def test_node_tells_which_layout_is_applied_and_the_layout_itself_follows(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parts.apply({"10gb": 1})
+    again = await parts.apply({"10gb": 2})
+    assert parts.calls[-1] == "write nodes"
+    assert parts.applied == parts.wanted().version_tag
+    assert parts.status["observedGeneration"] == 1
+    assert again is not None
+    assert 0 < again <= LATER_SECONDS
+    monkeypatch.setattr(publisher, "monotonic", lambda: monotonic() + LATER_SECONDS)
+    assert await parts.converge() != 0.0
+    assert parts.calls[-1] == "write nodelayouts"
+    assert parts.status["observedGeneration"] == 2
+
+
+async def test_pod_that_takes_the_new_slice_at_once_is_told_by_the_same_write(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    await parts.apply({"10gb": 2})
+    parts.handoff.give(parts.table.slices[1], "ns/a")
+    await parts.converge()
+    assert parts.calls.count("write nodelayouts") == 1
+    assert parts.status["observedGeneration"] == 2
+    states = [entry["state"] for entry in parts.status["gpus"][0]["slices"]]
+    assert sorted(states) == ["Free", "Used"]
+
+
+async def test_layout_that_is_applied_is_told_before_the_next_is_begun_with(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    await parts.apply({"10gb": 2})
+    await parts.apply({"10gb": 3})
+    assert parts.calls[0] == "write nodelayouts"
+    assert parts.calls[-1] == "write nodes"
+    assert parts.status["observedGeneration"] == 2
+
+
+async def test_gpu_that_turned_unhealthy_is_told_at_once(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    (before,) = parts.table.gpus.values()
+    parts.table.put_gpus([replace(before, reason="GpuLost")])
+    await parts.apply({})
+    assert parts.status["gpus"][0]["healthy"] is False
+    assert parts.status["observedGeneration"] == 2
+
+
+async def test_node_whose_slices_are_the_same_tells_nothing_new(parts: Parts) -> None:
+    """The layout's status alone can, and it does not wait."""
+    await parts.apply({"10gb": 1})
+    told = parts.applied
+    parts.kube.change(NODE_LAYOUTS, NODE, {"spec": {"gpus": []}})
+    await parts.converge()
+    assert parts.applied == told
+    assert parts.status["observedGeneration"] == 2
 
 
 async def test_layouts_status_does_not_wait_for_the_nodes(
@@ -179,5 +246,8 @@ async def test_released_is_told_after_the_nodes_annotations_are_gone(
             left.append(annotations in found)
 
     parts.kube.on_write = wrote
+    await parts.apply({"10gb": 2})
+    assert parts.applied
     await parts.apply({}, release=True)
     assert left == [False]
+    assert parts.applied == ""

@@ -3,12 +3,15 @@
 import pytest
 
 from mpslice.kube.api import NODES, PODS
+from mpslice.nodelayout import APPLIED_ANNOTATION
 from nodeagent.cluster import publisher
 from tests.nodeagent.conftest import NODE, Machine, device
 
 
 def annotations(machine: Machine) -> dict[str, str]:
-    return dict(machine.kube.get(NODES, NODE)["metadata"].get("annotations", {}))
+    """nos's."""
+    every = machine.kube.get(NODES, NODE)["metadata"].get("annotations", {})
+    return {name: value for name, value in every.items() if name != APPLIED_ANNOTATION}
 
 
 async def test_nos_annotations_follow_and_vanish_at_zero(
