@@ -110,7 +110,7 @@ def is_complete(spec: Json) -> None:
 
 
 @every_way
-def test_host_ipc_that_a_mutator_takes_away_is_given_back_unless_it_has_the_last_word(
+def test_host_ipc_that_a_mutator_takes_away_is_given_back_unless_it_is_called_last(
     engine: Engine, way: Way
 ) -> None:
     """Ours is called again once another webhook has changed the pod, the other one only if it wants
