@@ -185,7 +185,16 @@ ARGO_CD = Component(
     programs=("argo-cd",),
     released=False,
 )
-NEIGHBOURS = (CERT_MANAGER, KUEUE, ARGO_CD)
+GATEKEEPER = Component(
+    name="gatekeeper",
+    version="3.23.1",
+    packages=("github.com/open-policy-agent/gatekeeper/v3",),
+    programs=("gatekeeper",),
+    stamps=(("github.com/open-policy-agent/gatekeeper/v3/pkg/version.Version", "v3.23.1"),),
+    released=False,
+    kept=("github.com/open-policy-agent/gatekeeper/v3", "charts/gatekeeper", "chart"),
+)
+NEIGHBOURS = (CERT_MANAGER, KUEUE, ARGO_CD, GATEKEEPER)
 """Other projects that mpslice is tested beside; obtained for those tests alone."""
 
 

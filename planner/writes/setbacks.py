@@ -1,5 +1,6 @@
 """What the API server did not take of the planner's writes for pods, and what follows from it."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +18,14 @@ FAULTS: Final = 8
 them over a second, which a change of etcd's leader takes."""
 
 _PASSING: Final = frozenset({401, 429, 503, 504})
+
+_UNASKED: Final = "pod updates may not change fields other than "
+"""The API server's answer where anything but what it then lists would change, among which gates are
+not (ValidatePodUpdate). Since we take away a gate alone, an admission webhook or policy has changed
+the rest."""
+
+_CHANGED: Final = re.compile(r"^([-+])\s+(.*\S)", re.MULTILINE)  # in the difference that it shows
+_SHOWN: Final = 4  # lines
 
 
 @dataclass(slots=True)
@@ -39,7 +48,7 @@ class Setbacks:
                 self.unnominable.add(pod.uid)  # or the others of its size would wait for it
             case Ungate(pod=pod) if is_refusal(error):
                 before = self.refused.get(pod.uid)
-                self.refused[pod.uid] = Refused(before.count + 1 if before else 1, str(error))
+                self.refused[pod.uid] = Refused(before.count + 1 if before else 1, _words(error))
                 return True
             case Evict(pod=pod) if is_refusal(error) or _forbids_eviction(error):
                 self.spared[pod.uid] = now + SPARED
@@ -80,6 +89,20 @@ class Setbacks:
             return False
         self._faults[uid] += 1
         return self._faults[uid] >= FAULTS
+
+
+def _words(error: Exception) -> str:
+    """Why a gate was kept, so that whoever reads it knows what to do."""
+    text = str(error)
+    if _UNASKED not in text:
+        return text
+    lines = [" ".join(found) for found in _CHANGED.findall(text)]
+    more = " …" if len(lines) > _SHOWN else ""
+    return (
+        "an admission webhook or policy changes more of the pod than was asked for, which the API "
+        "server refuses; let it leave updates of pods alone. It changes: "
+        f"{' '.join(lines[:_SHOWN])}{more}"
+    )
 
 
 def is_refusal(error: Exception) -> bool:

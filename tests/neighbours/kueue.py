@@ -1,9 +1,7 @@
 """Kueue's own manager on a control plane: its chart without the workloads, its program as a process
 that acts as the chart's service account, with the certificates that it makes for itself."""
 
-import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +13,9 @@ from hack.cluster import network
 from hack.cluster.api import NotAnswered, healthy
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.processes import ProcessSpec, Program
-from hack.cluster.programs import endpoints
-from hack.cluster.versions import KUBERNETES, KUEUE, resolves_by_endpoints
+from hack.cluster.versions import KUEUE
 from hack.cluster.waiting import wait_until
+from tests.neighbours import charts
 from tests.neighbours.mounted import Mounted
 from tests.waiting import DEADLINE
 from tests.webhook.cluster import Installation
@@ -87,38 +85,13 @@ def running(plane: ControlPlane, folder: Path, resources: Json) -> Iterator[Prog
 
 
 def _install(plane: ControlPlane, port: int) -> None:
-    chart = plane.parts.neighbour(KUEUE) / "chart"
-    command = [str(plane.parts.helm), "template", "kueue", str(chart), f"--namespace={NAMESPACE}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
-    documents: list[Json] = [each for each in yaml.safe_load_all(done.stdout) if each]
-    kept = [each for each in documents if each["kind"] not in _LEFT_OUT]
-    for each in kept:
+    kept: list[Json] = []
+    for each in charts.rendered(plane, KUEUE, NAMESPACE):
         if (each["kind"], each["metadata"]["name"]) == ("Service", _SERVICE):
-            each["spec"].pop("selector")  # its endpoints are ours to write
-    piece = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": _SERVICE,
-            "namespace": NAMESPACE,
-            "labels": {"kubernetes.io/service-name": _SERVICE},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [plane.address], "conditions": {"ready": True}}],
-        "ports": [{"name": "", "port": port, "protocol": "TCP"}],
-    }
-    kept.append(piece)
-    if resolves_by_endpoints(KUBERNETES.version):
-        kept.append(endpoints(NAMESPACE, _SERVICE, [piece]))
-    plane.kubectl("create", "namespace", NAMESPACE)
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": kept})
-    plane.kubectl("apply", "--server-side", "--filename=-", input=text)
-    names = [f"crd/{each['metadata']['name']}" for each in kept if _is_kind(each)]
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
-
-
-def _is_kind(document: Json) -> bool:
-    return bool(document["kind"] == "CustomResourceDefinition")
+            kept += charts.leading_to(plane.address, port, each)
+        elif each["kind"] not in _LEFT_OUT:
+            kept.append(each)
+    charts.install(plane, NAMESPACE, kept)
 
 
 def _called(plane: ControlPlane) -> bool:

@@ -58,6 +58,43 @@ def test_gates_that_are_kept_are_counted_with_the_last_words() -> None:
     assert not setbacks.refused
 
 
+_UNASKED = """PATCH /api/v1/namespaces/a/pods/p: Pod "p" is invalid: spec: Forbidden: pod updates
+may not change fields other than `spec.containers[*].image`,`spec.tolerations` (only additions)
+""".replace("updates\n", "updates ")
+_BY_137 = f"""{_UNASKED}@@ -166,7 +166,7 @@
+  "HostPID": false,
+- "HostIPC": true,
++ "HostIPC": false,
+  "ShareProcessNamespace": null,
+"""
+_BY_133 = f"""{_UNASKED}\u00a0\u00a0core.PodSpec{{
+\u00a0\u00a0\t... // 9 identical fields
+-\u00a0\tHostIPC: true,
++\u00a0\tHostIPC: false,
+\u00a0\u00a0}}
+"""
+_ADDED = '+ "Env": "x",'
+
+
+@pytest.mark.parametrize(
+    ("answer", "changed"),
+    [
+        (_BY_137, '- "HostIPC": true, + "HostIPC": false,'),
+        (_BY_133, "- HostIPC: true, + HostIPC: false,"),
+        (_UNASKED + f"{_ADDED}\n" * 9, f"{' '.join([_ADDED] * 4)} …"),
+    ],
+    ids=["newest", "oldest", "much"],
+)
+def test_a_gate_that_others_keep_by_changing_the_pod_says_what_they_change(
+    answer: str, changed: str
+) -> None:
+    setbacks = Setbacks()
+    setbacks.failed(Ungate(POD, carved=True), ApiError(answer, status=422), NOW)
+    words = setbacks.refused[POD.uid].words
+    assert words.startswith("an admission webhook or policy changes more of the pod than was asked")
+    assert words.endswith(f"let it leave updates of pods alone. It changes: {changed}")
+
+
 def test_a_pod_that_a_disruption_budget_protects_is_passed_over_for_a_while() -> None:
     setbacks = Setbacks()
     evict = Evict(POD, by=pod("b", 10))
