@@ -42,8 +42,8 @@ class ConditionType(StrEnum):
 
 
 APPLIED_ANNOTATION: Final = "mpslice.io/applied-layout"
-"""On a node, which `version_tag` of its layout was applied when the agent last wrote the node's
-slices. It comes with them, and so a moment before the layout's own status."""
+"""On a node: the `version_tag` of the layout that was applied last. It is written with the node's
+slices, a moment before the layout's own status, and stays until the next layout is applied."""
 
 STOPPING: Final = "Stopping"
 """Why Ready is False while the agent is replaced."""
@@ -152,7 +152,7 @@ class NodeLayout:
 
     @property
     def version_tag(self) -> str:
-        """Names this generation of this object, as no other object of the name ever is named."""
+        """Names this generation of this object, and of no other that had its name or will."""
         return f"{self.uid}/{self.generation}"
 
 

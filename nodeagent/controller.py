@@ -123,7 +123,7 @@ class Controller:
         await self._take_over()
         await self._handoff.tidy()
         self._handoff.serve(self._tasks)
-        if self._publisher.node.gb is not None and not self._settings.quota:
+        if self._publisher.node.facts.gb is not None and not self._settings.quota:
             self._tasks.create_task(self._end_offer_of_gb(), name="end of the offer of gb")
         self._tasks.create_task(self._foreign.run(), name="foreign devices")
         self._tasks.create_task(self._verdicts.follow(), name="verdicts")
@@ -220,7 +220,7 @@ class Controller:
 
     async def _end_offer_of_gb(self) -> None:
         await until_nobody_asks_for_gb(self._kube)
-        self._publisher.offers_gb = False
+        self._publisher.node.offers_gb = False
         self._wake.beat()
 
     async def _converge_once(self) -> float | None:
@@ -243,22 +243,22 @@ class Controller:
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 pods = self._cluster.pods()
-                await self._publisher.close_node(pods)
+                await self._publisher.node.close(pods)
                 message = "the agent is being stopped; running containers go on"
                 await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
                 with suppress(
                     KubeletUnavailable
                 ):  # one that does not answer may write all the same
                     await self._handoff.end()
-                await self._publisher.keep_node_closed(pods)
+                await self._publisher.node.keep_closed(pods)
         except (KubeError, TimeoutError) as error:
             log.warning("the node could not be closed", extra={"error": str(error)})
 
     def _node_changed(self, node: NodeFacts) -> None:
-        self._publisher.saw_node(node)
+        self._publisher.node.saw(node)
         self._foreign.saw_node(node.others)
         self._board.put_excluded(node.excluded)
-        if self._publisher.node_differs():
+        if self._publisher.node.differs():
             self._wake.beat()
 
     def _pod_changed(self, change: Change[PodFacts]) -> None:

@@ -271,6 +271,7 @@ class Controller:
             refused=dict(self._setbacks.refused),
             going=writer.going,
             leaving=self._cluster.leaving(now),
+            catching_up=self._cluster.catching_up(now),
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,

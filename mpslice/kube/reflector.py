@@ -26,6 +26,10 @@ _PAGE: Final = "500"
 _SHORTEST_WATCH: Final = 1.0  # seconds
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
 
+_CALM: Final = 120.0
+"""Seconds without a failure after which client-go's reflector begins with short delays again
+(tools/cache/reflector.go, defaultBackoffReset)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +46,7 @@ class Change(Generic[T]):
 class Outage:
     """A time in which the API server could not be followed, in seconds of `time.monotonic`.
 
-    `ended` is None while it lasts.
+    `ended` is None while it lasts. What comes within two minutes after another is one with it.
     """
 
     begun: float
@@ -129,9 +133,16 @@ class Reflector(Generic[T]):
                 )
                 # A new list is the only answer that is right after every kind of fault.
                 version = ""
-                if self.outage is None or self.outage.ended is not None:
-                    self.outage = Outage(time.monotonic())
+                self._lost(time.monotonic())
                 await asyncio.sleep(delay)
+
+    def _lost(self, now: float) -> None:
+        """An outage begins, or one that had ended just before goes on."""
+        before = self.outage
+        if before is None or (before.ended is not None and now > before.ended + _CALM):
+            self.outage = Outage(now)
+        else:
+            self.outage = Outage(before.begun)
 
     async def _list(self) -> str:
         listed: dict[Key, T] = {}

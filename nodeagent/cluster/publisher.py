@@ -1,22 +1,20 @@
-"""Writes what `report` says to the API server: the node's status and the NodeLayout's.
+"""When what is written: the node's status, the NodeLayout's, and which of them first.
 
-A write that would change nothing is left out, by what the server answered last; everything that
-the agent says about the node goes into one patch. New slices are counted on by the node's status,
-which names the layout that they are of; the NodeLayout's status follows once nobody waits.
+New slices are counted on by the node's status, which names the layout that they are of; the
+NodeLayout's status follows once nobody waits.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Kube, PatchType
+from mpslice.kube.api import NODE_LAYOUTS, Json, Kube, PatchType
 from mpslice.kube.errors import KubeError, NotFound
 from mpslice.nodelayout import (
-    APPLIED_ANNOTATION,
     Condition,
     ConditionType,
     LayoutStatus,
@@ -24,31 +22,16 @@ from mpslice.nodelayout import (
     merge_conditions,
     status_to_json,
 )
-from mpslice.slices import SliceSize
+from nodeagent.cluster.node import NodeStatus
 from nodeagent.cluster.report import (
-    Amount,
-    NodeFacts,
     gpu_statuses,
-    mirrored_annotations,
-    node_patch,
-    node_resources,
-    offered_gb,
-    project_node,
-    used_resources,
     version_of,
 )
-from nodeagent.cluster.servertime import ServerTime
-from nodeagent.pulse import Pulse
 from nodeagent.settings import Settings
-from nodeagent.slices.evidence import Pods
 from nodeagent.slices.table import SliceTable
 
 Ready = tuple[str, str, str]
 """Of the condition Ready what tells whether the node is served: status, reason and message."""
-
-ANNOTATIONS_SECONDS: Final = 60.0
-"""How long nos's annotations may be behind where they alone would be a write. Nothing of mpslice
-reads them, and a pod's life would else cost two writes more."""
 
 LATER_SECONDS: Final = 0.1
 """How long the NodeLayout's status waits where the node's has said it all. Meanwhile a pod is bound
@@ -85,13 +68,7 @@ def _is_applied(conditions: Iterable[Condition]) -> bool:
 
 
 class Publisher:
-    """Every call raises a KubeError when it could not write.
-
-    `release` is what the NodeLayout says, None without one. `offers_gb` turns False once
-    mpslice.io/gb can go from a node whose agent is not to offer it.
-    `due` is when something has to be written though nothing happens (monotonic), None for never.
-    `seen` beats with each newer reading of the node, which `server_time` is known by.
-    """
+    """Every call raises a KubeError when it could not write."""
 
     def __init__(
         self,
@@ -101,138 +78,25 @@ class Publisher:
         reported: Callable[[], LayoutStatus],
         shown: Callable[[], Shown],
     ) -> None:
-        self.release: bool | None = None
-        self.offers_gb = True
-        self._annotations_due: float | None = None
+        self.node = NodeStatus(kube, settings, table)
         self._later: Later | None = None
-        self.seen = Pulse()
-        self.server_time = ServerTime()
         self._kube = kube
         self._settings = settings
         self._table = table
         self._reported = reported
         self._shown = shown
-        self._node = NodeFacts()
         self._written: Json | None = None
         self._written_to = ""
         self._version = 0  # of the object since our last write
         self._conditions: tuple[Condition, ...] = ()
         self._observed = 0
-        self._told: object = None  # of `_health`, in the NodeLayout's status
+        self._told_health: object = None
 
     @property
     def due(self) -> float | None:
+        """When something has to be written though nothing happens (monotonic), None for never."""
         later = None if self._later is None else self._later.at
-        return min((at for at in (self._annotations_due, later) if at is not None), default=None)
-
-    def saw_node(self, node: NodeFacts) -> None:
-        """A newer reading of the node, whoever wrote it."""
-        if node.version >= self._node.version:
-            self._node = node
-            self.server_time.saw(node.written)
-            self.seen.beat()
-
-    async def read_node(self) -> None:
-        """Reads the node from the API server, because a watch may be behind."""
-        self.saw_node(project_node(await self._kube.read(NODES, self._settings.node_name)))
-
-    @property
-    def node(self) -> NodeFacts:
-        """The newest reading of the node."""
-        return self._node
-
-    def node_differs(self) -> bool:
-        """Whether the node's status says something else of our slices than we do."""
-        return "status" in node_patch(self._node, node_resources(self._table), {}, self._gb())
-
-    def node_is_open(self) -> bool:
-        """Whether the node's status offers more slices than we do."""
-        return self._offers_more_than(node_resources(self._table))
-
-    def _offers_more_than(self, resources: Mapping[SliceSize, Amount]) -> bool:
-        shown = self._node.resources
-        return any(
-            shown[size].allocatable > resources[size].allocatable
-            for size in shown.keys() & resources.keys()
-        )
-
-    def _gb(self) -> Amount | None:
-        """What the node is to show of mpslice.io/gb.
-
-        Without a NodeLayout the node is not ours, or not any more: what it shows is left alone. The
-        kubelet writes allocatable as it finds capacity (kubelet/nodestatus/setters.go), so both say
-        the same.
-        """
-        if self.release is None:
-            return self._node.gb
-        released = self.release and not self._table.slices
-        left_over = not self._settings.quota and self._node.gb is None
-        if released or left_over or not self.offers_gb:
-            return None
-        gb = offered_gb(self._table, self._settings, release=self.release)
-        return Amount(gb, gb)
-
-    async def write_node(
-        self, *, release: bool = False, sure: Collection[SliceSize] = (), applied: str = ""
-    ) -> bool:
-        """Resources and annotations of the node, in one patch; whether it names what is `applied`.
-
-        The sizes that are to be `sure` are written even where the node seems to show them so: our
-        reading may be old.
-        """
-        resources = node_resources(self._table)
-        known = {size: n for size, n in self._node.resources.items() if size not in sure}
-        self._node = replace(self._node, resources=known)
-        return await self._patch_node(resources, release=release, at_once=release, applied=applied)
-
-    async def close_node(self, pods: Pods) -> None:
-        """Nothing more can be bound than what these pods hold; for an agent that goes away."""
-        await self._patch_node(used_resources(self._table, pods), at_once=True)
-
-    async def keep_node_closed(self, pods: Pods) -> None:
-        """Closes the node again where the kubelet has opened it: until its plugin had ended, the
-        kubelet wrote what that offered, every ten seconds (kubelet's nodeStatusUpdateFrequency).
-        """
-        await self.read_node()
-        used = used_resources(self._table, pods)
-        if self._offers_more_than(used):
-            await self._patch_node(used, at_once=True)
-
-    async def _patch_node(
-        self,
-        resources: Mapping[SliceSize, Amount],
-        *,
-        release: bool = False,
-        at_once: bool = False,
-        applied: str = "",
-    ) -> bool:
-        annotations = {} if release else self._annotations()
-        patch = node_patch(self._node, resources, annotations, self._gb(), applied)
-        if patch and not (at_once or "status" in patch or self._annotations_are_due()):
-            return False
-        self._annotations_due = None
-        if patch:
-            answer = await self._kube.patch(
-                NODES,
-                self._settings.node_name,
-                patch,
-                type=PatchType.MERGE,
-                subresource="status",
-            )
-            self.saw_node(project_node(answer))
-        return bool(applied) and "status" in patch
-
-    def _annotations(self) -> dict[str, str]:
-        """nos's, and what the node says of the layout that was applied last."""
-        said = self._node.annotations.get(APPLIED_ANNOTATION)
-        kept = {} if said is None else {APPLIED_ANNOTATION: said}
-        return mirrored_annotations(gpu_statuses(self._table, self._settings)) | kept
-
-    def _annotations_are_due(self) -> bool:
-        now = monotonic()
-        if self._annotations_due is None:
-            self._annotations_due = now + ANNOTATIONS_SECONDS
-        return now >= self._annotations_due
+        return min((at for at in (self.node.due, later) if at is not None), default=None)
 
     async def write(
         self,
@@ -250,14 +114,14 @@ class Publisher:
         the agent may be ended, and what is to be taken from the node has to be gone by then.
         """
         if release:
-            await self.write_node(release=True)
+            await self.node.write(release=True)
             await self.write_layout(layout, acknowledged, conditions)
             return
-        done = acknowledged is not None and _is_applied(conditions)
-        if done and self._told == self._health(conditions) and self.node_differs():
+        self._begin_with(layout)
+        if self._is_told_by_node(acknowledged, conditions):
             await self._write_node_first(layout, acknowledged, conditions)
             return
-        node = asyncio.create_task(self.write_node())
+        node = asyncio.create_task(self.node.write())
         try:
             await asyncio.sleep(0)  # the node's goes first: the scheduler has to hear of it, too
             await self.write_layout(layout, acknowledged, conditions)
@@ -269,38 +133,58 @@ class Publisher:
         if isinstance(outcome, BaseException):
             raise outcome
 
+    def _is_told_by_node(self, acknowledged: int | None, conditions: Sequence[Condition]) -> bool:
+        """Whether the node's next patch tells a plan all that is new: that a layout is applied
+        which was not acknowledged yet."""
+        return (
+            acknowledged is not None
+            and acknowledged > self._observed
+            and _is_applied(conditions)
+            and self._told_health == self._health(conditions)
+            and self.node.differs()
+        )
+
     async def _write_node_first(
         self, layout: NodeLayout, acknowledged: int | None, conditions: Sequence[Condition]
     ) -> None:
         try:
-            told = await self.write_node(applied=layout.version_tag)
+            told = await self.node.write(applied=layout.version_tag)
         except KubeError:
             await self.write_layout(layout, acknowledged, conditions)
             raise
         if told:
-            self._later = Later(layout, acknowledged, conditions, monotonic() + LATER_SECONDS)
+            at = monotonic() + LATER_SECONDS if self._later is None else self._later.at
+            self._later = Later(layout, acknowledged, conditions, at)
         else:
             await self.write_layout(layout, acknowledged, conditions)
 
-    async def catch_up(self, layout: NodeLayout) -> None:
-        """Writes what is to follow later, before another layout is begun with: the node says no
-        more what of this one stands."""
+    async def catch_up(self, layout: NodeLayout | None) -> None:
+        """Writes what was to follow later, before another layout is begun with: until it is
+        applied, the status alone tells what stands. What was to follow of a NodeLayout that is gone
+        is dropped."""
         later = self._later
-        if later is not None and later.layout.version_tag != layout.version_tag:
-            await self.write_layout(later.layout, later.acknowledged, later.conditions)
+        if later is None or (layout and later.layout.version_tag == layout.version_tag):
+            return
+        if layout is None or later.layout.uid != layout.uid:
+            self._later = None
+            return
+        await self.write_layout(later.layout, later.acknowledged, later.conditions)
 
     async def write_trouble(self, layout: NodeLayout, trouble: Condition) -> None:
         """Only the condition Ready is news; what was said of the last generation stays said."""
         self._begin_with(layout)
-        others = [c for c in self._conditions if c.type is not ConditionType.READY]
-        await self.write_layout(layout, None, [trouble, *others])
+        acknowledged, conditions = None, self._conditions
+        if self._later is not None and self._later.layout.uid == layout.uid:
+            acknowledged, conditions = self._later.acknowledged, tuple(self._later.conditions)
+        others = [c for c in conditions if c.type is not ConditionType.READY]
+        await self.write_layout(layout, acknowledged, [trouble, *others])
 
     def _begin_with(self, layout: NodeLayout) -> None:
         if self._written_to != layout.uid:  # another object of the name, or our first
             status = self._reported()
             self._written, self._written_to = None, layout.uid
             self._conditions, self._observed = status.conditions, status.observed_generation
-            self._told = None
+            self._told_health = None
 
     async def write_layout(
         self, layout: NodeLayout, acknowledged: int | None, conditions: Sequence[Condition]
@@ -309,7 +193,6 @@ class Publisher:
 
         `acknowledged` becomes observedGeneration; None leaves that as it was.
         """
-        self._later = None
         self._begin_with(layout)
         observed_generation = self._observed if acknowledged is None else acknowledged
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -317,6 +200,7 @@ class Publisher:
         gpus = gpu_statuses(self._table, self._settings)
         status = status_to_json(LayoutStatus(observed_generation, gpus, merged))
         if status == self._written and not self._was_overwritten():
+            self._later = None
             return
         try:
             answer = await self._kube.patch(
@@ -328,9 +212,11 @@ class Publisher:
             )
         except NotFound:
             log.info("the NodeLayout is gone", extra={"node": layout.name})
+            self._later = None
             return
+        self._later = None
         self._written, self._conditions, self._observed = status, merged, observed_generation
-        self._told = self._health(merged)
+        self._told_health = self._health(merged)
         self._version = version_of(answer)
 
     def _health(self, conditions: Iterable[Condition]) -> object:

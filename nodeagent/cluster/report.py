@@ -231,8 +231,8 @@ def node_patch(
 ) -> dict[str, Any]:
     """The merge patch of nodes/status; {} when the node shows all of it already.
 
-    `gb` None takes mpslice.io/gb away. `applied` is the layout that the slices are those of; where
-    they are shown already, that is not said either. Sizes that are not served are the kubelet's to
+    `gb` None takes mpslice.io/gb away. `applied` is the layout that the slices are those of; it is
+    said with the slices and never without them. Sizes that are not served are the kubelet's to
     close: it does so when a plugin ends.
     """
     sizes = sorted(size for size in resources if resources[size] != node.resources.get(size))

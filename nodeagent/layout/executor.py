@@ -64,11 +64,11 @@ class Executor:
         started = perf_counter()
         while True:
             layout = wanted()
-            self.publisher.release = layout.spec.release if layout else None
+            self.publisher.node.release = layout.spec.release if layout else None
+            await self.publisher.catch_up(layout)
             if layout is None:
                 await self._keep_serving()
                 return self._again()
-            await self.publisher.catch_up(layout)
             if layout.generation != self._resting_for:
                 self._resting_for = layout.generation  # what one layout waited for is its own
                 self.table.rest(self.table.resting(0), until=0)
@@ -97,11 +97,11 @@ class Executor:
     async def _keep_serving(self) -> None:
         """Without a NodeLayout what stands stays bindable."""
         await self._offer()
-        await self.publisher.write_node()
+        await self.publisher.node.write()
 
     async def _offer(self, new: Sequence[DeviceId] = ()) -> None:
         """Only what can be given to a container is counted anywhere."""
-        await self.handoff.offer(new, sure=self.publisher.node_differs())
+        await self.handoff.offer(new, sure=self.publisher.node.differs())
 
     def _decide(self, layout: NodeLayout, gone: Collection[DeviceId] = ()) -> Decision:
         """What there is to do, once those that are `gone` do not stand."""

@@ -49,7 +49,7 @@ class Withdrawal:
     _hidden: frozenset[DeviceId] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
-        self.publisher.seen.listen(self._node_seen)
+        self.publisher.node.seen.listen(self._node_seen)
 
     async def withdraw(
         self, ids: Sequence[DeviceId], superseded: Superseded
@@ -110,7 +110,7 @@ class Withdrawal:
             seen_at = await self._show_less(ids)
 
     def _node_seen(self) -> None:
-        if self._hidden and self.publisher.node_is_open():
+        if self._hidden and self.publisher.node.is_open():
             self._offer_hidden()
 
     def _offer_hidden(self) -> None:
@@ -121,7 +121,7 @@ class Withdrawal:
 
     async def _show_less(self, ids: Collection[DeviceId]) -> float:
         """Writes the node's status, and returns from when on schedulers know it (monotonic)."""
-        await self.publisher.write_node(sure={device.size for device in ids})
+        await self.publisher.node.write(sure={device.size for device in ids})
         return monotonic() + SCHEDULER_SECONDS
 
     def _kept(
@@ -145,11 +145,11 @@ class Withdrawal:
         """
         pause = _FIRST_LOOK
         while True:
-            if self.publisher.node_differs():
+            if self.publisher.node.differs():
                 seen_at = await self._show_less(ids)
             old_status = monotonic() < seen_at
             coming = await self._coming(ids, old_status=old_status)
-            is_open = self.publisher.node_is_open()
+            is_open = self.publisher.node.is_open()
             if not (coming or is_open):
                 return frozenset(), seen_at
             if superseded() or monotonic() > until:
@@ -168,11 +168,11 @@ class Withdrawal:
         (elsewhere, since), (here, at), _ = await asyncio.gather(
             self._read_pods("spec.nodeName=,status.phase=Pending"),
             self._read_pods(f"spec.nodeName={self.node_name}"),
-            self.publisher.read_node(),
+            self.publisher.node.read(),
         )
         if at < since:  # a pod that was bound between the two reads is in neither
             here, _ = await self._read_pods(f"spec.nodeName={self.node_name}")
-        now = self.publisher.server_time.now()
+        now = self.publisher.node.server_time.now()
         bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]
         unbound = [
             p for p in elsewhere if p.on_its_way_to(self.node_name, now, old_status=old_status)
@@ -180,7 +180,7 @@ class Withdrawal:
         return [p for p in (*bound, *unbound) if any(need.size in sizes for need in p.needs)]
 
     async def _read_pods(self, field_selector: str) -> tuple[list[PodFacts], int]:
-        """The pods, and the version of which the list is."""
+        """The pods, and the list's resourceVersion."""
         found: list[PodFacts] = []
         version = 0
         # Thousands may wait in the cluster: each page is projected as it comes.

@@ -117,8 +117,8 @@ class Bindable:
     def _gone(self) -> Iterator[tuple[str, SliceSize]]:
         """Nodes and sizes with fewer slices in the layout's status than in the node's, and room.
 
-        The agent writes both at the same time, and the kubelet may write the node's again: either
-        can be the first that the planner sees.
+        The agent writes the layout's status with the node's or after it, and the kubelet may write
+        the node's again: either can be the first that the planner sees.
         """
         for name, node in self._nodes.items():
             layout = self._layouts.get(name)

@@ -32,7 +32,8 @@ def pod_actions(
 
     A pod whose gate is gone may be bound to any free slice of its size: so none of a size goes
     while the scheduler does not know yet for whom it is to keep one, and none without a place goes
-    while it could get one that is to be withdrawn.
+    while it could get one that is to be withdrawn. After the API server was away a scheduler may
+    see for a while what was so before: then none without a place goes.
     """
     guarded = {guard.pod.key for guard in guarding}
     clear = kept_clear((r.pod for r in refused if r.pod.gated), preempting, snapshot)
@@ -41,7 +42,8 @@ def pod_actions(
         for r in refused
         if view.gate
         and (
-            r.pod.key in guarded
+            view.catching_up
+            or r.pod.key in guarded
             or r.pod.uid in clear
             or keeps_gate(r, snapshot, made.reservations)
             or _is_early(r, view.now)
@@ -61,7 +63,12 @@ def pod_actions(
     ]
     yield from nominate
     held = {size for action in nominate for size in action.pod.seats}
-    ungate = [Ungate(p.pod, carved=True, place=p) for p in ready]
+    # A scheduler that is catching up may not see the slice that is meant either.
+    ungate = [
+        Ungate(p.pod, carved=True, place=p)
+        for p in ready
+        if not (view.catching_up and rivals.reaches_going(p.pod, p.node))
+    ]
     if not view.gate:
         ungate += [Ungate(p.pod, carved=False) for p in waiting]
     ungate += [

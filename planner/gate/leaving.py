@@ -49,24 +49,34 @@ class Leaving:
         self, old: Node | None, new: Node | None, now: float, outage: Outage | None
     ) -> None:
         """A node shows other slices than before."""
-        self._hear_of(outage)
+        self._forget(now, outage)
+        if old is None:
+            return
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
-        for size, count in ({} if old is None else old.slices).items():
-            if shown.get(size, 0) < count and old is not None:
+        for size, count in old.slices.items():
+            if shown.get(size, 0) < count:
                 self._until[old.name, size] = max(now + LINGER, self._caught_up)
 
     def seats(self, now: float, outage: Outage | None) -> frozenset[Seat]:
         """What kube-scheduler may still see."""
-        self._hear_of(outage)
-        if not _lasts(outage):
-            self._until = {seat: until for seat, until in self._until.items() if until > now}
+        self._forget(now, outage)
         return frozenset(self._until)
+
+    def catching_up(self, now: float, outage: Outage | None) -> bool:
+        """Whether kube-scheduler may not follow the API server yet after an outage."""
+        self._hear_of(outage)
+        return _lasts(outage) or now < self._caught_up
 
     def due(self, now: float, outage: Outage | None) -> float | None:
         """When to look again, if nothing happens: `seats` may be fewer then."""
         if self._until and _lasts(outage):
             return now + LINGER
         return min(self._until.values(), default=None)
+
+    def _forget(self, now: float, outage: Outage | None) -> None:
+        self._hear_of(outage)
+        if self._until and not _lasts(outage):
+            self._until = {seat: until for seat, until in self._until.items() if until > now}
 
     def _hear_of(self, outage: Outage | None) -> None:
         """What an outage has kept from being seen is seen once it has ended."""

@@ -25,18 +25,24 @@ from planner.model.nodes import Node
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was applied: a generation of the NodeLayout `uid`."""
+    """What was applied: a generation of the NodeLayout `uid`; `tag` is its `version_tag`."""
 
     uid: str
     generation: int
     gpus: tuple[GpuSpec, ...]
+    tag: str
 
 
-def applied_by(node: Node | None, layout: NodeLayout) -> Applied | None:
-    """The layout, if the node says that its slices are those of this generation."""
-    if node is None or node.applied != layout.version_tag:
+def applied_by(
+    node: Node | None, layout: NodeLayout, known: Applied | None = None
+) -> Applied | None:
+    """What the node says is applied: this generation of the layout, or one that was `known` before
+    the next was written. None once the node says nothing more of it."""
+    if node is None:
         return None
-    return Applied(layout.uid, layout.generation, layout.spec.gpus)
+    if node.applied == layout.version_tag:
+        return Applied(layout.uid, layout.generation, layout.spec.gpus, node.applied)
+    return known if known is not None and node.applied == known.tag else None
 
 
 def is_news(applied: Applied, layout: NodeLayout) -> bool:

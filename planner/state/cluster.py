@@ -166,7 +166,8 @@ class Cluster:
         if layout is None:
             self._applied.pop(name, None)
             return
-        applied = applied_by(self._nodes.objects.get(name), layout) or self._applied.get(name)
+        node = self._nodes.objects.get(name)
+        applied = applied_by(node, layout, self._applied.get(name))
         if applied is not None and is_news(applied, layout):
             self._applied[name] = applied
         else:
@@ -184,6 +185,10 @@ class Cluster:
     def leaving(self, now: float) -> frozenset[Seat]:
         """What nodes show no more and kube-scheduler may still see (monotonic seconds)."""
         return self._leaving.seats(now, self._nodes.outage)
+
+    def catching_up(self, now: float) -> bool:
+        """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
+        return self._leaving.catching_up(now, self._nodes.outage)
 
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""

@@ -106,6 +106,11 @@ def test_it_writes_its_own_slices(agent: Account) -> None:
         "status": {"capacity": CAPACITY, "allocatable": CAPACITY},
     }
     assert write_node(agent, OWN, body) == ""
+    for applied in ("uid/1", None):
+        told = {"metadata": {"annotations": {"mpslice.io/applied-layout": applied}}}
+        assert write_node(agent, OWN, told) == ""
+    other = {"metadata": {"annotations": {"mpslice.io/applied": "uid/1"}}}
+    assert "writes no annotation but those of its slices" in write_node(agent, OWN, other)
     assert write_layout(agent, OWN, {"status": {"observedGeneration": 1, "gpus": []}}) == ""
 
 

@@ -5,11 +5,12 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from mpslice.kube.api import Json, Resource
-from mpslice.kube.reflector import Backoff, Change, Reflector
+from mpslice.kube.reflector import Backoff, Change, Outage, Reflector
 from tests.mpslice.api_server import (
     Fault,
     FaultyApiServer,
@@ -163,6 +164,19 @@ async def test_outage_lasts_from_the_first_failure_to_the_next_list() -> None:
         assert outage is not None
         assert outage.ended is not None
         assert before < outage.begun < outage.ended < time.monotonic()
+
+
+async def test_outage_that_follows_another_is_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delays of whoever follows the API server, too, begin anew after two minutes only."""
+    async with following() as state:
+        outages: list[Outage] = []
+        for calm in (0.0, 119.0, 121.0):
+            ended = outages[-1].ended or 0.0 if outages else 0.0
+            state.reflector._lost(ended + calm)
+            assert state.reflector.outage is not None
+            outages.append(replace(state.reflector.outage, ended=ended + calm + 1))
+            state.reflector.outage = outages[-1]
+        assert [outage.begun for outage in outages] == [0.0, 0.0, 242.0]
 
 
 async def test_expired_version_is_no_outage() -> None:

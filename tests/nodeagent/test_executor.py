@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 
 from mpslice.gpus import GpuUuid
-from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Resource
+from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Resource
 from mpslice.kube.errors import Unreachable
 from mpslice.nodelayout import APPLIED_ANNOTATION, NodeLayout, parse_node_layout
 from nodeagent.cluster import publisher
 from nodeagent.cluster.publisher import LATER_SECONDS, Publisher, Shown
+from nodeagent.cluster.report import project_node, ready
 from nodeagent.cluster.view import project_layout, reported_status
 from nodeagent.hardware import Gpu
+from nodeagent.layout import executor, withdrawal
 from nodeagent.layout.executor import Executor
 from nodeagent.layout.withdrawal import Withdrawal
 from nodeagent.metrics import Metrics
 from nodeagent.seams import Enforcer, Handoff
 from nodeagent.settings import Settings
 from nodeagent.slices.table import SliceTable
-from tests.nodeagent.conftest import AMPERE, NODE, gpu
+from tests.nodeagent.conftest import AMPERE, NODE, gpu, pod_manifest
 from tests.nodeagent.fake_kube import FakeKube
 from tests.nodeagent.fake_seams import FakeEnforcer, FakeHandoff
 from tests.waiting import eventually
@@ -31,10 +33,11 @@ from tests.waiting import eventually
 class Parts:
     """An executor on the fakes of both seams; `calls` is all that it asks of anybody."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kube: FakeKube | None = None) -> None:
         self.calls: list[str] = []
-        self.kube = FakeKube()
-        self.kube.put(NODES, {"metadata": {"name": NODE}, "status": {}})
+        self.kube = kube or FakeKube()
+        if kube is None:
+            self.kube.put(NODES, {"metadata": {"name": NODE}, "status": {}})
         self.kube.on_write = lambda plural, _: self.calls.append(f"write {plural}")
         self.table = SliceTable([Gpu(GpuUuid(gpu(1)), 0, "A100", 81920, 626, AMPERE)])
         self.handoff = FakeHandoff(self.table, self.calls)
@@ -49,9 +52,9 @@ class Parts:
             lambda: reported_status(project_layout(self.kube.get(NODE_LAYOUTS, NODE))),
             Shown,
         )
-        withdrawal = Withdrawal(self.kube, NODE, self.table, handoff, publisher)
+        taking = Withdrawal(self.kube, NODE, self.table, handoff, publisher)
         self.executor = Executor(
-            settings, self.table, handoff, enforcer, publisher, withdrawal, Metrics(NODE)
+            settings, self.table, handoff, enforcer, publisher, taking, Metrics(NODE)
         )
 
     async def apply(self, slices: dict[str, int], *, release: bool = False) -> float | None:
@@ -173,6 +176,94 @@ async def test_layout_that_is_applied_is_told_before_the_next_is_begun_with(part
     assert parts.calls[0] == "write nodelayouts"
     assert parts.calls[-1] == "write nodes"
     assert parts.status["observedGeneration"] == 2
+
+
+async def test_what_was_to_follow_is_dropped_with_its_layout(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    await parts.apply({"10gb": 2})
+    parts.calls.clear()
+    again = await parts.executor.converge(lambda: None)
+    assert again is None or again > LATER_SECONDS  # not at once, and again, and again
+    assert "write nodelayouts" not in parts.calls
+
+
+async def test_nothing_of_a_layout_is_told_to_another_of_its_name(parts: Parts) -> None:
+    for count in (1, 2, 3):
+        await parts.apply({"10gb": count})
+    parts.kube.api.remove(NODE_LAYOUTS, NODE)
+    told: list[int] = []
+
+    def wrote(plural: str, body: Json) -> None:
+        if plural == "nodelayouts":
+            told.append(body["status"]["observedGeneration"])
+
+    parts.kube.on_write = wrote
+    await parts.apply({"10gb": 3})
+    assert told == [1]
+
+
+async def test_what_was_to_follow_is_tried_again_when_it_could_not_be_written(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parts.apply({"10gb": 1})
+    await parts.apply({"10gb": 2})
+    patch = parts.kube.patch
+
+    async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
+        if kind is NODE_LAYOUTS:
+            raise Unreachable("away")
+        return await patch(kind, *arguments, **more)
+
+    monkeypatch.setattr(parts.kube, "patch", refuse)
+    with pytest.raises(Unreachable):
+        await parts.apply({"10gb": 3})
+    monkeypatch.setattr(parts.kube, "patch", patch)
+    await parts.converge()
+    assert parts.calls[0] == "write nodelayouts"
+    assert parts.status["observedGeneration"] == 2
+
+
+async def test_trouble_is_told_with_what_was_to_follow(parts: Parts) -> None:
+    await parts.apply({"10gb": 1})
+    await parts.apply({"10gb": 2})
+    await parts.executor.publisher.write_trouble(parts.wanted(), ready("Stopping", "it ends"))
+    assert parts.status["observedGeneration"] == 2
+    assert (parts.condition("Ready"), parts.condition("Applied")) == ("Stopping", "Applied")
+    assert len(parts.status["gpus"][0]["slices"]) == 2
+
+
+async def test_layout_that_was_acknowledged_before_it_was_applied_is_told_at_once(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner goes by the node for layouts alone that are not acknowledged yet."""
+    monkeypatch.setattr(withdrawal, "PODS_SECONDS", 0.0)
+    monkeypatch.setattr(withdrawal, "SCHEDULER_SECONDS", 0.0)
+    await parts.apply({"10gb": 1})
+    pod = pod_manifest("p", 10)
+    pod["spec"]["nodeName"] = NODE
+    parts.kube.put(PODS, pod)
+    await parts.apply({"80gb": 1})
+    assert parts.condition("Applied") == "PodsPending"
+    assert parts.status["observedGeneration"] == 2
+    parts.kube.api.remove(PODS, "p", "default")
+    monkeypatch.setattr(executor, "monotonic", lambda: monotonic() + 60)  # it is tried again
+    await parts.converge()
+    assert parts.calls[-2:] == ["write nodes", "write nodelayouts"]
+    assert parts.condition("Applied") == "Applied"
+
+
+async def test_what_an_agent_before_said_is_applied_goes_with_the_first_patch_of_the_next(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """It ended before the NodeLayout told the same, and the next has its slices to make anew."""
+    await parts.apply({"80gb": 1})
+    await parts.apply({"10gb": 2})
+    assert parts.applied == parts.wanted().version_tag
+    successor = Parts(tmp_path, parts.kube)
+    successor.enforcer.starting = frozenset({GpuUuid(gpu(1))})
+    successor.executor.publisher.node.saw(project_node(parts.kube.get(NODES, NODE)))
+    await successor.converge()
+    assert successor.applied == ""
 
 
 async def test_gpu_that_turned_unhealthy_is_told_at_once(parts: Parts) -> None:

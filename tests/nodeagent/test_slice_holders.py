@@ -4,7 +4,7 @@ import pytest
 
 from mpslice.kube.api import NODES, PODS
 from mpslice.nodelayout import APPLIED_ANNOTATION
-from nodeagent.cluster import publisher
+from nodeagent.cluster import node
 from tests.nodeagent.conftest import NODE, Machine, device
 
 
@@ -17,7 +17,7 @@ def annotations(machine: Machine) -> dict[str, str]:
 async def test_nos_annotations_follow_and_vanish_at_zero(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "ANNOTATIONS_SECONDS", 0.05)
+    monkeypatch.setattr(node, "ANNOTATIONS_SECONDS", 0.05)
     async with machine.agent():
         await machine.applied({"10gb": 2})
         key = await machine.run_pod(10)

@@ -60,6 +60,11 @@ def test_node_speaks_of_one_generation_of_one_object() -> None:
     assert applied_by(a_node(), layout) is None
     assert applied_by(node, replace(layout, generation=layout.generation + 1)) is None
     assert applied_by(node, replace(layout, uid="another")) is None
+    known = applied_by(node, layout)
+    following = replace(layout, generation=layout.generation + 1)
+    assert applied_by(node, following, known) == known
+    assert applied_by(a_node(), following, known) is None
+    assert applied_by(None, following, known) is None
 
 
 def test_it_is_news_until_the_layout_says_so_itself() -> None:

@@ -32,7 +32,7 @@ def test_pod_without_a_place_keeps_its_gate_while_slices_that_it_could_take_are_
 
 
 def test_pod_without_a_place_keeps_its_gate_while_the_node_shows_a_slice_that_is_gone() -> None:
-    """The agent writes the NodeLayout's status and the node's at once; either may be seen first."""
+    """Of the NodeLayout's status and the node's either may be seen first."""
     holder, other = a_pod("holder", 80, node="n1"), a_pod("other", 10)
     layout = a_layout(used=[(80, "default/holder")])
     assert ungated(decided([a_node(shows={80: 1, 10: 1})], [layout], [holder, other])) == []
@@ -111,6 +111,32 @@ def test_scheduler_may_follow_the_api_server_later_by_twice_the_time_of_an_outag
     assert caught_up(Outage(100.0, 110.0)) == pytest.approx(133.6)
     assert caught_up(Outage(100.0, 200.0)) == 262.0
     assert caught_up(Outage(100.0)) == math.inf
+
+
+def test_pod_whose_slice_stands_waits_for_a_scheduler_that_may_see_another_that_is_gone() -> None:
+    """Of one that is not behind an outage the nomination is enough."""
+    pod, nodes = a_pod("p", 10), (a_node("n1"), a_node("n2", shows={10: 1}))
+    layouts = {"n1": a_layout("n1"), "n2": a_layout("n2", free={10: 1})}
+    view = View(nodes, layouts, (replace(pod, nominated="n2"),), LABEL, now=NOW)
+    gone = frozenset([SEAT])
+    assert ungated(decide(replace(view, leaving=gone))) == ["p"]
+    assert ungated(decide(replace(view, leaving=gone, catching_up=True))) == []
+    assert ungated(decide(replace(view, catching_up=True))) == ["p"]
+
+
+def test_pod_without_a_place_keeps_its_gate_while_the_scheduler_catches_up() -> None:
+    """A node that is away for the planner may be there, with its slices, for the scheduler."""
+    view = View((a_node(shows={10: 1}, ready=False),), {}, (a_pod("p", 10),), LABEL, now=NOW)
+    assert ungated(decide(replace(view, catching_up=True))) == []
+    assert ungated(decide(view)) == ["p"]
+
+
+def test_scheduler_catches_up_for_as_long_as_a_slice_is_kept_for() -> None:
+    leaving, over = Leaving(), Outage(100.0, 110.0)
+    assert not leaving.catching_up(90.0, None)
+    assert leaving.catching_up(105.0, Outage(100.0))
+    assert leaving.catching_up(133.5, over)
+    assert not leaving.catching_up(133.7, over)
 
 
 @pytest.mark.parametrize("at", [99.0, 110.0, 125.0], ids=["before", "in it", "after"])

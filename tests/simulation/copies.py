@@ -35,7 +35,7 @@ def stale_in_agent(api: ApiModel, name: str, controller: AgentController) -> Ite
     for reflector in (view._layouts, view._nodes, view._pods):
         yield from stale(api, reflector)
     node = {name: project_node(api.read(NODES, name, None))}
-    yield from _differences(NODES, node, {name: controller._publisher.node})
+    yield from _differences(NODES, node, {name: controller._publisher.node.facts})
 
 
 def stale(api: ApiModel, reflector: Reflector[Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import jsonpatch
 
 from mpslice.kube.api import NODES, PODS, Json
-from nodeagent.cluster.publisher import ANNOTATIONS_SECONDS
+from nodeagent.cluster.node import ANNOTATIONS_SECONDS
 from planner.model.pods import Pod
 from planner.state.parse import parse_pod
 from planner.view import Decision

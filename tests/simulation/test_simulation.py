@@ -13,7 +13,7 @@ import pytest
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Resource
 from mpslice.kube.errors import Unreachable
 from mpslice.kube.reflector import Reflector
-from nodeagent.cluster.publisher import Publisher
+from nodeagent.cluster.node import NodeStatus
 from planner.controller import Controller
 from planner.writes.writer import Writer
 from tests.api.kube import Call
@@ -157,10 +157,10 @@ def test_pods_that_come_while_a_slice_goes_find_one_though_the_kubelet_opens_the
 def test_withdrawal_that_does_not_look_at_the_node_again_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def nothing(_: Publisher) -> None: ...
+    async def nothing(_: NodeStatus) -> None: ...
 
-    monkeypatch.setattr(Publisher, "node_is_open", lambda _: False)
-    monkeypatch.setattr(Publisher, "read_node", nothing)
+    monkeypatch.setattr(NodeStatus, "is_open", lambda _: False)
+    monkeypatch.setattr(NodeStatus, "read", nothing)
     found = (play(while_a_slice_goes(at)).problems for at in MOMENTS_OF_A_WITHDRAWAL)
     assert "late was bound to a slice that n0 has not got" in next(filter(None, found))[0]
 

@@ -119,7 +119,7 @@ class Cluster:
     async def offers(self, wanted: dict[str, int]) -> None:
         """Waits until the node's status shows these slices and no others.
 
-        The agent writes it beside the NodeLayout's, in no order (nodeagent/cluster/publisher.py).
+        The agent writes it before the NodeLayout's or beside it (nodeagent/cluster/publisher.py).
         """
 
         async def probe() -> bool:
