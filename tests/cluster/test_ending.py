@@ -31,8 +31,10 @@ from hack.cluster.waiting import wait_until
 _DEADLINE = 240  # seconds
 pytestmark = pytest.mark.timeout(3 * _DEADLINE)
 
+# A shell has its background jobs ignore SIGINT, and so whatever they start.
 _OWNER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from hack.cluster import controlplane, lifecycle, node, parts
 from hack.cluster.progress import silent
 with lifecycle.owned(silent) as cluster:

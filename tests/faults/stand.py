@@ -23,6 +23,7 @@ from benchmarks.cluster.kubelets import Kubelets
 from hack.cluster import controlplane as planes
 from hack.cluster import lifecycle, network, programs
 from hack.cluster.controlplane import ControlPlane
+from hack.cluster.errors import ClusterError
 from hack.cluster.parts import Parts
 from hack.cluster.processes import Program
 from hack.cluster.progress import Say
@@ -180,10 +181,20 @@ def part_of(node: str) -> str:
 
 
 async def start_again(program: Program) -> None:
-    """Whatever has become of it, it runs and is ready."""
-    if not program.running:
-        program.start(wait=False)
-    await asyncio.to_thread(program.wait_ready)
+    """Whatever has become of it, it runs and is ready. One that ends is started again, as a kubelet
+    would: an agent's node may be deleted just now."""
+
+    async def is_ready() -> bool:
+        if not program.running:
+            program.start(wait=False)
+        try:
+            await asyncio.to_thread(program.wait_ready)
+        except ClusterError:
+            if program.running:
+                raise
+        return program.running
+
+    await eventually(is_ready, f"{program.name} is ready", every=0.5)
 
 
 def send(program: Program, number: signal.Signals) -> None:
