@@ -1,6 +1,8 @@
 """Layouts at the two seams: what is asked of the enforcer, the hand-off and the API, and when."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -98,6 +100,20 @@ class Parts:
 
         monkeypatch.setattr(self.kube, "patch", wait)
         return let
+
+    @contextmanager
+    def refusing(self, resource: Resource, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Patches of the kind fail meanwhile."""
+        patch = self.kube.patch
+
+        async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
+            if kind is resource:
+                raise Unreachable("away")
+            return await patch(kind, *arguments, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(self.kube, "patch", refuse)
+            yield
 
 
 @pytest.fixture
@@ -207,17 +223,8 @@ async def test_what_was_to_follow_is_tried_again_when_it_could_not_be_written(
 ) -> None:
     await parts.apply({"10gb": 1})
     await parts.apply({"10gb": 2})
-    patch = parts.kube.patch
-
-    async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
-        if kind is NODE_LAYOUTS:
-            raise Unreachable("away")
-        return await patch(kind, *arguments, **more)
-
-    monkeypatch.setattr(parts.kube, "patch", refuse)
-    with pytest.raises(Unreachable):
+    with parts.refusing(NODE_LAYOUTS, monkeypatch), pytest.raises(Unreachable):
         await parts.apply({"10gb": 3})
-    monkeypatch.setattr(parts.kube, "patch", patch)
     await parts.converge()
     assert parts.calls[0] == "write nodelayouts"
     assert parts.status["observedGeneration"] == 2
@@ -305,18 +312,9 @@ async def test_layouts_status_does_not_wait_for_the_nodes(
 async def test_write_that_fails_does_not_stop_the_other_and_is_made_up_for(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patch = parts.kube.patch
-
-    async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
-        if kind is NODES:
-            raise Unreachable("away")
-        return await patch(kind, *arguments, **more)
-
-    monkeypatch.setattr(parts.kube, "patch", refuse)
-    with pytest.raises(Unreachable):
+    with parts.refusing(NODES, monkeypatch), pytest.raises(Unreachable):
         await parts.apply({"10gb": 1})
     assert parts.status["observedGeneration"] == 1
-    monkeypatch.setattr(parts.kube, "patch", patch)
     await parts.apply({"10gb": 1})
     assert parts.kube.get(NODES, NODE)["status"]["allocatable"] == {"nvidia.com/gpu-10gb": "1"}
 
