@@ -68,10 +68,12 @@ class Leaving:
         return _lasts(outage) or now < self._caught_up
 
     def due(self, now: float, outage: Outage | None) -> float | None:
-        """When to look again, if nothing happens: `seats` may be fewer then."""
-        if self._until and _lasts(outage):
+        """When to look again, if nothing happens: `seats` may be fewer then, or kube-scheduler have
+        caught up."""
+        if _lasts(outage):
             return now + LINGER
-        return min(self._until.values(), default=None)
+        dues = [*self._until.values(), *([self._caught_up] if now < self._caught_up else [])]
+        return min(dues, default=None)
 
     def _forget(self, now: float, outage: Outage | None) -> None:
         self._hear_of(outage)

@@ -131,12 +131,16 @@ def test_pod_without_a_place_keeps_its_gate_while_the_scheduler_catches_up() -> 
     assert ungated(decide(view)) == ["p"]
 
 
-def test_scheduler_catches_up_for_as_long_as_a_slice_is_kept_for() -> None:
-    leaving, over = Leaving(), Outage(100.0, 110.0)
+def test_scheduler_catches_up_for_as_long_as_a_slice_is_kept_for_and_its_end_is_due() -> None:
+    leaving, lasting, over = Leaving(), Outage(100.0), Outage(100.0, 110.0)
     assert not leaving.catching_up(90.0, None)
-    assert leaving.catching_up(105.0, Outage(100.0))
+    assert leaving.due(90.0, None) is None
+    assert leaving.catching_up(105.0, lasting)
+    assert leaving.due(105.0, lasting) == 107.0
     assert leaving.catching_up(133.5, over)
+    assert leaving.due(133.5, over) == pytest.approx(133.6)
     assert not leaving.catching_up(133.7, over)
+    assert leaving.due(133.7, over) is None
 
 
 @pytest.mark.parametrize("at", [99.0, 110.0, 125.0], ids=["before", "in it", "after"])
