@@ -41,6 +41,7 @@ COMPONENT: Final = "mpslice-nodeagent"
 """The source of its Events; the chart's policy lets an agent write none in another's name."""
 
 _FAREWELL_SECONDS: Final = 3.0
+_ARRIVAL_SECONDS: Final = 1.0  # of these at most for pods that the scheduler is binding
 _TROUBLE_SECONDS: Final = 10.0
 
 log = logging.getLogger(__name__)
@@ -242,15 +243,16 @@ class Controller:
             return  # what the node shows is more than we know of
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                pods = self._cluster.pods()
-                await self._publisher.node.close(pods)
+                await self._publisher.node.close(self._cluster.pods())
                 message = "the agent is being stopped; running containers go on"
                 await self._executor.report_trouble(self._cluster.observed(), STOPPING, message)
+                with suppress(KubeError):
+                    await self._executor.withdrawal.until_nobody_comes(_ARRIVAL_SECONDS)
                 with suppress(
                     KubeletUnavailable
                 ):  # one that does not answer may write all the same
                     await self._handoff.end()
-                await self._publisher.node.keep_closed(pods)
+                await self._publisher.node.keep_closed(self._cluster.pods())
         except (KubeError, TimeoutError) as error:
             log.warning("the node could not be closed", extra={"error": str(error)})
 

@@ -78,6 +78,19 @@ class Withdrawal:
         self.handoff.forget(removed)
         return kept
 
+    async def until_nobody_comes(self, seconds: float) -> None:
+        """Waits until no pod is on its way to a free slice, at most so long; for an agent that goes
+        away, once the node offers nothing more. Raises a KubeError."""
+        ids = [device for device in self.table.slices if device not in self.table.holders]
+        now = monotonic()
+        until, seen_at, pause = now + seconds, now + SCHEDULER_SECONDS, _FIRST_LOOK
+        while ids and monotonic() < until:
+            if not await self._coming(ids, old_status=monotonic() < seen_at):
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+            await self.handoff.look()
+
     async def _hide(
         self, ids: Sequence[DeviceId], superseded: Superseded
     ) -> dict[DeviceId, Obstacle]:

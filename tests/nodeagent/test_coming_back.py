@@ -1,5 +1,7 @@
 """The agent, the kubelet and the API server each go away and come back."""
 
+import asyncio
+
 import pytest
 
 from mpslice.kube.api import NODE_LAYOUTS, NODES, Json
@@ -211,3 +213,18 @@ async def test_agent_without_the_kubelets_word_says_which_socket_is_silent(
         condition = machine.condition("Ready")
     assert condition["reason"] == "KubeletUnavailable"
     assert str(machine.kubelet.pod_resources_socket) in condition["message"]
+
+
+async def test_pod_that_was_bound_before_the_agent_left_gets_its_slice(machine: Machine) -> None:
+    """The scheduler may bind a pod by what the node showed a moment ago."""
+
+    async def admit_once_the_node_is_closed(key: str) -> None:
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        await asyncio.sleep(0.05)  # on its way
+        await machine.admit(key, 10)
+
+    async with machine.agent(farewell=True):
+        await machine.applied({"10gb": 1})
+        admission = asyncio.create_task(admit_once_the_node_is_closed(machine.bind(10)))
+    await admission
+    assert machine.kubelet.panics == []
