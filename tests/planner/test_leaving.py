@@ -97,6 +97,14 @@ def test_slice_that_a_node_shows_no_more_is_leaving_for_two_seconds() -> None:
     assert leaving.due(102.0, None) is None
 
 
+def test_replica_that_only_follows_keeps_nothing_of_what_is_long_gone() -> None:
+    leaving = Leaving()
+    for number in range(10):
+        node = a_node(f"n{number}", shows={10: 1})
+        leaving.changed(node, None, 100.0 + 10 * number, None)
+    assert len(leaving._until) == 1
+
+
 def test_slices_that_come_or_stay_are_not_leaving_and_those_of_a_node_that_goes_are() -> None:
     leaving = Leaving()
     leaving.changed(None, a_node(shows={10: 1}), 100.0, None)
