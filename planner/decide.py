@@ -47,7 +47,11 @@ from planner.writes.specs import spec_writes
 def decide(view: View) -> Decision:
     """Everything there is to do now. Nothing at all when the cluster is as planned."""
     now = view.moment
-    view = replace(view, pods=seen_bound(view.pods, view.layouts, view.planned))
+    seen = seen_bound(view.pods, view.layouts, view.planned)
+    taken = tuple(
+        view.planned[new.uid] for old, new in zip(view.pods, seen, strict=True) if new is not old
+    )
+    view = replace(view, pods=seen)
     course = begin(view.pods, view.progress, view.freed, view.refused, now)
     late = overdue(view, course)
     view = replace(
@@ -128,6 +132,7 @@ def decide(view: View) -> Decision:
             if node.name in view.away and view.away[node.name].problem
         },
         overdue=late,
+        taken=taken,
         progress=progress,
         due=earliest(due(view, pending, progress), tell_at),
         plan=made,

@@ -79,7 +79,8 @@ class Decision:
     `carving` waits for its slices, or for those of its group. `standing` are the placements that
     the scheduler can carry out, now or once the gate is gone. `refused` fit nowhere now, and
     `patient` are those of them that wait with their gates for an agent to come back. `gated` are
-    slice pods that wait for other people's gates. `unreadable` and `away` are nodes that something
+    slice pods that wait for other people's gates. `taken` are places whose pods the layouts show
+    there already, and the pods themselves not yet. `unreadable` and `away` are nodes that something
     is to be told of, and what.
     """
 
@@ -92,6 +93,7 @@ class Decision:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     away: Mapping[str, str] = field(default_factory=dict)
     overdue: Mapping[str, str] = field(default_factory=dict)
+    taken: tuple[Placement, ...] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
     due: datetime | None = None
     plan: Plan = field(default_factory=Plan)
@@ -100,4 +102,4 @@ class Decision:
     @property
     def planned(self) -> dict[str, Placement]:
         """Where pods were put, by uid, for the next decision's view."""
-        return {p.pod.uid: p for p in (*self.patient, *self.plan.placements)}
+        return {p.pod.uid: p for p in (*self.taken, *self.patient, *self.plan.placements)}

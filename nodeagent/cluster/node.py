@@ -142,7 +142,8 @@ class NodeStatus:
         self.due = None
         if not patch:
             return False
-        self._applied = applied or self._applied  # before a write whose answer may be lost
+        # The answer may be lost although the write is done.
+        self._applied = applied or self._applied
         answer = await self._kube.patch(
             NODES,
             self._settings.node_name,

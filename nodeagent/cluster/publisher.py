@@ -134,14 +134,13 @@ class Publisher:
             raise outcome
 
     def _is_told_by_node(self, acknowledged: int | None, conditions: Sequence[Condition]) -> bool:
-        """Whether the node's next patch tells a plan all that is new: that a layout is applied
-        which was not acknowledged yet."""
+        """Whether the node's next patch, if it needs one, tells a plan all that is new: that a
+        layout is applied which was not acknowledged yet."""
         return (
             acknowledged is not None
             and acknowledged > self._observed
             and _is_applied(conditions)
             and self._told_health == self._health(conditions)
-            and self.node.differs()
         )
 
     async def _write_node_first(

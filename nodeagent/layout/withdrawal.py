@@ -8,6 +8,7 @@ GetDeviceRunContainerOptions).
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -82,14 +83,13 @@ class Withdrawal:
         """Waits until no pod is on its way to a free slice, at most so long; for an agent that goes
         away, once the node offers nothing more. Raises a KubeError."""
         ids = [device for device in self.table.slices if device not in self.table.holders]
-        now = monotonic()
-        until, seen_at, pause = now + seconds, now + SCHEDULER_SECONDS, _FIRST_LOOK
-        while ids and monotonic() < until:
-            if not await self._coming(ids, old_status=monotonic() < seen_at):
-                return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOOK)
-            await self.handoff.look()
+        seen_at, pause = monotonic() + SCHEDULER_SECONDS, _FIRST_LOOK
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while ids and await self._coming(ids, old_status=monotonic() < seen_at):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_LOOK)
+                    await self.handoff.look()
 
     async def _hide(
         self, ids: Sequence[DeviceId], superseded: Superseded

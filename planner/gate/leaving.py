@@ -11,8 +11,8 @@ from mpslice.kube.reflector import Outage
 from mpslice.slices import SliceSize
 from planner.model.nodes import Node
 
-Seat = tuple[str, SliceSize]
-"""A node and a size."""
+NodeSize = tuple[str, SliceSize]
+"""A node and a size of slices that it shows."""
 
 LINGER: Final = 2.0
 """Seconds by which kube-scheduler may see later than the planner that a node has a slice less."""
@@ -32,6 +32,11 @@ def caught_up(outage: Outage) -> float:
     return outage.ended + LINGER + min(_LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
 
 
+def catching_up(now: float, outage: Outage | None) -> bool:
+    """Whether kube-scheduler may not follow the API server yet after the outage."""
+    return outage is not None and now < caught_up(outage)
+
+
 class Leaving:
     """Nodes and sizes of which kube-scheduler may still see a slice more than there is.
 
@@ -41,9 +46,7 @@ class Leaving:
     """
 
     def __init__(self) -> None:
-        self._until: dict[Seat, float] = {}
-        self._caught_up = -math.inf  # after every outage that has ended
-        self._ended: Outage | None = None
+        self._gone: dict[NodeSize, float] = {}  # since when
 
     def changed(
         self, old: Node | None, new: Node | None, now: float, outage: Outage | None
@@ -55,39 +58,29 @@ class Leaving:
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
         for size, count in old.slices.items():
             if shown.get(size, 0) < count:
-                self._until[old.name, size] = max(now + LINGER, self._caught_up)
+                self._gone[old.name, size] = now
 
-    def seats(self, now: float, outage: Outage | None) -> frozenset[Seat]:
+    def seen_still(self, now: float, outage: Outage | None) -> frozenset[NodeSize]:
         """What kube-scheduler may still see."""
         self._forget(now, outage)
-        return frozenset(self._until)
-
-    def catching_up(self, now: float, outage: Outage | None) -> bool:
-        """Whether kube-scheduler may not follow the API server yet after an outage."""
-        self._hear_of(outage)
-        return _lasts(outage) or now < self._caught_up
+        return frozenset(self._gone)
 
     def due(self, now: float, outage: Outage | None) -> float | None:
-        """When to look again, if nothing happens: `seats` may be fewer then, or kube-scheduler have
-        caught up."""
-        if _lasts(outage):
+        """When to look again, if nothing happens: kube-scheduler may know more by then."""
+        if outage is not None and outage.ended is None:
             return now + LINGER
-        dues = [*self._until.values(), *([self._caught_up] if now < self._caught_up else [])]
+        dues = [_until(since, outage) for since in self._gone.values()]
+        if outage is not None and catching_up(now, outage):
+            dues.append(caught_up(outage))
         return min(dues, default=None)
 
     def _forget(self, now: float, outage: Outage | None) -> None:
-        self._hear_of(outage)
-        if self._until and not _lasts(outage):
-            self._until = {seat: until for seat, until in self._until.items() if until > now}
-
-    def _hear_of(self, outage: Outage | None) -> None:
-        """What an outage has kept from being seen is seen once it has ended."""
-        if outage is None or outage.ended is None or outage == self._ended:
-            return
-        self._ended = outage
-        self._caught_up = max(self._caught_up, caught_up(outage))
-        self._until = {seat: max(until, self._caught_up) for seat, until in self._until.items()}
+        gone = self._gone.items()
+        self._gone = {each: since for each, since in gone if now < _until(since, outage)}
 
 
-def _lasts(outage: Outage | None) -> bool:
-    return outage is not None and outage.ended is None
+def _until(since: float, outage: Outage | None) -> float:
+    """Until when kube-scheduler may still see what is gone since then."""
+    if outage is None or since < outage.begun - LINGER:
+        return since + LINGER
+    return max(since + LINGER, caught_up(outage))

@@ -1,18 +1,17 @@
 """Layouts that are applied, as nodes tell it before the layouts' own status does.
 
-The agent names the layout whose slices it has just written into the node's status; that it wants
-to say the same in the NodeLayout's status need not be waited for.
+The agent writes a node's slices and names the layout that they are of. The NodeLayout's status says
+the same a moment later, and the planner does not wait for it.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mpslice.gpus import DeviceId
 from mpslice.nodelayout import (
     Condition,
     ConditionType,
-    GpuSpec,
     GpuStatus,
     LayoutStatus,
     NodeLayout,
@@ -23,29 +22,16 @@ from mpslice.nodelayout import (
 from planner.model.nodes import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What was applied: a generation of the NodeLayout `uid`; `tag` is its `version_tag`."""
-
-    uid: str
-    generation: int
-    gpus: tuple[GpuSpec, ...]
-    tag: str
-
-
 def applied_by(
-    node: Node | None, layout: NodeLayout, known: Applied | None = None
-) -> Applied | None:
-    """What the node says is applied: this generation of the layout, or one that was `known` before
-    the next was written. None once the node says nothing more of it."""
-    if node is None:
-        return None
-    if node.applied == layout.version_tag:
-        return Applied(layout.uid, layout.generation, layout.spec.gpus, node.applied)
-    return known if known is not None and node.applied == known.tag else None
+    node: Node | None, layout: NodeLayout, known: NodeLayout | None = None
+) -> NodeLayout | None:
+    """The layout that the node says is applied: this one, or the one before the planner wrote it,
+    which was `known`. None where the node says nothing of either."""
+    tags = {} if known is None else {known.version_tag: known}
+    return None if node is None else {**tags, layout.version_tag: layout}.get(node.applied)
 
 
-def is_news(applied: Applied, layout: NodeLayout) -> bool:
+def is_news(applied: NodeLayout, layout: NodeLayout) -> bool:
     """Whether the layout's own status does not say as much."""
     status = layout.status
     return (
@@ -55,7 +41,7 @@ def is_news(applied: Applied, layout: NodeLayout) -> bool:
     )
 
 
-def with_applied(layout: NodeLayout, applied: Applied) -> NodeLayout:
+def with_applied(layout: NodeLayout, applied: NodeLayout) -> NodeLayout:
     """The layout with the status that its agent is about to write.
 
     Used slices are those of the status as it is: what has been taken since is told with the next
@@ -63,7 +49,7 @@ def with_applied(layout: NodeLayout, applied: Applied) -> NodeLayout:
     is about something else, and stays.
     """
     status = layout.status or LayoutStatus()
-    wanted = {gpu.uuid: gpu.slices for gpu in applied.gpus}
+    wanted = {gpu.uuid: gpu.slices for gpu in applied.spec.gpus}
     gpus = []
     for gpu in status.gpus:
         slices = wanted.get(gpu.uuid)

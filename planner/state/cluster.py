@@ -15,13 +15,13 @@ from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
-from planner.gate.leaving import Leaving, Seat
+from planner.gate.leaving import Leaving, NodeSize, catching_up
 from planner.model.constraints import NAMESPACE_NAME
 from planner.model.nodes import Node
 from planner.model.plan import Placement
 from planner.model.pods import Pod
 from planner.model.preemption import DisruptionBudget
-from planner.state.applied import Applied, applied_by, is_news, with_applied
+from planner.state.applied import applied_by, is_news, with_applied
 from planner.state.parse import Labels
 from planner.state.podgroups import PodGroups
 from planner.state.preemptible import BUDGETS
@@ -61,7 +61,7 @@ class Cluster:
         self._on_change = on_change
         self._written: dict[str, NodeLayout] = {}  # newer than what the watch has shown
         self._answered: dict[str, Pod] = {}  # likewise, by uid
-        self._applied: dict[str, Applied] = {}  # of which the layout's status does not tell yet
+        self._applied: dict[str, NodeLayout] = {}  # of which the layout's status does not tell yet
         self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
         self._nodes = Reflector(kube, NODES, project_node, self._node_changed)
@@ -132,25 +132,18 @@ class Cluster:
 
     def is_offered(self, place: Placement) -> bool:
         """Whether the slices of the placement are bindable still."""
-        layout = self._layout(place.node)
-        if layout is not None and place.node in self._applied:
-            layout = with_applied(layout, self._applied[place.node])
-        return is_offered(place, layout, self._nodes.objects.get(place.node))
+        return is_offered(place, self._known(place.node), self._nodes.objects.get(place.node))
 
     @property
     def layouts(self) -> dict[str, NodeLayout]:
         """By node; the spec as last written, the status as last seen or told by the node."""
-        layouts = {
-            name: record
-            for name, record in self._layouts.objects.items()
-            if isinstance(record, NodeLayout)
-        }
-        for name, layout in self._written.items():
-            if name in layouts:
-                layouts[name] = replace(layout, status=layouts[name].status)
-        for name, applied in self._applied.items():
-            layouts[name] = with_applied(layouts[name], applied)
-        return layouts
+        every = ((name, self._known(name)) for name in self._layouts.objects)
+        return {name: layout for name, layout in every if layout is not None}
+
+    def _known(self, name: str) -> NodeLayout | None:
+        """The layout, with the status that is still to come where the node tells it already."""
+        layout, applied = self._layout(name), self._applied.get(name)
+        return layout if layout is None or applied is None else with_applied(layout, applied)
 
     def _layout(self, name: str) -> NodeLayout | None:
         """The spec as last written, the status as last seen."""
@@ -182,13 +175,13 @@ class Cluster:
             if isinstance(record, Unreadable)
         }
 
-    def leaving(self, now: float) -> frozenset[Seat]:
+    def leaving(self, now: float) -> frozenset[NodeSize]:
         """What nodes show no more and kube-scheduler may still see (monotonic seconds)."""
-        return self._leaving.seats(now, self._nodes.outage)
+        return self._leaving.seen_still(now, self._nodes.outage)
 
     def catching_up(self, now: float) -> bool:
         """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
-        return self._leaving.catching_up(now, self._nodes.outage)
+        return catching_up(now, self._nodes.outage)
 
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""

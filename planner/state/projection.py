@@ -1,12 +1,12 @@
 """What is kept of each object as it arrives, and what of one that cannot be read.
 
-What cannot be read is no reason to stop: it is named, in the log or in the record itself.
+An object that cannot be read stops nothing. The log names it, or the record does.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from mpslice.errors import InvalidNodeLayout, InvalidQuantity
 from mpslice.kube.api import Json
@@ -19,6 +19,8 @@ from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.state.preemptible import parse_budget
 
 _MALFORMED: Final = (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError)
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -78,19 +80,19 @@ def _texts(labels: object) -> Labels:
 
 def project_namespace(obj: Json) -> Labels | None:
     """The namespace's labels; None where they cannot be read."""
-    try:
-        return parse_namespace(obj)
-    except _MALFORMED as error:
-        log.error("a namespace could not be read", extra={"error": str(error)})
-        return None
+    return _read(parse_namespace, obj, "a namespace")
 
 
 def project_budget(obj: Json) -> DisruptionBudget | None:
     """The PodDisruptionBudget; None where it cannot be read."""
+    return _read(parse_budget, obj, "a PodDisruptionBudget")
+
+
+def _read(parse: Callable[[Json], T], obj: Json, what: str) -> T | None:
     try:
-        return parse_budget(obj)
+        return parse(obj)
     except _MALFORMED as error:
-        log.error("a PodDisruptionBudget could not be read", extra={"error": str(error)})
+        log.error("%s could not be read", what, extra={"error": str(error)})
         return None
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mpslice.kube.api import NODE_LAYOUTS, NODES, Json
+from mpslice.kube.api import NODE_LAYOUTS, NODES, Json, Query, Resource
 from tests.nodeagent.conftest import NODE, Machine, device, resource
 
 
@@ -215,16 +215,23 @@ async def test_agent_without_the_kubelets_word_says_which_socket_is_silent(
     assert str(machine.kubelet.pod_resources_socket) in condition["message"]
 
 
-async def test_pod_that_was_bound_before_the_agent_left_gets_its_slice(machine: Machine) -> None:
+async def test_pod_that_was_bound_before_the_agent_left_gets_its_slice(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The scheduler may bind a pod by what the node showed a moment ago."""
+    list_page, looks = machine.kube.list_page, list[str]()
 
-    async def admit_once_the_node_is_closed(key: str) -> None:
-        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
-        await asyncio.sleep(0.05)  # on its way
+    async def counted(resource: Resource, *, namespace: str | None = None, query: Query) -> Json:
+        looks.append(resource.plural)
+        return await list_page(resource, namespace=namespace, query=query)
+
+    async def admit_once_it_is_waited_for(key: str) -> None:
+        await machine.until(lambda: looks.count("pods") > 2, "the agent looks again")
         await machine.admit(key, 10)
 
     async with machine.agent(farewell=True):
         await machine.applied({"10gb": 1})
-        admission = asyncio.create_task(admit_once_the_node_is_closed(machine.bind(10)))
+        monkeypatch.setattr(machine.kube, "list_page", counted)
+        admission = asyncio.create_task(admit_once_it_is_waited_for(machine.bind(10)))
     await admission
     assert machine.kubelet.panics == []

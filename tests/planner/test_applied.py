@@ -18,7 +18,7 @@ from mpslice.nodelayout import (
 )
 from mpslice.slices import SliceSize
 from planner.model.plan import Placement
-from planner.state.applied import Applied, applied_by, is_news, with_applied
+from planner.state.applied import applied_by, is_news, with_applied
 from planner.state.cluster import Cluster
 from tests.api.patching import copied
 from tests.planner.leading import layout_object, node_object, until
@@ -33,7 +33,7 @@ def wants(layout: NodeLayout, slices: dict[int, int]) -> NodeLayout:
     spec = replace(
         layout.spec, gpus=(GpuSpec(gpu.uuid, {SliceSize(s): n for s, n in slices.items()}),)
     )
-    return replace(layout, spec=spec, generation=layout.generation + 1, uid="u")
+    return replace(layout, spec=spec, generation=layout.generation + 1)
 
 
 def listed(layout: NodeLayout) -> dict[tuple[int, str], int]:
@@ -46,7 +46,7 @@ def listed(layout: NodeLayout) -> dict[tuple[int, str], int]:
     return counts
 
 
-def applied(layout: NodeLayout) -> Applied:
+def applied(layout: NodeLayout) -> NodeLayout:
     found = applied_by(replace(a_node(), applied=layout.version_tag), layout)
     assert found is not None
     return found

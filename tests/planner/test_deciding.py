@@ -5,6 +5,8 @@ what else it has to do.
 import asyncio
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.planner.leading import (
     until,
 )
 from tests.planner.memory import Memory
-from tests.planner.test_decide import a_layout
+from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod
 from tests.waiting import DEADLINE, eventually
 
 
@@ -156,3 +158,19 @@ async def test_ready_gates_go_while_a_decision_takes_long(monkeypatch: pytest.Mo
         gone = {(name, None) for name in names}
         await eventually(until(lambda: gone <= set(kube.seen)), "every gate is gone")
     assert deciding <= 4
+
+
+def test_pod_that_only_its_nodes_layout_shows_is_seen_there_at_every_decision() -> None:
+    """Its watch is behind. Its room would else be another's at every second decision."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    taker = replace(a_pod("taker", 80, gated=False), created="2025-12-31T23:59:00Z")
+    other = replace(a_pod("other", 80), created="2025-12-31T23:59:30Z")
+    free, used = a_layout(free={80: 1}), a_layout(used=[(80, "default/taker")])
+    view = View((a_node(shows={80: 1}),), {"n1": free}, (taker, other), LABEL, now=now)
+    decision = decide(view)
+    assert [place.pod.name for place in decision.plan.placements] == ["taker"]
+    for _ in range(3):
+        shown = replace(view, layouts={"n1": used}, planned=decision.planned)
+        decision = decide(shown)
+        assert [place.pod.name for place in decision.plan.placements] == []
+        assert decision.planned[taker.uid].node == "n1"

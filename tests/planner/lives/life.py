@@ -70,7 +70,7 @@ class Planner:
             now=world.wall,
             planned=self.planned,
             progress=self.progress,
-            leaving=self.leaving.seats(world.now, None),
+            leaving=self.leaving.seen_still(world.now, None),
             refused=dict(self.refused),
             freed=dict(self.freed),  # type: ignore[arg-type]  # moments
             preemption=self.preemption,
