@@ -43,7 +43,8 @@ class Plugin(Protocol):
 class Kubelet:
     """Of one node. `claims` are the devices of its containers, `known` the plugin's lists.
 
-    `problem` hears of what must not happen.
+    `problem` hears of what must not happen, `is_lost` says of a pod, by its key, whether nothing of
+    ours could have kept it from a slice that is not there.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Kubelet:
         clock: Clock,
         lifetime: Callable[[str], float],
         problem: Callable[[str], None],
+        is_lost: Callable[[str], bool],
     ) -> None:
         self.claims: dict[DeviceId, Claim] = {}
         self.known: dict[SliceSize, tuple[Listed, ...]] = {}
@@ -63,6 +65,7 @@ class Kubelet:
         self._clock = clock
         self._lifetime = lifetime
         self._problem = problem
+        self._is_lost = is_lost
         self.refused = 0  # pods that got no device
         self._known_pods: set[str] = set()  # uids: its watch may be behind what it wrote
         self._excused = -1.0  # until when a pod may get no device
@@ -157,7 +160,11 @@ class Kubelet:
 
     def _fail(self, pod: PodFacts, why: str) -> None:
         self.refused += 1
-        is_excused = self._clock.passed <= self._excused or self._client.network.is_late
+        is_excused = (
+            self._clock.passed <= self._excused
+            or self._client.network.is_late
+            or self._is_lost(pod.key)
+        )
         if self.plugin is not None and not is_excused:
             self._problem(f"{pod.key} was bound to a slice that {self._node} has not got: {why}")
         self._say(pod, "Failed", reason="UnexpectedAdmissionError", message=why)

@@ -71,6 +71,7 @@ class Run:
         self._tell = tell
         self._hash = hashlib.sha256()
         self._lifetimes = {f"default/{a.name}": a.seconds for a in script.arrivals}
+        self._ungated = {f"default/{a.name}" for a in script.arrivals if not a.gated}
         elects = script.planners > 1
         self.planners = [
             Planner(f"planner {n}", self.network, clock, self.problem, elects=elects)
@@ -85,12 +86,17 @@ class Run:
 
     def _agent(self, name: str, capacities: tuple[int, ...]) -> Agent:
         client = Client(self.network, f"kubelet {name}")
-        kubelet = Kubelet(client, name, self.clock, self.lifetime, self.problem)
+        kubelet = Kubelet(client, name, self.clock, self.lifetime, self.problem, self.is_lost)
         return Agent(name, NodeGpus(name, capacities, kubelet), kubelet, self.network, self.problem)
 
     def lifetime(self, pod: str) -> float:
         """Seconds that a pod, by its key, runs."""
         return self._lifetimes.get(pod, 1e6)
+
+    def is_lost(self, pod: str) -> bool:
+        """Whether the pod, by its key, never had a gate, and a scheduler bound it that could not
+        follow the nodes."""
+        return pod in self._ungated and pod in self.scheduler.blind
 
     def problem(self, text: str) -> None:
         """An invariant is broken: the run ends."""

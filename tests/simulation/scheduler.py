@@ -30,13 +30,17 @@ class _Seen:
 
 
 class SchedulerProcess:
-    """`pods` and `agents` are what `Scheduler` asks of a world; what it decides is written."""
+    """`pods` and `agents` are what `Scheduler` asks of a world; what it decides is written.
+
+    `blind` are the pods, by key, that it bound while it could not follow the nodes.
+    """
 
     def __init__(self, client: Client, clock: Clock, dice: random.Random) -> None:
         self.version = 0
         self.pods: dict[str, Pod] = {}
         self.agents: dict[str, _Seen] = {}
         self.nodes: dict[str, Node] = {}
+        self.blind: set[str] = set()
         self._client = client
         self._clock = clock
         self._dice = dice
@@ -97,6 +101,9 @@ class SchedulerProcess:
         return self.nodes[name].allocatable.cpu_milli
 
     def bind(self, pod: Pod, name: str) -> None:
+        outage = self._node_watch.outage
+        if outage is not None and outage.ended is None:
+            self.blind.add(pod.key)
         self._assumed[pod.uid] = name
         self.pods[pod.key] = replace(pod, node=name)
         self._tasks.create_task(self._bind(pod, name))
