@@ -30,6 +30,7 @@ from tests.webhook.cases import Manifest, pod
 
 NAMESPACE = "mpslice-system"
 SERVICE = "mpslice-webhook"
+_OF_OUR_SERVICE = "kubernetes.io/service-name"
 AUDIT_LOG = "audit.log"
 """In the folder of an Installation: the API server's audit events of pods, one a line."""
 
@@ -220,7 +221,7 @@ class Installation:
         which is written first.
         """
         wanted = {replica.name for replica in replicas}
-        for item in self.plane.api.get(self._slices)["items"]:
+        for item in self._published():
             if item["metadata"]["name"] not in wanted:
                 self.plane.api.request("DELETE", f"{self._slices}/{item['metadata']['name']}")
         self.apply([self._endpoint_slice(replica, True) for replica in replicas])
@@ -234,8 +235,13 @@ class Installation:
 
     def _publish_to_old_servers(self) -> None:
         if resolves_by_endpoints(KUBERNETES.version):
-            pieces = self.plane.api.get(self._slices)["items"]
-            self.apply([endpoints(self.namespace, SERVICE, pieces)])
+            self.apply([endpoints(self.namespace, SERVICE, self._published())])
+
+    def _published(self) -> list[dict[str, Any]]:
+        """The EndpointSlices of our Service; the controller manager makes those of others."""
+        chosen = f"labelSelector={_OF_OUR_SERVICE}={SERVICE}"
+        items: list[dict[str, Any]] = self.plane.api.get(f"{self._slices}?{chosen}")["items"]
+        return items
 
     @property
     def _slices(self) -> str:
@@ -276,7 +282,7 @@ class Installation:
             "metadata": {
                 "name": replica.name,
                 "namespace": self.namespace,
-                "labels": {"kubernetes.io/service-name": SERVICE},
+                "labels": {_OF_OUR_SERVICE: SERVICE},
             },
             "addressType": "IPv4",
             "endpoints": [{"addresses": [self.plane.address], "conditions": {"ready": ready}}],
