@@ -14,6 +14,9 @@ from tests.simulation.script import Kind
 
 _MOST_WRITES = 50  # that a client may send in a second: there are ten pods
 _DEADLINE = 5.0  # seconds that a client waits for an answer
+_TRIES = 10
+"""So often a client of Kubernetes tries again within a request when it is told after how long
+(client-go, rest/with_retry.go)."""
 _LATEST = 4.0  # seconds that an event is late, or a request slow, at worst
 
 
@@ -128,6 +131,12 @@ class Client(ModelKube):
         await asyncio.sleep(min(seconds, _DEADLINE))
         await self._alive()
         refusal = self.network.refusal()
+        tries = 0 if self._is_ours else _TRIES
+        while refusal is not None and refusal.retry_after and tries:
+            tries -= 1
+            await asyncio.sleep(refusal.retry_after)
+            await self._alive()
+            refusal = self.network.refusal()
         if refusal is not None:
             raise refusal
         if call.is_write and self.network.is_on(Kind.CONFLICT, 0.5):
