@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.cluster.crowd import crowd
 from benchmarks.cluster.figures import Figures, figures
-from benchmarks.cluster.phases import PHASES, Options, Run, everything
+from benchmarks.cluster.phases import everything
+from benchmarks.cluster.run import PHASES, Options, Run
 from benchmarks.cluster.samples import flow_of
 from benchmarks.cluster.stand import stand
 from benchmarks.cluster.surroundings import surroundings
@@ -56,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     default = Options(0)
     made.add_argument("--nodes", type=int, default=10, help="of 8 GPUs of 80 gb each (default 10)")
+    made.add_argument(
+        "--lone", type=int, default=default.lone, help="pods of each kind, one by one"
+    )
     made.add_argument("--burst", type=int, default=default.burst, help="pods made at once")
     made.add_argument("--rate", type=float, default=default.rate, help="pods a second after that")
     made.add_argument("--seconds", type=float, default=default.seconds, help="for so long")

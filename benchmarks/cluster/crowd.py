@@ -211,14 +211,15 @@ def _pod(name: str, resources: dict[str, str], seconds: float | None, **spec: An
     }  # fmt: skip
 
 
-def slice_pod(name: str, life: Life, *, forever: bool = False) -> Json:
-    """A pod as the trace has them."""
+def slice_pod(name: str, life: Life, *, forever: bool = False, node: str = "") -> Json:
+    """A pod as the trace has them, which has to come to `node` if that is given."""
     resources = {
         f"nvidia.com/gpu-{life.gb}gb": "1",
         "cpu": f"{life.cpu_milli}m",
         "memory": f"{life.memory_mib}Mi",
     }
-    return _pod(name, resources, None if forever else life.seconds)
+    selector = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return _pod(name, resources, None if forever else life.seconds, **selector)
 
 
 def plain_pod(name: str) -> Json:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from benchmarks.cluster import audit
+from benchmarks.cluster import audit, lone
 from benchmarks.cluster.crowd import Moments
-from benchmarks.cluster.phases import Part, Run
+from benchmarks.cluster.run import STEADY_FLOOR, Part, Run
 from benchmarks.cluster.samples import Flow, Sample, bound_gb
 from benchmarks.cluster.stand import GPUS
 
@@ -16,6 +16,14 @@ Figures = dict[str, Any]
 
 _BOUNDS: Final = 12
 """At so many of the samples the bound is computed: it is a linear program each time."""
+
+
+_FLOORS: Final = {
+    **dict.fromkeys(lone.KINDS, lone.FLOOR),
+    "burst": "scheduler alone",
+    "steady": STEADY_FLOOR,
+}
+"""By part the one that it is compared with."""
 
 
 def figures(run: Run, refused: Sequence[str], flow: Flow) -> Figures:
@@ -26,7 +34,16 @@ def figures(run: Run, refused: Sequence[str], flow: Flow) -> Figures:
         "gpus": len(run.stand.nodes) * GPUS,
         "options": {
             name: getattr(run.options, name)
-            for name in ("burst", "rate", "seconds", "load", "waiting", "waiting_gb", "seed")
+            for name in (
+                "lone",
+                "burst",
+                "rate",
+                "seconds",
+                "load",
+                "waiting",
+                "waiting_gb",
+                "seed",
+            )
         },
         "parts": parts,
         "ratios": _ratios({part["name"]: part for part in parts}),
@@ -107,17 +124,23 @@ def _each(counts: Any, pods: int) -> dict[str, float]:
 
 def _ratios(parts: dict[str, Figures]) -> Figures:
     """To pods that the scheduler alone binds, in the same run."""
-    floor, ratios = parts["scheduler alone"]["bound"], {}
-    for name in (each for each in ("burst", "steady") if each in parts):
-        bound = parts[name]["bound"]
-        for figure in ("median_ms", "p99_ms"):
-            if bound[figure] and floor[figure]:
-                ratios[f"{name} {figure}"] = round(bound[figure] / floor[figure], 2)
-    alone, burst = (
-        parts.get(name, {}).get("first_created_to_last_bound_s")
-        for name in ("scheduler alone", "burst")
-    )
-    ratios["burst beyond the scheduler's own, s"] = round(burst - alone, 2) if burst else None
+    ratios: Figures = {}
+    for name, floor in _FLOORS.items():
+        if name in parts:
+            bound, alone = parts[name]["bound"], parts[floor]["bound"]
+            for figure in ("median_ms", "p99_ms"):
+                if bound[figure] and alone[figure]:
+                    ratios[f"{name} {figure}"] = round(bound[figure] / alone[figure], 2)
+    if "steady" in parts:
+        late, floor = (parts[each]["bound"]["p99_ms"] for each in ("steady", STEADY_FLOOR))
+        beyond = round((late - floor) / 1000, 2) if late and floor else None
+        ratios["steady p99 beyond the scheduler's own, s"] = beyond
+    if "burst" in parts:
+        last, floor = (
+            parts[each]["first_created_to_last_bound_s"] for each in ("burst", "scheduler alone")
+        )
+        beyond = round(last - floor, 2) if last and floor else None
+        ratios["burst beyond the scheduler's own, s"] = beyond
     return ratios
 
 

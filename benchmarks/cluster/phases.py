@@ -1,26 +1,26 @@
-"""What is done to the cluster, one after another, and what is noted of each part.
+"""What is done to the cluster, one after another.
 
-First pods that the scheduler alone binds, which is the baseline of the run; then a burst of pods
-whose slices are to be carved; then pods that come and end at a steady rate on full GPUs; then pods
-that nothing has room for.
+First pods that the scheduler alone binds, which is the baseline of the run; then pods that come one
+by one; then a burst of pods whose slices are to be carved; then pods that come and end at a steady
+rate on full GPUs; then pods that nothing has room for.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.cluster.crowd import Crowd, Moments, plain_pod, slice_pod
-from benchmarks.cluster.load import Life, lives, steady
-from benchmarks.cluster.samples import Sample, stranded_gb, take
-from benchmarks.cluster.stand import GPU_GB, Stand
-from benchmarks.cluster.usage import Reading, Watch
+from benchmarks.cluster.load import Arrivals, Life, lives, steady
+from benchmarks.cluster.lone import lone
+from benchmarks.cluster.run import STEADY_FLOOR, Run
+from benchmarks.cluster.samples import stranded_gb, take
+from benchmarks.cluster.stand import GPU_GB
 from benchmarks.packing_instances import data_folder
 
-PHASES: Final = ("burst", "steady", "unplaceable")
+_BASELINE_SECONDS: Final = 20.0
+"""For so long, at most, pods come to the scheduler alone at the steady rate."""
 
 _STRANDED: Final = 10
 """Every so many samples the planner is asked for its metrics, a line for each GPU."""
@@ -29,90 +29,14 @@ _BURST_SHARE: Final = 0.6
 """A burst asks for so much of the GPUs at most: all of it fits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How much is done: counts of nodes and pods, pods a second, seconds."""
-
-    nodes: int
-    burst: int = 1000
-    rate: float = 20.0
-    seconds: float = 60.0
-    load: float = 0.95
-    waiting: int = 1000
-    waiting_gb: int = GPU_GB
-    seed: int = 1
-    patience: float = 120.0
-    """Seconds until a phase is left with what is still unbound then."""
-    quiet: float = 2.0
-    """Seconds after a phase in which what it has left to write is written."""
-    phases: tuple[str, ...] = PHASES
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One phase: which pods were made in it, from when until when, and what it cost."""
-
-    name: str
-    pods: tuple[str, ...]
-    began: float
-    ended: float
-    """Seconds since 1970, as in the audit log."""
-    before: Reading
-    after: Reading
-    created_seconds: tuple[float, ...] = ()
-    """How long the API server took to accept each pod, its admission included."""
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.began
-
-
-@dataclass(slots=True)
-class Run:
-    """What was noted: the parts, and samples of the GPUs over time."""
-
-    stand: Stand
-    options: Options
-    crowd: Crowd
-    watch: Watch
-    parts: dict[str, Part] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    lives: dict[str, Life] = field(default_factory=dict)
-    accepted: list[float] = field(default_factory=list)
-
-    def moments(self, part: str) -> list[Moments]:
-        return [self.crowd.pods[name] for name in self.parts[part].pods]
-
-    async def note(self, name: str, work: Callable[[], Awaitable[Iterable[str]]]) -> None:
-        """Does a part and notes it."""
-        self.accepted = []
-        before, began = await asyncio.to_thread(self.watch.read), time.time()
-        pods = tuple(await work())
-        await asyncio.sleep(self.options.quiet)
-        ended, after = time.time(), await asyncio.to_thread(self.watch.read)
-        self.parts[name] = Part(name, pods, began, ended, before, after, tuple(self.accepted))
-
-    async def make(self, name: str, life: Life, *, forever: bool = False) -> None:
-        """Makes one pod with a slice."""
-        self.lives[name] = life
-        body = slice_pod(name, life, forever=forever)
-        self.accepted.append(await self.crowd.create(name, body, life.gb))
-
-    async def all_bound(self, names: Sequence[str]) -> None:
-        pods = self.crowd.pods
-        await self.crowd.until(
-            lambda: all(pods[name].bound or pods[name].ended for name in names),
-            self.options.patience,
-            "every pod is bound",
-        )
-
-
 async def everything(run: Run) -> None:
     """All parts that are wanted, in their order; the scheduler alone always is."""
     options = run.options
     dice = random.Random(options.seed)
     drawn = lives(data_folder(), GPU_GB)
     await run.note("scheduler alone", lambda: _baseline(run))
+    if "lone" in options.phases:
+        await lone(run)
     if "burst" in options.phases:
         await run.note("burst", lambda: _burst(run, drawn, dice))
         await run.crowd.remove(*run.parts["burst"].pods)
@@ -125,11 +49,7 @@ async def everything(run: Run) -> None:
 async def _baseline(run: Run) -> list[str]:
     """As many pods as the burst has, as fast, without slices."""
     names = [f"plain-{n}" for n in range(run.options.burst)]
-
-    async def one(name: str) -> None:
-        run.accepted.append(await run.crowd.create(name, plain_pod(name)))
-
-    await asyncio.gather(*map(one, names))
+    await asyncio.gather(*(run.make_plain(name) for name in names))
     await run.all_bound(names)
     await run.crowd.remove(*names, grace_seconds=0)
     return names
@@ -172,26 +92,45 @@ async def _steady(run: Run, drawn: Sequence[Life], dice: random.Random) -> None:
         )
         return names
 
+    await run.note(STEADY_FLOOR, lambda: _steady_baseline(run, coming))
     await run.note("fill", fill)
-    await run.note("steady", lambda: _come(run, coming.later))
+    await run.note("steady", lambda: _come(run, coming))
 
 
-async def _come(run: Run, later: Sequence[tuple[float, Life]]) -> list[str]:
-    names: list[str] = []
-    began = time.monotonic()
-    making: list[asyncio.Task[None]] = []
+async def _steady_baseline(run: Run, coming: Arrivals) -> list[str]:
+    """Pods without slices come as the first of those with slices will."""
+    times = [at for at, _ in coming.later if at < _BASELINE_SECONDS]
+    names = [f"plain-later-{n}" for n in range(len(times))]
+    await _one_by_one(times, lambda number: run.make_plain(names[number]))
+    await run.all_bound(names)
+    await run.crowd.remove(*names, grace_seconds=0)
+    return names
+
+
+async def _come(run: Run, coming: Arrivals) -> list[str]:
+    names = [f"later-{n}" for n in range(len(coming.later))]
     sampling = asyncio.create_task(_sample(run))
     try:
-        for at, life in later:
-            await asyncio.sleep(began + at - time.monotonic())
-            name = f"later-{len(names)}"
-            names.append(name)
-            making.append(asyncio.create_task(run.make(name, life)))
-        await asyncio.gather(*making)
+        await _one_by_one(
+            [at for at, _ in coming.later],
+            lambda number: run.make(names[number], coming.later[number][1]),
+        )
     finally:
         sampling.cancel()
         await asyncio.wait({sampling})
     return names
+
+
+async def _one_by_one(
+    times: Sequence[float], make: Callable[[int], Coroutine[Any, Any, None]]
+) -> None:
+    """Begins to make each pod at its time, in seconds from now."""
+    began = time.monotonic()
+    making = []
+    for number, at in enumerate(times):
+        await asyncio.sleep(began + at - time.monotonic())
+        making.append(asyncio.create_task(make(number)))
+    await asyncio.gather(*making)
 
 
 async def _sample(run: Run) -> None:
@@ -208,12 +147,8 @@ async def _unplaceable(run: Run) -> list[str]:
     options = run.options
     life = Life(options.waiting_gb, 100, 100, 0.0)
     names = [f"waiting-{n}" for n in range(options.waiting)]
-    began = time.monotonic()
-    making: list[asyncio.Task[None]] = []
-    for number, name in enumerate(names):
-        await asyncio.sleep(began + number / options.rate - time.monotonic())
-        making.append(asyncio.create_task(run.make(name, life, forever=True)))
-    await asyncio.gather(*making)
+    times = [number / options.rate for number in range(options.waiting)]
+    await _one_by_one(times, lambda number: run.make(names[number], life, forever=True))
     pods = run.crowd.pods
     await run.crowd.until(
         lambda: all(pods[name].told or pods[name].bound for name in names),

@@ -201,6 +201,7 @@ class Publisher:
         if status == self._written and not self._was_overwritten():
             self._later = None
             return
+        self._written = None  # the answer may be lost although the write is done
         try:
             answer = await self._kube.patch(
                 NODE_LAYOUTS,

@@ -6,7 +6,7 @@ from benchmarks import planner_at_scale
 from benchmarks.cluster.__main__ import measure
 from benchmarks.cluster.audit import OURS
 from benchmarks.cluster.figures import Figures
-from benchmarks.cluster.phases import Options
+from benchmarks.cluster.run import Options
 from benchmarks.cluster.table import lines
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say

@@ -14,7 +14,7 @@ from benchmarks.cluster.__main__ import command
 from benchmarks.cluster.crowd import Moments, project
 from benchmarks.cluster.figures import changed_hands, quantile, waits
 from benchmarks.cluster.load import Life, lives, steady
-from benchmarks.cluster.phases import Options
+from benchmarks.cluster.run import Options
 from benchmarks.cluster.samples import Flow, bound_gb, flow_of, take
 from benchmarks.cluster.usage import connections, usage_of
 from planner.words.condition import AVAILABLE

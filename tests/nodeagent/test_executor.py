@@ -102,14 +102,18 @@ class Parts:
         return let
 
     @contextmanager
-    def refusing(self, resource: Resource, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Patches of the kind fail meanwhile."""
+    def refusing(
+        self, resource: Resource, monkeypatch: pytest.MonkeyPatch, *, done: bool = False
+    ) -> Iterator[None]:
+        """Patches of the kind fail meanwhile; where they are `done`, only their answers do."""
         patch = self.kube.patch
 
         async def refuse(kind: Resource, *arguments: Any, **more: Any) -> Json:
-            if kind is resource:
-                raise Unreachable("away")
-            return await patch(kind, *arguments, **more)
+            if kind is not resource:
+                return await patch(kind, *arguments, **more)
+            if done:
+                await patch(kind, *arguments, **more)
+            raise Unreachable("away")
 
         with monkeypatch.context() as patched:
             patched.setattr(self.kube, "patch", refuse)
@@ -280,6 +284,21 @@ async def test_gpu_that_turned_unhealthy_is_told_at_once(parts: Parts) -> None:
     await parts.apply({})
     assert parts.status["gpus"][0]["healthy"] is False
     assert parts.status["observedGeneration"] == 2
+
+
+async def test_what_is_so_again_is_told_where_the_answer_to_something_else_was_lost(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write that was not answered may have been done, and then the layout shows it."""
+    await parts.apply({})
+    (before,) = parts.table.gpus.values()
+    with parts.refusing(NODE_LAYOUTS, monkeypatch, done=True), pytest.raises(Unreachable):
+        parts.table.put_gpus([replace(before, reason="GpuLost")])
+        await parts.converge()
+    assert parts.status["gpus"][0]["healthy"] is False
+    parts.table.put_gpus([before])
+    await parts.converge()
+    assert parts.status["gpus"][0]["healthy"] is True
 
 
 async def test_node_whose_slices_are_the_same_tells_nothing_new(parts: Parts) -> None:
