@@ -5,7 +5,10 @@ Other people's figures are of other machines and other work: they are a scale, n
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
+
+from benchmarks.cluster.lone import KINDS
 
 Figures = dict[str, Any]
 
@@ -15,6 +18,9 @@ _PERF: Final = (
 _KAI: Final = "https://github.com/kai-scheduler/KAI-Scheduler/blob/main/docs/scale-tests/"
 _KUEUE: Final = "https://github.com/kubernetes-sigs/kueue/tree/main/test/performance/scheduler/"
 _NOS: Final = "https://github.com/nebuly-ai/nos/tree/main/helm-charts/nos"
+
+_FULL: Final = 0.9
+"""GPUs that pods ask so much of are full."""
 
 PEERS: Final = (
     (
@@ -110,11 +116,36 @@ def _busy(run: Figures) -> str | None:
     return busy and f"{busy['core_percent']} at {busy['pod_events_a_second']} a second"
 
 
+def _lone(run: Figures, kind: str) -> str | None:
+    wait = _part(run, kind).get("bound_since_sent")
+    ratio = run.get("ratios", {}).get(f"{kind} median_ms")
+    return f"{ratio} ({wait['p99_ms'] / wait['median_ms']:.1f})" if wait and ratio else None
+
+
+def _below_bound(run: Figures) -> str | None:
+    """Of a run in which the GPUs were full."""
+    full = run.get("options", {}).get("load", 0) >= _FULL
+    return _text(run.get("gpus_over_time", {}).get("points_below_bound")) if full else None
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
 _ROWS: Final = (
+    *(
+        _Row(
+            f"{kind}: times the scheduler alone, median (p99 in medians)",
+            f"≤ {wanted} (3) on 100 nodes",
+            partial(_lone, kind=kind),
+        )
+        for kind, wanted in zip(KINDS, (2, 4, 6), strict=True)
+    ),
+    _Row(
+        "steady arrivals: p99 beyond the scheduler's own at that rate, s",
+        "≤ 0.3 at 50 a second, 300 nodes",
+        lambda run: _text(run.get("ratios", {}).get("steady p99 beyond the scheduler's own, s")),
+    ),
     _Row(
         "burst of pods: seconds beyond the scheduler's own for slices that stand",
         "≤ 3 on 1,000 nodes",
@@ -142,7 +173,7 @@ _ROWS: Final = (
     _Row(
         "GPU memory while full: points below the offline bound",
         "≤ 0.5 on 1,000 nodes",
-        lambda run: _text(run.get("gpus_over_time", {}).get("points_below_bound")),
+        _below_bound,
     ),
     _Row("writes of a pod's life", "≤ 4", _writes),
     _Row("lists after the start, all parts", "0 but on 410", _lists),

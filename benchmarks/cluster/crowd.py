@@ -30,6 +30,7 @@ class Moments:
     """Of one pod, in monotonic seconds; None for what has not happened. `gb` is its slice's."""
 
     gb: int = 0
+    sent: float | None = None
     created: float | None = None
     carved: float | None = None
     bound: float | None = None
@@ -43,10 +44,10 @@ class Moments:
         """Whether its gate went because its slice was there: else the pod was told why it waits."""
         return self.bound is not None and (self.told is None or self.told > self.bound)
 
-    def waited(self, until: str) -> float | None:
-        """Seconds from its creation."""
-        at = getattr(self, until)
-        return None if at is None or self.created is None else max(0.0, at - self.created)
+    def waited(self, until: str, since: str = "created") -> float | None:
+        """Seconds from its creation, or from when it was `sent` to be created."""
+        begun, at = getattr(self, since), getattr(self, until)
+        return None if at is None or begun is None else max(0.0, at - begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +123,10 @@ class Crowd:
 
     async def create(self, name: str, body: Json, gb: int = 0) -> float:
         """Makes a pod; returns how many seconds the API server took, its admission included."""
-        self.pods.setdefault(name, Moments()).gb = gb
+        pod = self.pods.setdefault(name, Moments())
+        pod.gb = gb
         async with self._turn:
-            began = time.monotonic()
+            pod.sent = began = time.monotonic()
             await self.kube.create(PODS, body, namespace=NAMESPACE)
             return time.monotonic() - began
 

@@ -57,9 +57,9 @@ def figures(run: Run, refused: Sequence[str], flow: Flow) -> Figures:
     }
 
 
-def waits(pods: Iterable[Moments], until: str) -> Figures:
-    """Milliseconds from creation: how many got so far, median and p99."""
-    found = sorted(w * 1000 for pod in pods if (w := pod.waited(until)) is not None)
+def waits(pods: Iterable[Moments], until: str, since: str = "created") -> Figures:
+    """Milliseconds from creation, or another moment: how many got so far, median and p99."""
+    found = sorted(w * 1000 for pod in pods if (w := pod.waited(until, since)) is not None)
     return {
         "pods": len(found),
         "median_ms": round(statistics.median(found), 1) if found else None,
@@ -89,6 +89,7 @@ def _part(run: Run, part: Part) -> Figures:
         },
         "carved": waits([pod for pod in pods if pod.had_room], "carved"),
         "bound": waits(pods, "bound"),
+        "bound_since_sent": waits(pods, "bound", "sent"),
         "told": waits([pod for pod in pods if pod.bound is None], "told"),
         "first_created_to_last_bound_s": round(max(ends) - min(begins), 2) if ends else None,
         "components": {name: _component(part, name, traffic) for name in part.after.usage},
@@ -123,11 +124,13 @@ def _each(counts: Any, pods: int) -> dict[str, float]:
 
 
 def _ratios(parts: dict[str, Figures]) -> Figures:
-    """To pods that the scheduler alone binds, in the same run."""
+    """To pods that the scheduler alone binds, in the same run; of a lone pod its admission counts
+    too, which is most of what it waits for."""
     ratios: Figures = {}
     for name, floor in _FLOORS.items():
         if name in parts:
-            bound, alone = parts[name]["bound"], parts[floor]["bound"]
+            wait = "bound_since_sent" if name in lone.KINDS else "bound"
+            bound, alone = parts[name][wait], parts[floor][wait]
             for figure in ("median_ms", "p99_ms"):
                 if bound[figure] and alone[figure]:
                     ratios[f"{name} {figure}"] = round(bound[figure] / alone[figure], 2)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+from benchmarks.cluster.crowd import NAMESPACE
 from benchmarks.cluster.load import Life
 from benchmarks.cluster.run import Run
 from benchmarks.cluster.stand import GPU_GB, GPUS
@@ -28,7 +29,7 @@ async def lone(run: Run) -> None:
         await _pod(run, name, 1 + number)
 
     names = _names(run, "plain")
-    await run.note(FLOOR, partial(_each, run, names, plain, 0))  # which no kubelet has
+    await run.note(FLOOR, partial(_each, run, names, plain, plain=True))
     await run.note(new, partial(_each, run, _names(run, "new"), pod))
     # Of the same sizes, whose slices stand by now.
     await run.note(existing, partial(_each, run, _names(run, "old"), pod))
@@ -40,13 +41,18 @@ def _names(run: Run, word: str) -> list[str]:
 
 
 async def _each(
-    run: Run, names: list[str], make: Callable[[str, int], Awaitable[None]], grace_seconds: int = 1
+    run: Run, names: list[str], make: Callable[[str, int], Awaitable[None]], *, plain: bool = False
 ) -> list[str]:
-    """One pod after another: the next is made when the one before is gone."""
+    """One pod after another: the next is made when the slice of the one before is free again."""
     for number, name in enumerate(names):
         await make(name, number)
         await run.all_bound([name])
-        await run.crowd.remove(name, grace_seconds=grace_seconds)
+        node = run.crowd.pods[name].node
+        if not plain:
+            await _until(run, node, name, used=True)
+        await run.crowd.remove(name, grace_seconds=0 if plain else 1)  # no kubelet has plain ones
+        if not plain:
+            await _until(run, node, name, used=False)
     return names
 
 
@@ -64,7 +70,6 @@ async def _withdrawals(run: Run, part: str) -> None:
     await run.all_bound(holders)
 
     async def one(name: str, number: int) -> None:
-        await _free(run, node)
         await _pod(run, name, GPU_GB - number % 2, node)
 
     await _each(run, ["lone-first-0", "lone-first-1"], one)  # of new sizes as well
@@ -72,16 +77,14 @@ async def _withdrawals(run: Run, part: str) -> None:
     await run.crowd.remove(*holders)
 
 
-async def _free(run: Run, node: str) -> None:
-    """Returns once the node has no slice in use but those that are held."""
+async def _until(run: Run, node: str, name: str, *, used: bool) -> None:
+    """Waits until the node's layout tells that the pod has a slice, or has none any more."""
     deadline = time.monotonic() + _IDLE
-    while await _used(run, node) >= GPUS:
+    while True:
+        layout = await run.crowd.kube.read(NODE_LAYOUTS, node)
+        slices = (s for gpu in layout["status"]["gpus"] for s in gpu.get("slices", ()))
+        if any(s.get("pod") == f"{NAMESPACE}/{name}" for s in slices) is used:
+            return
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {_IDLE:.0f} s: a slice of {node} is free again")
+            raise SystemExit(f"not within {_IDLE:.0f} s: slice of {name} on {node}, used: {used}")
         await asyncio.sleep(0.02)
-
-
-async def _used(run: Run, node: str) -> int:
-    layout = await run.crowd.kube.read(NODE_LAYOUTS, node)
-    gpus = layout["status"]["gpus"]
-    return sum(s["state"] == "Used" for gpu in gpus for s in gpu.get("slices", ()))

@@ -6,14 +6,24 @@ from benchmarks import planner_at_scale
 from benchmarks.cluster.__main__ import measure
 from benchmarks.cluster.audit import OURS
 from benchmarks.cluster.figures import Figures
-from benchmarks.cluster.run import Options
+from benchmarks.cluster.lone import FLOOR, KINDS
+from benchmarks.cluster.run import STEADY_FLOOR, Options
 from benchmarks.cluster.table import lines
 from hack.cluster.parts import Parts
 from hack.cluster.progress import Say
 
 # Of which 7 or so are there when the steady part begins, and as many come.
 SHORT = Options(
-    10, burst=8, rate=3, seconds=2, load=0.05, waiting=2, waiting_gb=81, quiet=0.3, patience=60
+    10,
+    lone=2,
+    burst=8,
+    rate=3,
+    seconds=2,
+    load=0.05,
+    waiting=2,
+    waiting_gb=81,
+    quiet=0.3,
+    patience=60,
 )
 LIFE = {"gate", "layout", "layout status", "node status", "pod condition, nomination"}
 
@@ -22,7 +32,7 @@ async def test_a_short_run_tells_what_pods_cost(cluster_parts: Parts, cluster_sa
     figures = await measure(SHORT, cluster_parts, cluster_say)
     parts = {part["name"]: part for part in figures["parts"]}
 
-    for name in ("scheduler alone", "burst", "fill", "steady"):
+    for name in ("scheduler alone", FLOOR, *KINDS, "burst", STEADY_FLOOR, "fill", "steady"):
         assert parts[name]["pods"] > 0
         assert parts[name]["bound"]["pods"] == parts[name]["pods"], name
         assert parts[name]["bound"]["median_ms"] <= parts[name]["bound"]["p99_ms"]
@@ -34,12 +44,15 @@ async def test_a_short_run_tells_what_pods_cost(cluster_parts: Parts, cluster_sa
     for part in parts.values():
         # Only what a watch that was cut has to be made up for.
         assert sum(part["lists_again"].values()) <= part["watches_again"], part["lists_again"]
-        if part["name"] != "scheduler alone":
+        if part["name"] not in ("scheduler alone", FLOOR, STEADY_FLOOR):
             components_cost_something(part)
     assert figures["flow"]["served"] > 0, "the chart's FlowSchema takes mpslice's requests"
     assert figures["flow"]["refused"] == 0
     over_time = figures["gpus_over_time"]
     assert 0 <= over_time["used_percent"] <= over_time["bound_percent"] <= 100
+    for kind in KINDS:
+        assert figures["ratios"][f"{kind} median_ms"] > 1
+    assert "steady p99 beyond the scheduler's own, s" in figures["ratios"]
     assert any("writes a pod" in line for line in lines(figures))
 
 

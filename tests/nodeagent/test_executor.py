@@ -292,8 +292,8 @@ async def test_what_is_so_again_is_told_where_the_answer_to_something_else_was_l
     """The write that was not answered may have been done, and then the layout shows it."""
     await parts.apply({})
     (before,) = parts.table.gpus.values()
+    parts.table.put_gpus([replace(before, reason="GpuLost")])
     with parts.refusing(NODE_LAYOUTS, monkeypatch, done=True), pytest.raises(Unreachable):
-        parts.table.put_gpus([replace(before, reason="GpuLost")])
         await parts.converge()
     assert parts.status["gpus"][0]["healthy"] is False
     parts.table.put_gpus([before])
