@@ -82,6 +82,9 @@ class Scheduler:
         ]
         if not queue:
             return False
+        # Of pods that have gone or are bound there is nothing to remember.
+        waiting = (key for key, pod in self._world.pods.items() if not pod.node)
+        self._tried = {key: self._tried[key] for key in waiting if key in self._tried}
         self._tried.update(dict.fromkeys((pod.key for pod in queue), version))
         self._dice.shuffle(queue)
         queue.sort(key=lambda pod: -pod.priority)
