@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.cluster.lone import KINDS
+from benchmarks.cluster.run import FULL
 
 Figures = dict[str, Any]
 
@@ -18,9 +19,6 @@ _PERF: Final = (
 _KAI: Final = "https://github.com/kai-scheduler/KAI-Scheduler/blob/main/docs/scale-tests/"
 _KUEUE: Final = "https://github.com/kubernetes-sigs/kueue/tree/main/test/performance/scheduler/"
 _NOS: Final = "https://github.com/nebuly-ai/nos/tree/main/helm-charts/nos"
-
-_FULL: Final = 0.9
-"""GPUs that pods ask so much of are full."""
 
 PEERS: Final = (
     (
@@ -124,7 +122,7 @@ def _lone(run: Figures, kind: str) -> str | None:
 
 def _below_bound(run: Figures) -> str | None:
     """Of a run in which the GPUs were full."""
-    full = run.get("options", {}).get("load", 0) >= _FULL
+    full = run.get("options", {}).get("load", 0) >= FULL
     return _text(run.get("gpus_over_time", {}).get("points_below_bound")) if full else None
 
 

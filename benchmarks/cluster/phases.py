@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks.cluster.load import Arrivals, Life, lives, steady
 from benchmarks.cluster.lone import lone
-from benchmarks.cluster.run import STEADY_FLOOR, Run
+from benchmarks.cluster.run import FULL, STEADY_FLOOR, Run
 from benchmarks.cluster.samples import stranded_gb, take
 from benchmarks.cluster.stand import GPU_GB
 from benchmarks.packing_instances import data_folder
@@ -85,8 +85,9 @@ async def _steady(run: Run, drawn: Sequence[Life], dice: random.Random) -> None:
         pairs = zip(names, coming.first, strict=True)
         # They would have come over a long time: their lives begin when the run does.
         await asyncio.gather(*(run.make(name, life) for name, life in pairs))
+        enough = len(names) if options.load < FULL else 0.9 * len(names)
         await run.crowd.until(
-            lambda: sum(run.crowd.pods[n].bound is not None for n in names) >= 0.9 * len(names),
+            lambda: sum(run.crowd.pods[n].bound is not None for n in names) >= enough,
             options.patience,
             "the GPUs are filled",
         )

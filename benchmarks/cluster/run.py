@@ -15,6 +15,9 @@ from benchmarks.cluster.usage import Reading, Watch
 PHASES: Final = ("lone", "burst", "steady", "unplaceable")
 
 
+FULL: Final = 0.9
+"""Where pods ask for so much of the GPUs' memory not all of them fit at once."""
+
 STEADY_FLOOR: Final = "scheduler alone, steady"
 """The part in which pods without slices come at the steady rate."""
 
