@@ -120,10 +120,19 @@ def _lone(run: Figures, kind: str) -> str | None:
     return f"{ratio} ({wait['p99_ms'] / wait['median_ms']:.1f})" if wait and ratio else None
 
 
+def _is_full(run: Figures) -> bool:
+    return bool(run.get("options", {}).get("load", 0) >= FULL)
+
+
 def _below_bound(run: Figures) -> str | None:
-    """Of a run in which the GPUs were full."""
-    full = run.get("options", {}).get("load", 0) >= FULL
-    return _text(run.get("gpus_over_time", {}).get("points_below_bound")) if full else None
+    below = run.get("gpus_over_time", {}).get("points_below_bound")
+    return _text(below) if _is_full(run) else None
+
+
+def _late(run: Figures) -> str | None:
+    """Where the GPUs are full, pods wait for others' ends instead."""
+    late = run.get("ratios", {}).get("steady p99 beyond the scheduler's own, s")
+    return None if _is_full(run) else _text(late)
 
 
 def _text(value: object) -> str | None:
@@ -142,7 +151,7 @@ _ROWS: Final = (
     _Row(
         "steady arrivals: p99 beyond the scheduler's own at that rate, s",
         "≤ 0.3 at 50 a second, 300 nodes",
-        lambda run: _text(run.get("ratios", {}).get("steady p99 beyond the scheduler's own, s")),
+        _late,
     ),
     _Row(
         "burst of pods: seconds beyond the scheduler's own for slices that stand",

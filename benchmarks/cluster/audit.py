@@ -146,7 +146,8 @@ def traffic(requests: Iterable[Request]) -> Traffic:
     writes: Counter[tuple[str, str]] = Counter()
     failures: Counter[tuple[str, int]] = Counter()
     lists: Counter[str] = Counter()
-    looks = rewatches = 0
+    watches: Counter[str] = Counter()
+    looks = 0
     for each in requests:
         by_verb[each.component, each.verb] += 1
         if each.component not in OURS:
@@ -155,10 +156,13 @@ def traffic(requests: Iterable[Request]) -> Traffic:
             failures[each.component, each.code] += 1
         elif each.verb in WRITES:
             writes[each.component, each.kind] += 1
-        rewatches += each.verb == "watch"
+        if each.verb == "watch":
+            watches[f"{each.component}: {each.resource}"] += 1
         if each.verb == "list" and not each.again:
             lists[f"{each.component}: {each.resource}"] += 1
             looks += each.selector == "spec.nodeName=,status.phase=Pending"
-    # Each look lists the pods of the node beside those of no node.
-    lists["agents: pods"] -= 2 * looks
-    return Traffic(by_verb, writes, +lists, rewatches, looks, failures)
+    # Each look lists the pods of the node beside those of no node, and the former once more where
+    # one may have been bound in between; no watch follows those lists.
+    by_agents = "agents: pods"
+    lists[by_agents] = min(lists[by_agents] - 2 * looks, watches[by_agents])
+    return Traffic(by_verb, writes, +lists, watches.total(), looks, failures)
