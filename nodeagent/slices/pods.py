@@ -65,15 +65,17 @@ class PodFacts:
         """Whether it may yet be bound to the node by a decision that is already made.
 
         A scheduler that has said Unschedulable decides anew when the node's status offers more.
-        With `old_status` it may not have seen yet that the status offers less again. `now` is by
-        the API server's clock.
+        With `old_status` it may not have seen yet that the status offers less again. A nomination
+        to another node tells what is decided next: one that was made before may be written to the
+        API server again and again meanwhile (client-go, rest/with_retry.go). `now` is by the API
+        server's clock.
         """
         if self.node or self.ended or self.gated:
             return False
-        if self.nominated:
-            return self.nominated == node
+        if self.nominated == node:
+            return True
         if self.unschedulable:
-            return old_status
+            return old_status and not self.nominated
         return now - self.waiting_since < IN_HAND_SECONDS
 
 

@@ -115,7 +115,13 @@ def test_unschedulable_pod_is_on_its_way_while_the_scheduler_may_go_by_an_old_st
     assert pending(**unschedulable()).on_its_way_to("n1", CREATED + 1, old_status=True)
 
 
-def test_nominated_pod_is_on_its_way_to_that_node_only() -> None:
+def test_nominated_pod_with_a_verdict_is_on_its_way_to_that_node_only() -> None:
     pod = pending(nominatedNodeName="n1", **unschedulable())
     assert pod.on_its_way_to("n1", CREATED + 10_000, old_status=False)
-    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=False)
+    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=True)
+
+
+def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -> None:
+    pod = pending(nominatedNodeName="n1")
+    assert pod.on_its_way_to("n2", CREATED + 1, old_status=False)
+    assert not pod.on_its_way_to("n2", CREATED + IN_HAND_SECONDS + 1, old_status=False)
