@@ -321,6 +321,8 @@ class Controller:
         facts = {**action.facts, "error": str(error) or "no answer in time"}
         if self._setbacks.failed(action, error, self._clock()):
             self._trigger()
+        if not is_refusal(error):
+            self._cluster.unanswered(time.monotonic())
         if isinstance(action, WriteSpec) and is_refusal(error):
             self._absences.refused(action.layout.name, str(error), time.monotonic())
         if isinstance(action, Nominate) and action.pod.uid in self._setbacks.unnominable:

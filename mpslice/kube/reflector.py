@@ -144,6 +144,16 @@ class Reflector(Generic[T]):
         else:
             self.outage = Outage(before.begun)
 
+    def unanswered(self, now: float) -> None:
+        """Another request was not answered, or with an error of the server's own (monotonic).
+
+        So an outage that seemed over goes on, for whoever follows with less luck. That counts for
+        two minutes: a write that always fails is no outage.
+        """
+        outage = self.outage
+        if outage is not None and outage.ended is not None and now <= outage.begun + _CALM:
+            self.outage = replace(outage, ended=now)
+
     async def _list(self) -> str:
         listed: dict[Key, T] = {}
         token, version = "", ""

@@ -183,6 +183,10 @@ class Cluster:
         """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
         return catching_up(now, self._nodes.outage)
 
+    def unanswered(self, now: float) -> None:
+        """A write was not answered, or with an error of the API server's own."""
+        self._nodes.unanswered(now)
+
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""
         return self._leaving.due(now, self._nodes.outage)

@@ -179,6 +179,16 @@ async def test_outage_that_follows_another_is_one_with_it(monkeypatch: pytest.Mo
         assert [outage.begun for outage in outages] == [0.0, 0.0, 242.0]
 
 
+async def test_outage_goes_on_while_other_requests_are_not_answered() -> None:
+    async with following() as state:
+        state.reflector.unanswered(5.0)
+        assert state.reflector.outage is None
+        for now, ended in ((50.0, 50.0), (129.0, 129.0), (131.0, 129.0)):
+            state.reflector.outage = state.reflector.outage or Outage(10.0, 20.0)
+            state.reflector.unanswered(now)
+            assert state.reflector.outage == Outage(10.0, ended)
+
+
 async def test_expired_version_is_no_outage() -> None:
     async with following() as state:
         state.server.faults.extend([status(410)])

@@ -146,6 +146,26 @@ def test_pod_finds_no_slice_that_went_before_the_scheduler_followed_again() -> N
         assert not play(Script(seed, ((40,),), arrivals, away)).problems
 
 
+def test_pod_keeps_its_gate_while_the_planners_writes_tell_that_the_api_server_is_in_trouble() -> (
+    None
+):
+    """The planner follows at once again after a moment's outage, the scheduler fails much longer.
+
+    The 40gb slice goes meanwhile, and `late` has no place: the scheduler would see that slice yet.
+    In other runs none of the planner's requests fails, and it cannot know.
+    """
+    arrivals = (
+        Arrival(at=5.3, name="brief", sizes=(10,), seconds=2.0, gated=False),
+        Arrival(at=10.3, name="first", sizes=(20,), seconds=5.0),
+        Arrival(at=16.2, name="whole", sizes=(40,), seconds=0.5),
+        Arrival(at=26.2, name="second", sizes=(33,), seconds=0.5, priority=5),
+        Arrival(at=35.6, name="late", sizes=(40,), seconds=2.0),
+    )
+    troubles = Trouble(17.5, Kind.BROKEN, 12.0), Trouble(18.2, Kind.AWAY, 0.05)
+    for seed in (50, 63, 65, 67, 189, 196):
+        assert not play(Script(seed, ((40,),), arrivals, troubles)).problems
+
+
 MOMENTS_OF_A_WITHDRAWAL = range(0, 100, 10)  # milliseconds
 
 
