@@ -91,7 +91,7 @@ faults: SEEDS = 34
 faults: $(TESTING) ## faults on a real control plane, SEEDS runs (34, each fault once) from FIRST (0) on
 	@$(RUN) -m tests.faults --first $(FIRST) --seeds $(SEEDS)
 
-soak: $(TESTING) ## LIVES pods (100,000) come and go in virtual time: memory and descriptors by decile (hours)
+soak: $(TESTING) ## LIVES pods (100,000) come and go in virtual time: memory and descriptors by decile (three quarters of an hour)
 	@$(RUN) -m tests.simulation.soak --lives $(LIVES)
 
 optima: $(PROVING) ## prove the optima that the packing benchmark compares with anew (half an hour)
