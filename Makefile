@@ -69,7 +69,7 @@ session: $(TESTING) ## play docs/session.md on a real control plane and record w
 bench: $(TESTING) ## every benchmark; ratios against baselines of the same run
 	@$(RUN) -m benchmarks
 
-scale: $(TESTING) ## the cluster benchmark on 10 to 1,000 nodes, the planner alone on 1,000, and benchmarks/RESULTS.md of it (25 minutes)
+scale: $(TESTING) ## the cluster benchmark on 10 to 1,000 nodes, the planner alone on 1,000, and benchmarks/RESULTS.md of it (a quarter of an hour)
 	@$(RUN) -m benchmarks.cluster --nodes 10 --burst 80 --rate 4 --waiting 100 --save benchmarks/results/cluster-10.json
 	@$(RUN) -m benchmarks.cluster --nodes 100 --burst 200 --rate 10 --seconds 40 --waiting 50 --patience 60 --save benchmarks/results/cluster-100.json
 	@$(RUN) -m benchmarks.cluster --nodes 300 --phases steady --load 0.5 --rate 50 --seconds 20 \

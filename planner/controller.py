@@ -321,9 +321,9 @@ class Controller:
         facts = {**action.facts, "error": str(error) or "no answer in time"}
         if self._setbacks.failed(action, error, self._clock()):
             self._trigger()
-        if not is_refusal(error):
+        if not is_refusal(error) and not isinstance(error, InvalidNodeLayout):
             self._cluster.unanswered(time.monotonic())
-        if isinstance(action, WriteSpec) and is_refusal(error):
+        elif isinstance(action, WriteSpec) and is_refusal(error):
             self._absences.refused(action.layout.name, str(error), time.monotonic())
         if isinstance(action, Nominate) and action.pod.uid in self._setbacks.unnominable:
             log.warning("not nominated: is `patch` on pods/status allowed?", extra=facts)

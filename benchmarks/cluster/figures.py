@@ -124,8 +124,8 @@ def _each(counts: Any, pods: int) -> dict[str, float]:
 
 
 def _ratios(parts: dict[str, Figures]) -> Figures:
-    """To pods that the scheduler alone binds, in the same run; of a lone pod its admission counts
-    too, which is most of what it waits for."""
+    """To pods that the scheduler alone binds, in the same run. The time of a lone pod counts from
+    when it was sent, with its admission."""
     ratios: Figures = {}
     for name, floor in _FLOORS.items():
         if name in parts:

@@ -31,7 +31,7 @@ async def lone(run: Run) -> None:
     names = _names(run, "plain")
     await run.note(FLOOR, partial(_each, run, names, plain, plain=True))
     await run.note(new, partial(_each, run, _names(run, "new"), pod))
-    # Of the same sizes, whose slices stand by now.
+    # These pods have the same sizes as those before: their slices stand by now.
     await run.note(existing, partial(_each, run, _names(run, "old"), pod))
     await _withdrawals(run, withdrawal)
 
