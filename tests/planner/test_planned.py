@@ -122,7 +122,8 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
 
     Not all pods are bound where planned: a spread constraint may refuse a pod its node until
     others are bound, and the scheduler, which takes pods in its own order, then tries other nodes.
-    That was so for 0 to 3.2 % of the pods in seven runs, and for 82 and 84 % where no pod is nominated.
+    That was so for 0 to 3.2 % of the pods in seven runs, and for 82 and 84 % in two runs in which
+    no pod is nominated.
     """
     names = await add_varied_nodes(kube, 26, cpu="32")
     record = Record()
