@@ -4,6 +4,7 @@ The planner writes `spec`, the agent writes `status`; both, and the CLI, read it
 that the format lives in one place (the CRD's schema in the chart is held to it by a test).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,6 +67,11 @@ class LayoutSpec:
 
     gpus: tuple[GpuSpec, ...] = ()
     release: bool = False
+
+    @property
+    def counts(self) -> Counter[SliceSize]:
+        """How many slices of each size it asks for on all GPUs together."""
+        return sum((Counter(dict(gpu.slices)) for gpu in self.gpus), Counter())
 
 
 @dataclass(frozen=True, slots=True)

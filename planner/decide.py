@@ -17,7 +17,6 @@ from planner.gate.going import pod_actions
 from planner.gate.guards import cleared, guards, told
 from planner.gate.passage import one_group_at_a_time
 from planner.gate.preemption import evictions
-from planner.gate.rivals import ours
 from planner.model.nodes import Node
 from planner.model.plan import Placement, Plan, Refusal
 from planner.model.pods import GATE, Available, Pod
@@ -31,7 +30,7 @@ from planner.progress.course import (
     with_places,
 )
 from planner.progress.machine import Phase, Progress, nominated
-from planner.progress.note import kept_place, wanted_note
+from planner.progress.note import kept_place, read_note, wanted_note
 from planner.sites import Sites, find_sites, node_actions, overdue
 from planner.state.absence import Absence
 from planner.state.bindings import seen_bound
@@ -205,9 +204,15 @@ def _words(
         known, available = progress.get(pod.uid), told.get(pod.uid)
         if (known is None and available is None) or pod.uid in written:
             continue
-        note = wanted_note(pod, known, ours(pod)) if known is not None else pod.progress
+        note = pod.progress if known is None else _as_nominated(pod, known)
         if note != pod.progress or available is not None:
             yield Inform(pod, note if note != pod.progress else None, available)
+
+
+def _as_nominated(pod: Pod, progress: Progress) -> str:
+    """The annotation that the pod should have, as long as its nomination stays."""
+    before = read_note(pod.progress)
+    return wanted_note(pod, progress, before.nominated, late=before.late)
 
 
 def _snapshot(

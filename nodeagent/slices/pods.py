@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mpslice.errors import InvalidQuantity
 from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
+from mpslice.progress import PROGRESS, is_early
 from mpslice.quantities import whole
 from mpslice.slices import SliceSize, parse_resource
 
@@ -39,7 +40,8 @@ class PodFacts:
     `admitted` says that the kubelet has decided about it (status.startTime is set then, by
     kubelet/status/status_manager.go); `stopped`, that it is at its end and the kubelet has seen all
     its containers end, which a pod that is force-deleted lacks; `waiting_since` is a Unix time.
-    `spread` is its group, namespace/name, if that is to be spread over GPUs.
+    `early` says that it still had its gate when it was `nominated`, so every scheduler knew of that
+    when it decided. `spread` is its group, namespace/name, if that is to be spread over GPUs.
     """
 
     key: str
@@ -47,6 +49,7 @@ class PodFacts:
     needs: tuple[Need, ...]
     node: str = ""
     nominated: str = ""
+    early: bool = False
     ended: bool = False
     admitted: bool = False
     stopped: bool = False
@@ -66,9 +69,9 @@ class PodFacts:
 
         A scheduler that has said Unschedulable decides anew when the node's status offers more.
         With `old_status` it may not have seen yet that the status offers less again. A nomination
-        to another node tells what is decided next: one that was made before may be written to the
-        API server again and again meanwhile (client-go, rest/with_retry.go). `now` is by the API
-        server's clock.
+        to another node that came after the gate went tells what is decided next: a decision made
+        before may be written to the API server again and again meanwhile (client-go,
+        rest/with_retry.go). `now` is by the API server's clock.
         """
         if self.node or self.ended or self.gated:
             return False
@@ -76,6 +79,8 @@ class PodFacts:
             return True
         if self.unschedulable:
             return old_status and not self.nominated
+        if self.early:
+            return False
         return now - self.waiting_since < IN_HAND_SECONDS
 
 
@@ -87,15 +92,18 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
     if not needs and not nos_plugin:
         return None
     scheduled = _scheduled_condition(status)
+    annotations = metadata.get("annotations") or {}
+    nominated = status.get("nominatedNodeName") or ""
     verdict = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
-    uid = (metadata.get("annotations") or {}).get(_MIRROR) or metadata.get("uid")
+    uid = annotations.get(_MIRROR) or metadata.get("uid")
     ended = status.get("phase") in ("Succeeded", "Failed")
     return PodFacts(
         key=f"{metadata.get('namespace', '')}/{metadata['name']}",
         uid=str(uid or ""),
         needs=needs,
         node=spec.get("nodeName") or "",
-        nominated=status.get("nominatedNodeName") or "",
+        nominated=nominated,
+        early=is_early(annotations.get(PROGRESS) or "", nominated),
         ended=ended,
         admitted=bool(status.get("startTime")),
         stopped=bool(ended or metadata.get("deletionTimestamp")) and not _runs(status),

@@ -4,10 +4,12 @@ A pod that loses its gate in that time could be bound to such a slice, and would
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
 from mpslice.kube.reflector import Outage
+from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
 from planner.model.nodes import Node
 
@@ -42,23 +44,42 @@ class Leaving:
 
     Every time is one of `time.monotonic`. `outage` is the newest time in which nodes could not be
     followed: what goes in an outage, or before kube-scheduler has caught up with it, is kept until
-    then.
+    then. Slices may have come and gone before the planner saw the node again, so what its layouts
+    asked for meanwhile counts as shown, too.
     """
 
     def __init__(self) -> None:
         self._gone: dict[NodeSize, float] = {}  # since when
+        self._asked: dict[str, Counter[SliceSize]] = {}  # by layouts that came before the newest
 
     def changed(
-        self, old: Node | None, new: Node | None, now: float, outage: Outage | None
+        self,
+        old: Node | None,
+        new: Node | None,
+        now: float,
+        outage: Outage | None,
+        newest: str = "",
     ) -> None:
-        """A node shows other slices than before."""
+        """A node shows other slices than before; `newest` is the `version_tag` of its layout."""
         self._forget(now, outage)
         if old is None:
             return
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
-        for size, count in old.slices.items():
+        before = Counter(old.slices) | self._asked.get(old.name, Counter())
+        for size, count in before.items():
             if shown.get(size, 0) < count:
                 self._gone[old.name, size] = now
+        if new is None or new.applied == newest:
+            self._asked.pop(old.name, None)
+
+    def replaced(self, before: NodeLayout, newest: NodeLayout | None, node: Node | None) -> None:
+        """`newest` took the place of `before`, which the node may show until it shows the other."""
+        if newest is None or node is None or node.applied == newest.version_tag:
+            self._asked.pop(before.name, None)
+            return
+        wanted = newest.spec.counts
+        asked = self._asked.get(newest.name, Counter()) | before.spec.counts
+        self._asked[newest.name] = Counter({s: n for s, n in asked.items() if n > wanted[s]})
 
     def seen_still(self, now: float, outage: Outage | None) -> frozenset[NodeSize]:
         """What kube-scheduler may still see."""

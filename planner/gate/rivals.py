@@ -268,7 +268,7 @@ def nominations(
         if pod.key in wanted or not rivals.outlive(pod)
     }
     return tuple(
-        Nominate(pod, node, wanted_note(pod, noted(pod), node))
+        Nominate(pod, node, wanted_note(pod, noted(pod), node, late=not pod.gated))
         for pod in pods
         if pod.key not in theirs
         if (node := _nominee(pod, *wanted.get(pod.key, ("", False)))) != pod.nominated

@@ -12,24 +12,26 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mpslice.gpus import GpuUuid
+from mpslice.progress import LATE, NOMINATED, members
 from planner.model.pods import Pod
 from planner.model.preemption import Hold
 from planner.model.snapshot import Place
 from planner.progress.machine import NEW, Phase, Progress
 
-PROGRESS: Final = "mpslice.io/progress"
-"""The annotation's key."""
-
 _LONGEST: Final = 300  # characters of somebody else's words
+_MOST: Final = 1_000_000  # backoffs; more are somebody else's idea
+_NOWADAYS: Final = 2000  # a year; times are at most a thousand years from it
 _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The annotation as read: `nominated` is the node that we nominated the pod to, or ""."""
+    """The annotation as read: `nominated` is the node that we nominated the pod to, or "", and
+    `late` says that the pod had lost its gate by then."""
 
     progress: Progress = NEW
     nominated: str = ""
+    late: bool = False
 
 
 def time_text(moment: datetime) -> str:
@@ -37,7 +39,7 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(_FORM)
 
 
-def note_text(progress: Progress, nominated: str = "") -> str:
+def note_text(progress: Progress, nominated: str = "", *, late: bool = False) -> str:
     """The annotation, "" where there is nothing to remember.
 
     Example: `{"backoff":{"attempts":1,"until":"2026-01-01T12:00:10Z","words":"…"}}`.
@@ -54,7 +56,9 @@ def note_text(progress: Progress, nominated: str = "") -> str:
             "until": time_text(hold.until),
         }
     if nominated:
-        said["nominated"] = nominated
+        said[NOMINATED] = nominated
+        if late:
+            said[LATE] = True
         if progress.gpus:
             said["gpus"] = list(progress.gpus)
     if progress.backs_off and progress.until is not None:
@@ -69,10 +73,8 @@ def note_text(progress: Progress, nominated: str = "") -> str:
 
 def read_note(text: str) -> Note:
     """What an earlier planner wrote; text that is not ours says nothing."""
-    if not text:
-        return Note()
+    said = members(text)
     try:
-        said = json.loads(text)
         backoff = said.get("backoff") or {}
         progress = Progress(
             since=_time(said, "since"),
@@ -85,12 +87,12 @@ def read_note(text: str) -> Note:
                 progress,
                 phase=Phase.BACKOFF,
                 until=_time(backoff, "until"),
-                attempts=max(1, int(backoff["attempts"])),
+                attempts=min(max(1, int(backoff["attempts"])), _MOST),
                 avoided=tuple(str(node) for node in backoff.get("avoided") or ()),
-                words=str(backoff.get("words") or ""),
+                words=str(backoff.get("words") or "")[:_LONGEST],
             )
-        return Note(progress, str(said.get("nominated") or ""))
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return Note(progress, str(said.get(NOMINATED) or ""), said.get(LATE) is True)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return Note()
 
 
@@ -115,12 +117,16 @@ def kept_place(pod: Pod) -> Place | None:
 
 
 def _time(said: Mapping[str, Any], key: str) -> datetime | None:
-    text = said.get(key)
-    moment = datetime.fromisoformat(text) if text else None
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+    """Raises ValueError for what is no time, or one so far away that sums with it are none."""
+    if not (text := said.get(key)):
+        return None
+    moment = datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+    if abs(moment.year - _NOWADAYS) > 1000:
+        raise ValueError(f"{text} is no time of ours")
+    return moment
 
 
-def wanted_note(pod: Pod, progress: Progress, nominated: str) -> str:
+def wanted_note(pod: Pod, progress: Progress, nominated: str, *, late: bool = False) -> str:
     """The text that the pod's annotation should have.
 
     A backoff that is over stays written: its number goes on counting, and to delete it would be a
@@ -136,4 +142,4 @@ def wanted_note(pod: Pod, progress: Progress, nominated: str) -> str:
             preempting=progress.preempting,
             gpus=progress.gpus,
         )
-    return note_text(progress, nominated)
+    return note_text(progress, nominated, late=late)

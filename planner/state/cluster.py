@@ -166,6 +166,14 @@ class Cluster:
         else:
             self._applied.pop(name, None)
 
+    def _note_replaced(self, before: LayoutRecord | None, name: str) -> None:
+        """The spec may be another than it was; `before` is the layout as it was."""
+        newest = self._layout(name)
+        if not isinstance(before, NodeLayout):
+            return
+        if newest is None or newest.version_tag != before.version_tag:
+            self._leaving.replaced(before, newest, self._nodes.objects.get(name))
+
     @property
     def unreadable(self) -> dict[str, str]:
         """Nodes whose NodeLayout is none, and why."""
@@ -226,7 +234,9 @@ class Cluster:
                 written, seen = parse_node_layout(answer), self._layouts.objects.get(layout.name)
                 # The watch may have been quicker than the answer.
                 if isinstance(seen, NodeLayout) and _is_newer(written, seen):
+                    before = self._layout(layout.name)
                     self._written[layout.name] = written
+                    self._note_replaced(before, layout.name)
                     self._note_applied(layout.name)
             case Ungate() | Nominate() | Inform():
                 patched = project_pod(answer)
@@ -252,8 +262,9 @@ class Cluster:
         self._on_pod(change)
 
     def _node_changed(self, change: Change[Node]) -> None:
-        now = time.monotonic()
-        self._leaving.changed(change.old, change.new, now, self._nodes.outage)
+        now, layout = time.monotonic(), self._layout(change.key)
+        newest = "" if layout is None else layout.version_tag
+        self._leaving.changed(change.old, change.new, now, self._nodes.outage, newest)
         self._note_applied(change.key)
         self._on_change()
 
@@ -270,8 +281,10 @@ class Cluster:
 
     def _layout_changed(self, change: Change[LayoutRecord]) -> None:
         written, new = self._written.get(change.key), change.new
+        before = written or change.old
         if written and not (isinstance(new, NodeLayout) and _is_newer(written, new)):
             del self._written[change.key]
+        self._note_replaced(before, change.key)
         self._note_applied(change.key)
         self._on_change()
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
 from mpslice.kube.shapes import NAMESPACE, NODE, POD, check_shape
 from mpslice.nodelayout import APPLIED_ANNOTATION
+from mpslice.progress import PROGRESS
 from mpslice.quantities import whole
 from mpslice.slices import GB_RESOURCE, SliceSize, parse_resource
 from planner.model.constraints import (
@@ -23,7 +24,6 @@ from planner.model.constraints import (
 )
 from planner.model.nodes import Node
 from planner.model.pods import Available, Pod, SliceClaim
-from planner.progress.note import PROGRESS
 from planner.state.parse_relations import parse_relations
 from planner.state.parse_requests import (
     allocatable,

@@ -5,9 +5,9 @@ from typing import Final
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube, PatchType, Resource
 from mpslice.kube.errors import Conflict
 from mpslice.nodelayout import API_VERSION, KIND, spec_to_json
+from mpslice.progress import PROGRESS
 from planner.model.nodes import Node
 from planner.model.pods import GATE, Pod
-from planner.progress.note import PROGRESS
 from planner.words.condition import condition_json
 from planner.writes.actions import (
     MANAGED_LABEL,

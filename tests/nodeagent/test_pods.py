@@ -125,3 +125,20 @@ def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -
     pod = pending(nominatedNodeName="n1")
     assert pod.on_its_way_to("n2", CREATED + 1, old_status=False)
     assert not pod.on_its_way_to("n2", CREATED + IN_HAND_SECONDS + 1, old_status=False)
+
+
+def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_does_not_come() -> None:
+    """No scheduler has decided on it before."""
+    pod = pod_manifest("a", 10)
+    pod["status"]["nominatedNodeName"] = "n1"
+    comes = {
+        '{"nominated":"n1"}': False,
+        '{"nominated":"n1","late":true}': True,
+        '{"nominated":"n3"}': True,  # somebody else has nominated it since
+        '["nominated"]': True,
+        "nonsense": True,
+    }
+    for text, expected in comes.items():
+        pod["metadata"]["annotations"] = {"mpslice.io/progress": text}
+        assert facts(pod).on_its_way_to("n2", CREATED + 1, old_status=False) is expected, text
+        assert facts(pod).on_its_way_to("n1", CREATED + 1, old_status=False)

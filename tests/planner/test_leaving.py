@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from mpslice.gpus import GpuUuid
 from mpslice.kube.reflector import Outage
+from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
 from mpslice.slices import SliceSize
 from planner.decide import decide
 from planner.gate.leaving import Leaving, catching_up, caught_up
@@ -14,6 +16,7 @@ from planner.view import View
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod, decided, ungated, written
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GPU = GpuUuid("GPU-1")
 SEAT = ("n1", SliceSize(10))
 
 
@@ -168,3 +171,43 @@ def test_outage_that_goes_on_after_a_moment_makes_the_time_longer() -> None:
     goes(leaving, 125.0, Outage(100.0, 110.0))
     assert leaving.seen_still(163.8, both) == {SEAT}
     assert leaving.seen_still(164.0, both) == frozenset()
+
+
+def laid(generation: int, slices: dict[int, int]) -> NodeLayout:
+    """The node's layout as it is asked for at a generation."""
+    spec = LayoutSpec((GpuSpec(GPU, {SliceSize(gb): n for gb, n in slices.items()}),))
+    return NodeLayout("n1", spec, generation=generation, uid="l1")
+
+
+def test_slice_that_came_and_went_while_the_node_was_not_seen_is_leaving_until_then() -> None:
+    """Its layout was the planner's own, or was seen; kube-scheduler may have seen the slice."""
+    leaving, over = Leaving(), Outage(100.0, 110.0)
+    with_5, with_10, with_40 = laid(1, {5: 1}), laid(2, {5: 1, 10: 1}), laid(3, {40: 1})
+    before = replace(a_node(shows={5: 1}), applied=with_5.version_tag)
+    leaving.replaced(with_5, with_10, before)
+    leaving.replaced(with_10, with_40, before)
+    after = replace(a_node(shows={5: 0, 10: 0, 40: 1}), applied=with_40.version_tag)
+    leaving.changed(before, after, 111.0, over, with_40.version_tag)
+    gone = {("n1", SliceSize(5)), ("n1", SliceSize(10))}
+    assert leaving.seen_still(133.5, over) == gone
+    assert leaving.seen_still(133.7, over) == frozenset()
+    leaving.changed(after, after, 140.0, over, with_40.version_tag)
+    assert leaving.seen_still(140.0, over) == frozenset()
+
+
+def test_slice_that_the_newest_layout_asks_for_still_is_not_leaving_before_it_stands() -> None:
+    leaving = Leaving()
+    first, second = laid(1, {10: 1}), laid(2, {10: 1, 20: 1})
+    bare = a_node(shows={5: 2})
+    leaving.replaced(first, second, bare)
+    leaving.changed(bare, a_node(shows={5: 1}), 100.0, None, second.version_tag)
+    assert leaving.seen_still(100.0, None) == {("n1", SliceSize(5))}
+
+
+def test_layout_that_the_node_showed_before_the_planner_saw_it_leaves_nothing_behind() -> None:
+    leaving = Leaving()
+    first, second = laid(1, {10: 1}), laid(2, {20: 1})
+    node = replace(a_node(shows={20: 1}), applied=second.version_tag)
+    leaving.replaced(first, second, node)
+    leaving.changed(node, replace(node, applied="l1/3"), 100.0, None, "l1/3")
+    assert leaving.seen_still(100.0, None) == frozenset()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mpslice.slices import SliceSize
+from planner.decide import decide
 from planner.model.pods import GATE, Pod, SliceClaim
 from planner.progress.course import Course, begin
 from planner.progress.machine import (
@@ -32,7 +33,10 @@ from planner.progress.machine import (
     refuses_everywhere,
     wait,
 )
-from planner.progress.note import note_text, read_note, wanted_note
+from planner.progress.note import Note, note_text, read_note, wanted_note
+from planner.view import View
+from planner.writes.actions import Inform, Nominate
+from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 POD = Pod("default", "p", uid="p")
@@ -235,6 +239,56 @@ def test_annotation_of_a_pause_that_is_over_is_left_as_it_is() -> None:
 )
 def test_annotation_that_is_not_ours_says_nothing(text: str) -> None:
     assert read_note(text).progress == NEW
+
+
+HOSTILE = [
+    "[" * 16_000,
+    '{"a":' * 3_000,
+    '{"since":"' + "2" * 20_000,
+    '{"since":"0001-01-01T00:00:00Z"}',
+    '{"since":"9999-12-31T23:59:59Z"}',
+    '{"reserving":"0001-01-01T00:00:00+14:00"}',
+    '{"preempting":{"node":"n1","gpus":["GPU-1"],"until":"9999-12-31T23:59:59-10:00"}}',
+    '{"backoff":{"attempts":1e400,"until":"2026-01-01T12:00:10Z"}}',
+    '{"backoff":{"attempts":1,"until":"0001-01-01T00:00:00Z"}}',
+    '{"nominated":"\\ud800"}',
+    '{"backoff":{"attempts":1,"until":"2026-01-01T11:00:10Z","words":"\\ud800"}}',
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:40])
+@pytest.mark.parametrize("preemption", [False, True])
+def test_annotation_of_a_hostile_pod_says_nothing_and_stops_no_decision(
+    text: str, preemption: bool
+) -> None:
+    """Everybody's pods wait for the decision, and everybody may write annotations."""
+    assert read_note(text) == Note()
+    big = replace(a_pod("big", 80), progress=text, priority=5)
+    pods = replace(a_pod("small", 10), progress=text), big, a_pod("held", 20, node="n1")
+    layout = a_layout(used=[(20, "default/held")], free={10: 1})
+    nodes = (a_node(shows={20: 1, 10: 1}),)
+    view = View(nodes, {"n1": layout}, pods, LABEL, now=NOW, preemption=preemption)
+    decision = decide(view)
+    answered = (*decision.plan.placements, *decision.refused)
+    assert {answer.pod.name for answer in answered} == {"small", "big"}
+    later = replace(view, now=NOW + timedelta(hours=1), progress=decision.progress)
+    for action in (*decision.actions, *decide(later).actions):
+        if isinstance(action, Inform | Nominate):
+            assert (action.note or "").encode() is not None
+
+
+def test_number_of_pauses_that_somebody_made_up_counts_as_a_million() -> None:
+    text = '{"backoff":{"attempts":' + "9" * 40 + ',"until":"2026-01-01T12:00:10Z"}}'
+    assert read_note(text).progress.attempts == 1_000_000
+
+
+def test_nomination_is_late_if_it_is_made_when_the_gate_is_gone_and_stays_so() -> None:
+    gated = a_pod("p", 10)
+    assert wanted_note(gated, NEW, "n1", late=False) == '{"nominated":"n1"}'
+    text = wanted_note(replace(gated, gates=()), NEW, "n1", late=True)
+    assert text == '{"nominated":"n1","late":true}'
+    assert read_note(text) == Note(nominated="n1", late=True)
+    assert wanted_note(gated, NEW, "", late=True) == ""
 
 
 def test_reservation_is_known_of_the_pod_and_of_its_group() -> None:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from mpslice.kube.api import Json
+from mpslice.progress import PROGRESS
 from planner.model.plan import Cause
-from planner.progress.note import PROGRESS, time_text
+from planner.progress.note import time_text
 from tests.cli.objects import HOSTNAME, ZONE, anti_affinity, zone_spread
 from tests.planner.pods import slice_pod
 
