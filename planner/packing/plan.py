@@ -131,7 +131,9 @@ def _changes(
     snapshot: Snapshot, pods: Sequence[Pod], made: Plan
 ) -> tuple[Mapping[str, Layout], int]:
     """The layouts for placements that were planned on another state, and what is withdrawn."""
-    state = State(snapshot, pods, [])
+    names = {name for _, name, _ in made.placements}
+    nodes = tuple([each for each in snapshot.nodes if each.node.name in names])
+    state = State(replace(snapshot, nodes=nodes), pods, [])
     by_uuid = {(node.name, gpu.uuid): gpu for node in state.nodes for gpu in node.gpus}
     for pod, name, uuids in made.placements:
         gpus = tuple(by_uuid[name, uuid] for uuid in uuids)

@@ -68,6 +68,7 @@ _Option = tuple[int, Pod, PodClass, Sequence[NodeBook]]
 def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
     found: list[_Option] = []
     nodes: dict[PodClass, list[NodeBook]] = {}
+    standing = _standing(state)
     looks = _LOOKS
     whole: set[int] = set()  # units of which all pods find free slices
     for number in numbers:
@@ -83,8 +84,8 @@ def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
                     looks -= len(state.standing_nodes)
                     if looks < 0:
                         return None
-                    able = (node for node in state.standing_nodes if _may_hold(state, node, pods))
-                    nodes[pods] = list(able)
+                    able = standing.get(pods.seats[0], {}).items()
+                    nodes[pods] = [n for n, free in able if _may_hold(state, n, free, pods)]
             if nodes[pods]:
                 found.append((number, pod, pods, nodes[pods]))
                 if len(found) > _PODS:
@@ -96,15 +97,26 @@ def _options(state: State, numbers: Sequence[int]) -> list[_Option] | None:
     return found
 
 
-def _may_hold(state: State, node: NodeBook, pods: PodClass) -> bool:
+def _standing(state: State) -> Mapping[SliceSize, Mapping[NodeBook, Mapping[SliceSize, int]]]:
+    """By size the nodes on which a free slice of it stands, and all free slices there."""
+    found: dict[SliceSize, dict[NodeBook, Mapping[SliceSize, int]]] = {}
+    for node in state.standing_nodes:
+        free: dict[SliceSize, int] = {}
+        for gpu in node.gpus:
+            for size, count in gpu.free.items():
+                free[size] = free.get(size, 0) + count
+        for size, count in free.items():
+            if count > 0:
+                found.setdefault(size, {})[node] = free
+    return found
+
+
+def _may_hold(state: State, node: NodeBook, free: Mapping[SliceSize, int], pods: PodClass) -> bool:
     if node.order not in state.candidates(pods).orders:
         return False
     if not state.relations.active and not pods.fits(node):
         return False
-    free: Counter[SliceSize] = Counter()
-    for gpu in node.gpus:
-        free.update(gpu.free)
-    return Counter(pods.seats) <= free
+    return pods.single or Counter(pods.seats) <= Counter(free)
 
 
 def _items(state: State, found: Sequence[_Option]) -> list[_Item]:

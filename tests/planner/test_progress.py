@@ -269,8 +269,8 @@ def test_annotation_of_a_hostile_pod_says_nothing_and_stops_no_decision(
     nodes = (a_node(shows={20: 1, 10: 1}),)
     view = View(nodes, {"n1": layout}, pods, LABEL, now=NOW, preemption=preemption)
     decision = decide(view)
-    answered = (*decision.plan.placements, *decision.refused)
-    assert {answer.pod.name for answer in answered} == {"small", "big"}
+    placed = {placement.pod.name for placement in decision.plan.placements}
+    assert placed | {refusal.pod.name for refusal in decision.refused} == {"small", "big"}
     later = replace(view, now=NOW + timedelta(hours=1), progress=decision.progress)
     for action in (*decision.actions, *decide(later).actions):
         if isinstance(action, Inform | Nominate):
