@@ -12,7 +12,6 @@ from tests.api.kube import Call, ModelKube
 from tests.api.model import ApiModel
 from tests.simulation.script import Kind
 
-_MOST_WRITES = 50  # that a client may send in a second: there are ten pods
 _DEADLINE = 5.0  # seconds that a client waits for an answer
 _TRIES = 10
 """So often a client of Kubernetes tries again within a request when it is told after how long
@@ -26,8 +25,11 @@ _OF_LATENESS = (Kind.LATE, Kind.SLOW)
 class Network:
     """`active` counts the troubles that last, `writes` the requests to write by client.
 
-    `tell` gets a line for each of them, `problem` a client that sends too many.
+    `tell` gets a line for each of them, `problem` a client that sends more than `most_writes` in a
+    second.
     """
+
+    most_writes = 50  # there are ten pods
 
     def __init__(
         self,
@@ -55,8 +57,8 @@ class Network:
             self._second = second
             self._in_second.clear()
         self._in_second[client] += 1
-        if self._in_second[client] > _MOST_WRITES:
-            self._problem(f"{client} has sent {_MOST_WRITES} writes within a second")
+        if self._in_second[client] > self.most_writes:
+            self._problem(f"{client} has sent {self.most_writes} writes within a second")
 
     def begin(self, kind: Kind) -> None:
         self.active[kind] += 1

@@ -57,7 +57,9 @@ class Outcome:
 
 
 class Run:
-    """The cluster of a run. `tell` gets a line for each thing that happens."""
+    """The cluster of a run. `tell` gets a line for each thing that happens; each node has `cpu`."""
+
+    cpu = "32"
 
     def __init__(self, script: Script, clock: Clock, tell: Callable[[str], None] | None) -> None:
         self.script = script
@@ -205,7 +207,7 @@ class Run:
     # What happens.
 
     def _add_node(self, name: str, gpus: int) -> None:
-        node: Json = node_manifest(name) | node_status()
+        node: Json = node_manifest(name) | node_status(self.cpu)
         node["metadata"]["labels"]["host"] = name
         node["spec"] = {}
         self.api.put(NODES, node)

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mpslice.kube.api import EVENTS, PODS
-from tests.api.model import Entry
 from tests.simulation.clock import Clock, virtual_time
-from tests.simulation.run import Run
 from tests.simulation.script import Arrival, Kind, Script, Trouble
+from tests.simulation.stream import Stream
 
 GROWTH: Final = 0.03
 """The share by which memory may grow over the last half: what the allocator's pages make of it."""
@@ -32,8 +30,6 @@ _LIFE: Final = (0.5, 15.5)  # seconds; so two thirds of the GPUs' memory are use
 _SIZES: Final = (5, 10, 10, 20, 20, 40)
 _TROUBLES: Final = (Kind.CUT, Kind.EXPIRED, Kind.SLOW, Kind.DOUBLED, Kind.BUSY)
 _TROUBLE_EACH: Final = 400  # lives
-_KEPT: Final = 1.0  # seconds until a pod that has ended is deleted
-_COMPACTED_EACH: Final = 100  # lives; etcd's history ends every five minutes
 _DECILES: Final = 10
 
 
@@ -69,12 +65,11 @@ def growth(samples: Sequence[Sample]) -> list[str]:
     return found
 
 
-class Soak(Run):
-    """Pods that come and go at a steady rate; each is deleted soon after it has ended."""
+class Soak(Stream):
+    """Pods that come and go at a steady rate."""
 
     def __init__(self, lives: int, tell: Callable[[Sample], None], seed: int, clock: Clock) -> None:
         super().__init__(Script(seed, _NODES, (), ()), clock, None)
-        self.ended = 0
         self.samples: list[Sample] = []
         self._lives = lives
         self._sampled = tell
@@ -85,22 +80,8 @@ class Soak(Run):
     def lifetime(self, pod: str) -> float:
         return random.Random(pod).uniform(*_LIFE)
 
-    def _changed(self, plural: str, entry: Entry) -> None:
-        super()._changed(plural, entry)
-        if plural != PODS.plural or entry.old is None or entry.new is None:
-            return
-        phases = [each["status"].get("phase") for each in (entry.old, entry.new)]
-        if phases[0] != "Succeeded" and phases[1] == "Succeeded":
-            asyncio.get_running_loop().call_later(_KEPT, self._delete, entry.name)
-
     def _delete(self, name: tuple[str, str]) -> None:
-        self.api.remove(PODS, name[1], name[0])
-        self.ended += 1
-        if self.ended % _COMPACTED_EACH == 0:
-            for event in self.api.all(EVENTS):  # which live an hour
-                metadata = event["metadata"]
-                self.api.remove(EVENTS, metadata["name"], metadata["namespace"])
-            self.api.compact()
+        super()._delete(name)
         if self.ended * _DECILES // self._lives > len(self.samples):
             now = time.perf_counter()
             self.samples.append(sample(self.ended, now - self._since))
