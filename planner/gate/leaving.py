@@ -19,7 +19,8 @@ NodeSize = tuple[str, SliceSize]
 LINGER: Final = 2.0
 """Seconds by which kube-scheduler may see later than the planner that a node has a slice less."""
 
-_LONGEST: Final = 60.0  # seconds between two tries of client-go's reflector, at most
+LONGEST: Final = 60.0
+"""Seconds between two tries of client-go's reflector, at most."""
 
 
 def caught_up(outage: Outage) -> float:
@@ -31,7 +32,7 @@ def caught_up(outage: Outage) -> float:
     """
     if outage.ended is None:
         return math.inf
-    return outage.ended + LINGER + min(_LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
+    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
 
 
 def catching_up(now: float, outage: Outage | None) -> bool:

@@ -6,13 +6,14 @@ the watch has not caught up with.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.reflector import Change, Outage, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
 from planner.gate.leaving import Leaving, NodeSize, catching_up
@@ -64,6 +65,7 @@ class Cluster:
         self._applied: dict[str, NodeLayout] = {}  # of which the layout's status does not tell yet
         self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
+        self._before = Outage(-math.inf, time.monotonic())
         self._nodes = Reflector(kube, NODES, project_node, self._node_changed)
         self._layouts = Reflector(kube, NODE_LAYOUTS, project_layout, self._layout_changed)
         self._namespaces = Reflector(kube, NAMESPACES, project_namespace, self._namespace_changed)
@@ -185,11 +187,20 @@ class Cluster:
 
     def leaving(self, now: float) -> frozenset[NodeSize]:
         """What nodes show no more and kube-scheduler may still see (monotonic seconds)."""
-        return self._leaving.seen_still(now, self._nodes.outage)
+        return self._leaving.seen_still(now, self._outage)
 
     def catching_up(self, now: float) -> bool:
         """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
         return catching_up(now, self._nodes.outage)
+
+    @property
+    def _outage(self) -> Outage:
+        """The newest time in which nodes could not be followed: at first, that before the start.
+
+        kube-scheduler may have lost the API server then, and see much later than this planner what
+        goes from now on.
+        """
+        return self._nodes.outage or self._before
 
     def unanswered(self, now: float) -> None:
         """A write was not answered, or with an error of the API server's own."""
@@ -197,7 +208,7 @@ class Cluster:
 
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""
-        return self._leaving.due(now, self._nodes.outage)
+        return self._leaving.due(now, self._outage)
 
     @property
     def namespaces(self) -> dict[str, Labels]:
@@ -264,7 +275,7 @@ class Cluster:
     def _node_changed(self, change: Change[Node]) -> None:
         now, layout = time.monotonic(), self._layout(change.key)
         newest = "" if layout is None else layout.version_tag
-        self._leaving.changed(change.old, change.new, now, self._nodes.outage, newest)
+        self._leaving.changed(change.old, change.new, now, self._outage, newest)
         self._note_applied(change.key)
         self._on_change()
 
