@@ -21,6 +21,7 @@ IN_HAND_SECONDS: Final = 60.0
 _REFUSALS: Final = ("UnexpectedAdmissionError", "TopologyAffinityError")
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _NOS_CONTAINER: Final = "nvidia-mps-server"  # by nos's chart, where its MPS daemon runs
+_PLUGINS: Final = "/device-plugins"  # how the path of the kubelet's directory of plugins ends
 _NOS_IMAGE = re.compile(r"(?:^|/)nebuly-ai/k8s-device-plugin(?:[:@]|$)", re.ASCII)
 
 
@@ -38,8 +39,9 @@ class PodFacts:
 
     `uid` is the kubelet's: a static pod's mirror has another one in the API.
     `admitted` says that the kubelet has decided about it (status.startTime is set then, by
-    kubelet/status/status_manager.go); `stopped`, that it is at its end and the kubelet has seen all
-    its containers end, which a pod that is force-deleted lacks; `waiting_since` is a Unix time.
+    kubelet/status/status_manager.go; of a static pod before there is a mirror); `stopped`, that it
+    is at its end and the kubelet has seen all its containers end, which a pod that is force-deleted
+    lacks; `waiting_since` is a Unix time.
     `early` says that it still had its gate when it was `nominated`, so every scheduler knew of that
     when it decided. `spread` is its group, namespace/name, if that is to be spread over GPUs.
     """
@@ -71,7 +73,8 @@ class PodFacts:
         With `old_status` it may not have seen yet that the status offers less again. A nomination
         to another node that came after the gate went tells what is decided next: a decision made
         before may be written to the API server again and again meanwhile (client-go,
-        rest/with_retry.go). `now` is by the API server's clock.
+        rest/with_retry.go). `now` is by the API server's clock; a pod of a time that is still to
+        come is somebody's invention.
         """
         if self.node or self.ended or self.gated:
             return False
@@ -81,7 +84,7 @@ class PodFacts:
             return old_status and not self.nominated
         if self.early:
             return False
-        return now - self.waiting_since < IN_HAND_SECONDS
+        return abs(now - self.waiting_since) < IN_HAND_SECONDS
 
 
 def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
@@ -95,17 +98,17 @@ def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
     annotations = metadata.get("annotations") or {}
     nominated = status.get("nominatedNodeName") or ""
     verdict = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
-    uid = annotations.get(_MIRROR) or metadata.get("uid")
+    mirror = annotations.get(_MIRROR)
     ended = status.get("phase") in ("Succeeded", "Failed")
     return PodFacts(
         key=f"{metadata.get('namespace', '')}/{metadata['name']}",
-        uid=str(uid or ""),
+        uid=str(mirror or metadata.get("uid") or ""),
         needs=needs,
         node=spec.get("nodeName") or "",
         nominated=nominated,
         early=is_early(annotations.get(PROGRESS) or "", nominated),
         ended=ended,
-        admitted=bool(status.get("startTime")),
+        admitted=bool(mirror or status.get("startTime")),
         stopped=bool(ended or metadata.get("deletionTimestamp")) and not _runs(status),
         gated=bool(spec.get("schedulingGates")),
         unschedulable=verdict,
@@ -136,10 +139,13 @@ def _needs(spec: Mapping[str, Any]) -> tuple[Need, ...]:
 
 
 def _is_nos_plugin(spec: Mapping[str, Any]) -> bool:
+    """A name alone, which anybody may give a container, stops nothing on the node: a device plugin
+    mounts the kubelet's directory."""
+    mounts = (volume.get("hostPath") or {} for volume in spec.get("volumes") or ())
     return any(
         container["name"] == _NOS_CONTAINER or _NOS_IMAGE.search(container.get("image") or "")
         for container in spec.get("containers") or ()
-    )
+    ) and any((mount.get("path") or "").rstrip("/").endswith(_PLUGINS) for mount in mounts)
 
 
 def _sizes(resources: Mapping[str, Any]) -> set[SliceSize]:
@@ -187,5 +193,8 @@ def _changed_at(metadata: Mapping[str, Any]) -> float:
 
 
 def unix_time(time: object) -> float:
-    """Of a time as Kubernetes writes it; 0 for none."""
-    return datetime.fromisoformat(time).timestamp() if isinstance(time, str) and time else 0.0
+    """Of a time as Kubernetes writes it; 0 for none, and for a year that Python does not know."""
+    try:
+        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) and time else 0.0
+    except (ValueError, OverflowError):
+        return 0.0  # managedFields are what their sender says

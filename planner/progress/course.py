@@ -98,13 +98,23 @@ def begin(
             continue
         before = known.get(pod.uid)
         if before is None:
-            before = read_note(pod.progress).progress
+            before = _noted(pod)
             before = replace(before, since=before.since or _since(pod, freed.get(pod.uid)))
         before = by_clock(before, now)
         every[pod.uid], late = elapse(before, pod, refused.get(pod.uid), now)
         if late:
             overdue.add(late)
     return Course(every, frozenset(overdue))
+
+
+def _noted(pod: Pod) -> Progress:
+    """What the pod's annotation says; a hold of another number of GPUs than it has slices is not
+    one of ours."""
+    noted = read_note(pod.progress).progress
+    hold = noted.preempting
+    if hold is not None and len(hold.gpus) != len(pod.seats):
+        return replace(noted, preempting=None)
+    return noted
 
 
 def _since(pod: Pod, freed: datetime | None) -> datetime | None:

@@ -86,7 +86,7 @@ def read_note(text: str) -> Note:
             progress = replace(
                 progress,
                 phase=Phase.BACKOFF,
-                until=_time(backoff, "until"),
+                until=_needed(backoff),
                 attempts=min(max(1, int(backoff["attempts"])), _MOST),
                 avoided=tuple(str(node) for node in backoff.get("avoided") or ()),
                 words=str(backoff.get("words") or "")[:_LONGEST],
@@ -94,6 +94,13 @@ def read_note(text: str) -> Note:
         return Note(progress, str(said.get(NOMINATED) or ""), said.get(LATE) is True)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return Note()
+
+
+def _needed(backoff: Mapping[str, Any]) -> datetime:
+    until = _time(backoff, "until")
+    if until is None:
+        raise ValueError("a pause without an end")
+    return until
 
 
 def _hold(said: Mapping[str, Any] | None) -> Hold | None:

@@ -6,6 +6,7 @@ Requests have a module of their own (parse_requests.py), and so have relations b
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from mpslice.groups import GROUP_LABEL, SPREAD_ANNOTATION, SPREAD_OVER_GPUS
@@ -40,7 +41,8 @@ Labels = Mapping[str, str]
 MIN_MEMBER_ANNOTATION: Final = "mpslice.io/min-member"
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
-_MOST_SLICES: Final = 1024  # in one container: more than any node holds, few enough to count
+_MOST_SLICES: Final = 1024  # in one pod: more than any node holds, few enough to count
+_LONGEST_GRACE: Final = 10**8  # seconds, three years: sums with it are times
 _COUNT: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 
@@ -64,7 +66,7 @@ def parse_pod(obj: Json) -> Pod:
         finished=status.get("phase") in _FINISHED,
         terminating=bool(metadata.get("deletionTimestamp")),
         gates=tuple(str(gate.get("name") or "") for gate in spec.get("schedulingGates") or ()),
-        claims=tuple(_claims(init_containers, containers)),
+        claims=tuple(islice(_claims(init_containers, containers), _MOST_SLICES)),
         requests=pod_requests(spec, status),
         ports=tuple(host_ports(spec)),
         constraints=_constraints(spec),
@@ -87,7 +89,7 @@ def parse_pod(obj: Json) -> Pod:
 def _grace(metadata: Json, spec: Json) -> int:
     """The seconds that the pod may take to end; 30 where nothing is said."""
     said = metadata.get("deletionGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
-    return said if isinstance(said, int) else 30
+    return min(said, _LONGEST_GRACE) if isinstance(said, int) else 30
 
 
 def _volume_claims(name: str, spec: Json) -> Iterable[str]:
@@ -179,7 +181,7 @@ def slice_sizes(container: Json) -> list[SliceSize]:
     for name, quantity in merged.items():
         size = parse_resource(name)
         if size is not None:
-            sizes += [size] * min(whole(quantity), _MOST_SLICES)
+            sizes += [size] * min(whole(quantity), _MOST_SLICES - len(sizes))
     return sizes
 
 

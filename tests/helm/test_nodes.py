@@ -127,6 +127,12 @@ def nos(release: Release) -> Iterator[None]:
                     "command": ["sh", "-c", SHOW_AND_STAY],
                 }
             ],
+            "volumes": [
+                {
+                    "name": "plugins",
+                    "hostPath": {"path": str(release.node.device_plugin_dir)},
+                }
+            ],
         },
     }
     release.pods.apply(pod)

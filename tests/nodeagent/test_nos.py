@@ -13,7 +13,18 @@ from tests.nodeagent.conftest import pod_manifest
 
 def plugin(*containers: dict[str, str]) -> PodFacts | None:
     metadata = {"namespace": "nebuly-nvidia", "name": "plugin"}
-    return project_pod({"metadata": metadata, "spec": {"containers": containers}})
+    mounts = [{"name": "plugins", "hostPath": {"path": "/var/lib/kubelet/device-plugins/"}}]
+    return project_pod(
+        {"metadata": metadata, "spec": {"containers": containers, "volumes": mounts}}
+    )
+
+
+def test_pod_that_has_only_the_name_stops_nothing() -> None:
+    """Anybody may give a container a name, and a path on the host next to it."""
+    for path in ("/tmp/nvidia-mps", "/var/lib/kubelet", None):
+        volume = {"emptyDir": {}} if path is None else {"hostPath": {"path": path}}
+        spec = {"containers": [{"name": "nvidia-mps-server"}], "volumes": [volume]}
+        assert project_pod({"metadata": {"name": "a"}, "spec": spec}) is None
 
 
 def slice_pod(name: str, *, ended: bool = False) -> PodFacts:

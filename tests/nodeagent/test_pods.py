@@ -142,3 +142,24 @@ def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_does_not_come() -
         pod["metadata"]["annotations"] = {"mpslice.io/progress": text}
         assert facts(pod).on_its_way_to("n2", CREATED + 1, old_status=False) is expected, text
         assert facts(pod).on_its_way_to("n1", CREATED + 1, old_status=False)
+
+
+@pytest.mark.parametrize("time", ["0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "", "x"])
+def test_time_that_is_none_is_read_as_none(time: str) -> None:
+    """The API server takes managedFields as they are sent (ValidateManagedFields)."""
+    pod = pod_manifest("a", 10)
+    pod["metadata"]["managedFields"] = [{"manager": "me", "operation": "Update", "time": time}]
+    assert facts(pod).waiting_since == CREATED
+
+
+def test_pod_of_a_time_that_is_still_to_come_is_not_waited_for() -> None:
+    pod = pod_manifest("a", 10)
+    pod["metadata"]["managedFields"] = [{"manager": "me", "time": "9999-01-01T00:00:00Z"}]
+    assert not facts(pod).on_its_way_to("n1", CREATED + 1, old_status=False)
+
+
+def test_mirror_of_a_static_pod_has_been_admitted_before_it_was_made() -> None:
+    """So nobody keeps slices from being withdrawn by making one that no kubelet knows of."""
+    pod = pod_manifest("a", 10)
+    pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
+    assert facts(pod).admitted

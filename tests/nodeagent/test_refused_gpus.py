@@ -136,7 +136,11 @@ def plugin_of_nos() -> Json:
     containers = [{"name": "nvidia-device-plugin-ctr"}, {"name": "nvidia-mps-server"}]
     return {
         "metadata": {"name": "plugin-x7", "namespace": "nebuly-nvidia"},
-        "spec": {"nodeName": NODE, "containers": containers},
+        "spec": {
+            "nodeName": NODE,
+            "containers": containers,
+            "volumes": [{"name": "plugins", "hostPath": {"path": "/var/lib/k/device-plugins"}}],
+        },
         "status": {"phase": "Running"},
     }
 

@@ -292,3 +292,15 @@ def test_grace_is_that_of_the_deletion_else_that_of_the_spec() -> None:
     assert parse_pod(pod).grace == 600
     pod["metadata"]["deletionGracePeriodSeconds"] = 5
     assert parse_pod(pod).grace == 5
+
+
+def test_grace_without_end_is_three_years() -> None:
+    """The API server has no upper limit for it, and sums with it have to be times."""
+    assert parse_pod(a_pod(terminationGracePeriodSeconds=2**63 - 1)).grace == 10**8
+
+
+def test_pod_that_asks_for_a_million_slices_is_read_as_asking_for_a_thousand() -> None:
+    """A mirror pod passes admission; more than a thousand are on no node either."""
+    sizes = {f"nvidia.com/gpu-{gb}gb": "1024" for gb in range(1, 1000)}
+    many = [container(f"c{n}") | {"resources": {"limits": sizes}} for n in range(3)]
+    assert len(parse_pod(a_pod(*many)).seats) == 1024

@@ -33,7 +33,7 @@ from planner.progress.machine import (
     refuses_everywhere,
     wait,
 )
-from planner.progress.note import Note, note_text, read_note, wanted_note
+from planner.progress.note import Note, note_text, read_note, time_text, wanted_note
 from planner.view import View
 from planner.writes.actions import Inform, Nominate
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod
@@ -252,6 +252,7 @@ HOSTILE = [
     '{"backoff":{"attempts":1e400,"until":"2026-01-01T12:00:10Z"}}',
     '{"backoff":{"attempts":1,"until":"0001-01-01T00:00:00Z"}}',
     '{"nominated":"\\ud800"}',
+    '{"backoff":{"attempts":1}}',
     '{"backoff":{"attempts":1,"until":"2026-01-01T11:00:10Z","words":"\\ud800"}}',
 ]
 
@@ -275,6 +276,16 @@ def test_annotation_of_a_hostile_pod_says_nothing_and_stops_no_decision(
     for action in (*decision.actions, *decide(later).actions):
         if isinstance(action, Inform | Nominate):
             assert (action.note or "").encode() is not None
+
+
+def test_hold_of_more_gpus_than_the_pod_has_slices_is_not_one_of_ours() -> None:
+    later = time_text(NOW + timedelta(seconds=30))
+    text = f'{{"preempting":{{"node":"n1","gpus":["GPU-1","GPU-1"],"until":"{later}"}}}}'
+    pod = replace(a_pod("p", 10), progress=text)
+    layout = a_layout(used=[(80, "default/held")])
+    nodes, held = (a_node(shows={80: 1}),), a_pod("held", 80, node="n1")
+    view = View(nodes, {"n1": layout}, (pod, held), LABEL, now=NOW, preemption=True)
+    assert [refusal.pod.name for refusal in decide(view).refused] == ["p"]
 
 
 def test_number_of_pauses_that_somebody_made_up_counts_as_a_million() -> None:

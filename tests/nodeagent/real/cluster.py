@@ -164,8 +164,8 @@ class Cluster:
         """A pod whose container sleeps in a slice; see `pod_manifest`."""
         return await self.kube.create(PODS, pod_manifest(name, size, **more), namespace=NAMESPACE)
 
-    async def create_plain(self, name: str, container: Json) -> Json:
-        """A pod of no slice with just this container."""
+    async def create_plain(self, name: str, container: Json, **spec: Any) -> Json:
+        """A pod of no slice with just this container, and more of `spec`."""
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -175,6 +175,7 @@ class Cluster:
                 "automountServiceAccountToken": False,
                 "hostNetwork": True,
                 "containers": [container],
+                **spec,
             },
         }
         return await self.kube.create(PODS, body, namespace=NAMESPACE)

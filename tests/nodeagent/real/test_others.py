@@ -72,7 +72,10 @@ def nos(cluster: Cluster) -> AbstractAsyncContextManager[None]:
 
 async def test_node_of_nos_is_left_in_peace_until_its_last_pod_has_ended(cluster: Cluster) -> None:
     async with nos(cluster):
-        await cluster.create_plain("plugin", plain_container("nvidia-mps-server"))
+        plugins = {"path": str(cluster.node.device_plugin_dir)}
+        mounts = [{"name": "plugins", "hostPath": plugins}]
+        server = plain_container("nvidia-mps-server")
+        await cluster.create_plain("plugin", server, volumes=mounts)
         theirs = await cluster.run("theirs", 10)
         await cluster.apply({"20gb": 1}, {})
 
