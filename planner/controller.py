@@ -25,11 +25,12 @@ from planner.model.plan import Placement
 from planner.model.pods import Pod
 from planner.progress.machine import Phase, Progress
 from planner.progress.note import read_note
+from planner.quarantine import Quarantine
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.state.known import KnownNodes
 from planner.view import Decision, View
-from planner.words.storyteller import Storyteller, tell_evicted
+from planner.words.storyteller import Storyteller, tell_evicted, tell_set_aside
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
@@ -110,6 +111,7 @@ class Controller:
         self._progress: Mapping[str, Progress] = {}  # by uid; what a restart needs is in the pods
         self._freed: dict[str, datetime] = {}  # by uid, when other people's gates went
         self._known = KnownNodes()
+        self._quarantine = Quarantine()
         self._breath = Breath()
         self._interest: Interest | None = None  # None while it is being decided
 
@@ -229,6 +231,9 @@ class Controller:
         self._set_off = wall.timestamp() - now
         started = time.perf_counter()
         decision = await self._think(self._view(wall, now, writer))
+        self._metrics.set_aside(self._quarantine.news)
+        for aside in self._quarantine.news:
+            tell_set_aside(self._recorder, aside)
         self._planned, self._progress = decision.planned, decision.progress
         for node, problem in decision.overdue.items():
             self._absences.overdue(node, problem, now)
@@ -245,9 +250,10 @@ class Controller:
         What changes meanwhile is decided upon next, as what a watch has not shown yet; what was
         decided before is written meanwhile.
         """
+        now, careful = time.monotonic(), self._quarantine.decide
         if self._breath.is_long or sum(pod.is_pending for pod in view.pods) > _MANY:
-            return await asyncio.to_thread(decide, view)
-        return decide(view)
+            return await asyncio.to_thread(careful, view, now, decide)
+        return careful(view, now, decide)
 
     def _view(self, wall: datetime, now: float, writer: Writer) -> View:
         nodes = self._cluster.nodes

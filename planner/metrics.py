@@ -6,7 +6,7 @@ cluster to know, the stranded part of that memory, is exported here under the sa
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from mpslice.gpus import MemoryUnit
 from planner.model.plan import Cause
 from planner.model.pods import Pod
+from planner.quarantine import Aside
 from planner.stranded import stranded_gb
 from planner.view import Decision
 from planner.writes.actions import WriteSpec
@@ -60,6 +61,11 @@ class Metrics:
             "Pods evicted for one of higher priority.",
             registry=self.registry,
         )
+        self._set_aside = CounterMetric(
+            "mpslice_pods_set_aside",
+            "Pods that the planner could make no decision with, because of an error of its own.",
+            registry=self.registry,
+        )
         self._carved = Histogram(
             "mpslice_pending_to_carved_seconds",
             "From a pod's creation until its gate was taken away because its slices are there.",
@@ -83,6 +89,10 @@ class Metrics:
     def evicted(self) -> None:
         """A pod was evicted for another."""
         self._evicted.inc()
+
+    def set_aside(self, pods: Sequence[Aside]) -> None:
+        """No decision could be made with these pods."""
+        self._set_aside.inc(len(pods))
 
     def idle(self) -> None:
         """Another replica leads, and counts the waiting pods."""

@@ -3,6 +3,7 @@
 Raw pods are projected to this as they arrive; one that does not concern us projects to None.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _MIRROR: Final = "kubernetes.io/config.mirror"
 _NOS_CONTAINER: Final = "nvidia-mps-server"  # by nos's chart, where its MPS daemon runs
 _PLUGINS: Final = "/device-plugins"  # how the path of the kubelet's directory of plugins ends
 _NOS_IMAGE = re.compile(r"(?:^|/)nebuly-ai/k8s-device-plugin(?:[:@]|$)", re.ASCII)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,16 @@ class PodFacts:
 
 def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:
     """The facts of a pod as the API has it; None when it asks for no slice and is not nos's plugin,
-    which concerns us too."""
+    which concerns us too, and when it cannot be read: it is to stop nothing for others."""
+    try:
+        return _facts(pod)
+    except Exception as error:  # noqa: BLE001  # whatever somebody has written into it
+        name = (pod.get("metadata") or {}).get("name")
+        log.error("a pod could not be read", extra={"pod": name, "error": str(error)})
+        return None
+
+
+def _facts(pod: Mapping[str, Any]) -> PodFacts | None:
     spec, status, metadata = pod.get("spec") or {}, pod.get("status") or {}, pod["metadata"]
     needs, nos_plugin = _needs(spec), _is_nos_plugin(spec)
     if not needs and not nos_plugin:

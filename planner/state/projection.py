@@ -6,9 +6,9 @@ An object that cannot be read stops nothing. The log names it, or the record doe
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from mpslice.errors import InvalidNodeLayout, InvalidQuantity
+from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import Json
 from mpslice.kube.reflector import key_of
 from mpslice.nodelayout import NodeLayout, parse_node_layout
@@ -17,8 +17,6 @@ from planner.model.pods import Pod
 from planner.model.preemption import DisruptionBudget
 from planner.state.parse import Labels, parse_namespace, parse_node, parse_pod
 from planner.state.preemptible import parse_budget
-
-_MALFORMED: Final = (InvalidQuantity, AttributeError, KeyError, TypeError, ValueError)
 
 T = TypeVar("T")
 
@@ -39,7 +37,7 @@ def project_pod(obj: Json) -> Pod | None:
     """The pod; one that cannot be read and has a node counts as a problem of its node."""
     try:
         return parse_pod(obj)
-    except _MALFORMED as error:
+    except Exception as error:  # noqa: BLE001  # whatever is in it, it stops nothing else
         log.error("a pod could not be read", extra={"pod": key_of(obj), "error": str(error)})
         return _unreadable_pod(obj, error)
 
@@ -59,7 +57,7 @@ def project_node(obj: Json) -> Node:
     """A node that cannot be read still counts, with its labels, as one that holds nothing."""
     try:
         return parse_node(obj)
-    except _MALFORMED as error:
+    except Exception as error:  # noqa: BLE001  # whatever is in it, it stops nothing else
         metadata = obj["metadata"]
         problem = f"its Node object cannot be read ({error})"
         return Node(
@@ -91,7 +89,7 @@ def project_budget(obj: Json) -> DisruptionBudget | None:
 def _read(parse: Callable[[Json], T], obj: Json, what: str) -> T | None:
     try:
         return parse(obj)
-    except _MALFORMED as error:
+    except Exception as error:  # noqa: BLE001  # whatever is in it, it stops nothing else
         log.error("%s could not be read", what, extra={"error": str(error)})
         return None
 

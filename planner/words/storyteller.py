@@ -12,6 +12,7 @@ from typing import Final
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from planner.model.plan import Refusal
 from planner.model.pods import Pod
+from planner.quarantine import ASIDE, Aside
 from planner.view import Decision
 from planner.words.explain import placement_text, refusal_text, reservation_text, sizes_text
 from planner.writes.actions import Evict
@@ -53,6 +54,17 @@ def tell_evicted(recorder: EventRecorder, action: Evict) -> None:
         f"(this pod's is {pod.priority}): its {sizes_text(pod)} makes room for {sizes_text(by)}"
     )
     recorder.record(about, EventType.NORMAL, "Preempted", text)
+
+
+def tell_set_aside(recorder: EventRecorder, aside: Aside) -> None:
+    """An Event on a pod that the planner could make no decision with."""
+    pod = aside.pod
+    about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
+    text = (
+        f"the planner met an error of its own with this pod ({aside.words}) and plans without it "
+        f"for {ASIDE / 60:.0f} minutes or until the pod changes; please report it"
+    )
+    recorder.record(about, EventType.WARNING, "SetAside", text)
 
 
 class Storyteller:

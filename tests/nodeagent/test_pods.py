@@ -163,3 +163,11 @@ def test_mirror_of_a_static_pod_has_been_admitted_before_it_was_made() -> None:
     pod = pod_manifest("a", 10)
     pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
     assert facts(pod).admitted
+
+
+def test_pod_that_cannot_be_read_concerns_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """No API server has such pods; should one come, the agent goes on."""
+    pod = pod_manifest("a", 10)
+    pod["spec"]["containers"] = 5
+    assert project_pod(pod) is None
+    assert "could not be read" in caplog.text

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -10,11 +10,22 @@ from mpslice.kube.elector import Elector
 from mpslice.kube.events import EventRecorder
 from planner.controller import Controller, Settings
 from planner.metrics import Metrics
+from planner.quarantine import Aside
 from tests.planner.conftest import LABEL
 from tests.simulation.clock import Clock
 from tests.simulation.network import Client, Network
 
 SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
+
+
+class _Metrics(Metrics):
+    def __init__(self, problem: Callable[[str], None]) -> None:
+        super().__init__()
+        self._problem = problem
+
+    def set_aside(self, pods: Sequence[Aside]) -> None:
+        for aside in pods:
+            self._problem(f"no decision can be made with {aside.pod}: {aside.words}")
 
 
 class Planner:
@@ -56,7 +67,7 @@ class Planner:
     async def _run(self, client: Client, identity: str) -> None:
         recorder = EventRecorder(client, "mpslice-planner")
         controller = self.controller = Controller(
-            client, SETTINGS, recorder, Metrics(), clock=self._wall
+            client, SETTINGS, recorder, _Metrics(self._problem), clock=self._wall
         )
         elector = Elector(
             client,
