@@ -278,6 +278,7 @@ class Controller:
             going=writer.going,
             leaving=self._cluster.leaving(now),
             catching_up=self._cluster.catching_up(now),
+            blind=self._cluster.is_blind,
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,

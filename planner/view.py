@@ -34,7 +34,8 @@ class View:
     other people's gates went from pods, `refused` which gates the API server kept, `going` whose
     gates go while this is decided. `leaving` are nodes and sizes of which kube-scheduler may
     still see a slice more than there is; it is `catching_up` while it may see none of what has
-    changed since the API server was away. With `preemption` pods are evicted for others, as
+    changed since the API server was away, and the planner is `blind` while it cannot follow nodes
+    itself. With `preemption` pods are evicted for others, as
     `budgets` let them; `spared` are the uids of pods that could not be evicted, and until when
     nobody tries again. `solver` is plan's, the rest build_snapshot's. `known` makes a decision no
     other, only sooner.
@@ -60,6 +61,7 @@ class View:
     going: frozenset[str] = frozenset()
     leaving: frozenset[tuple[str, SliceSize]] = frozenset()
     catching_up: bool = False
+    blind: bool = False
     solver: bool = False
     preemption: bool = False
     budgets: tuple[DisruptionBudget, ...] = ()

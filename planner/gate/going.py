@@ -33,7 +33,8 @@ def pod_actions(
     A pod whose gate is gone may be bound to any free slice of its size: so none of a size goes
     while the scheduler does not know yet for whom it is to keep one, and none without a place goes
     while it could get one that is to be withdrawn. After the API server was away a scheduler may
-    see for a while what was so before: then none without a place goes.
+    see for a while what was so before: then none without a place goes. While nodes cannot be
+    followed a slice may be gone that seems to stand: then none goes at all.
     """
     guarded = {guard.pod.key for guard in guarding}
     clear = kept_clear((r.pod for r in refused if r.pod.gated), preempting, snapshot)
@@ -62,6 +63,8 @@ def pod_actions(
         if action.pod.uid not in view.unnominable and not guards_still(action, leaving)
     ]
     yield from nominate
+    if view.blind and view.gate:
+        return
     held = {size for action in nominate for size in action.pod.seats}
     # A scheduler that is catching up may not see the slice that is meant either.
     ungate = [

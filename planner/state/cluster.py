@@ -194,6 +194,11 @@ class Cluster:
         return catching_up(now, self._nodes.outage)
 
     @property
+    def is_blind(self) -> bool:
+        """Whether nodes cannot be followed now: what they show may be gone."""
+        return self._nodes.outage is not None and self._nodes.outage.ended is None
+
+    @property
     def _outage(self) -> Outage:
         """The newest time in which nodes could not be followed: at first, that before the start.
 

@@ -135,6 +135,19 @@ def test_pod_whose_slice_stands_waits_for_a_scheduler_that_may_see_another_that_
     assert ungated(decide(replace(view, catching_up=True))) == ["p"]
 
 
+def test_no_gate_goes_while_nodes_cannot_be_followed() -> None:
+    """The slice that stood when the node was seen last may have gone with its agent."""
+    view = View(
+        (a_node(shows={10: 1}),),
+        {"n1": a_layout(free={10: 1})},
+        (a_pod("p", 10), a_pod("huge", 90)),
+        LABEL,
+        now=NOW,
+    )
+    assert ungated(decide(replace(view, blind=True))) == []
+    assert ungated(decide(view)) == ["p", "huge"]
+
+
 def test_pod_without_a_place_keeps_its_gate_while_the_scheduler_catches_up() -> None:
     """A node that is away for the planner may be there, with its slices, for the scheduler."""
     view = View((a_node(shows={10: 1}, ready=False),), {}, (a_pod("p", 10),), LABEL, now=NOW)
