@@ -7,10 +7,14 @@ holding thousands of raw objects costs the collector more than parsing them did.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 Json = dict[str, Any]
 Query = Mapping[str, str]
+
+PAGE: Final = "100"
+"""Objects of a list that are asked for at a time. A page is in memory as a whole, as text and as
+JSON, and each object may have megabytes; a page that is too large all the same comes shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,11 @@ class Kube(Protocol):
     async def list_page(
         self, resource: Resource, *, namespace: str | None = None, query: Query
     ) -> Json:
-        """One page of a list: the List object with `items` and `metadata.continue`."""
+        """One page of a list: the List object with `items` and `metadata.continue`.
+
+        There may be fewer than `limit` on it when objects are large. Raises TooLarge where that
+        does not help.
+        """
         ...
 
     def watch(
@@ -113,15 +121,19 @@ class Kube(Protocol):
 async def list_pages(
     kube: Kube, resource: Resource, *, namespace: str | None = None, query: Query | None = None
 ) -> AsyncIterator[Json]:
-    """The pages of a consistent list, all of one resourceVersion."""
+    """The pages of a consistent list, all of one resourceVersion; there is at least one.
+
+    Who drops each page before the next has one in memory.
+    """
     token = ""
     while True:
-        paging = {"limit": "500", **({"continue": token} if token else {})}
+        paging = {"limit": PAGE, **({"continue": token} if token else {})}
         page = await kube.list_page(
             resource, namespace=namespace, query={**(query or {}), **paging}
         )
-        yield page
         token = (page.get("metadata") or {}).get("continue") or ""
+        yield page
+        del page
         if not token:
             return
 
@@ -133,6 +145,7 @@ async def list_each(
     async for page in list_pages(kube, resource, namespace=namespace, query=query):
         for item in page.get("items") or ():
             yield item
+        del page
 
 
 async def list_all(

@@ -18,6 +18,10 @@ class Unreachable(KubeError):
     """No answer: refused, reset, timed out, or cut off in the middle."""
 
 
+class TooLarge(KubeError):
+    """The answer has more bytes than we take into memory; of a list, ask for fewer objects."""
+
+
 class BadCredentials(KubeError):
     """The kubeconfig or the service account's token cannot be used."""
 

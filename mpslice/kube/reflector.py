@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Generic, NoReturn, TypeVar
 
-from mpslice.kube.api import Json, Kube, Query, Resource
+from mpslice.kube.api import Json, Kube, Query, Resource, list_pages
 from mpslice.kube.errors import Gone, KubeError
 
 T = TypeVar("T")
@@ -22,7 +22,6 @@ T = TypeVar("T")
 Key = str
 """`namespace/name`, or `name` for what is cluster-scoped."""
 
-_PAGE: Final = "500"
 _SHORTEST_WATCH: Final = 1.0  # seconds
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
 
@@ -76,7 +75,8 @@ class Reflector(Generic[T]):
     """Keeps `objects` equal to what a list would return, and reports each difference once.
 
     `project` turns raw JSON into what is kept; None leaves the object out. It must not raise.
-    `on_change` is called on the event loop after `objects` has changed; it must not block or raise.
+    `on_change` is called on the event loop after `objects` has changed, `on_recovery` once they are
+    followed again after an outage; they must not block or raise.
     """
 
     def __init__(
@@ -90,12 +90,14 @@ class Reflector(Generic[T]):
         field_selector: str = "",
         label_selector: str = "",
         backoff: Backoff | None = None,
+        on_recovery: Callable[[], None] = lambda: None,
     ) -> None:
         self.resource = resource
         self.synced = asyncio.Event()
         self._kube = kube
         self._project = project
         self._on_change = on_change
+        self._on_recovery = on_recovery
         self._namespace = namespace
         selectors = {"fieldSelector": field_selector, "labelSelector": label_selector}
         self._selectors: Query = {key: value for key, value in selectors.items() if value}
@@ -156,24 +158,25 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> str:
         listed: dict[Key, T] = {}
-        token, version = "", ""
-        while True:
-            query = {**self._selectors, "limit": _PAGE, **({"continue": token} if token else {})}
-            page = await self._kube.list_page(self.resource, namespace=self._namespace, query=query)
-            metadata = page.get("metadata") or {}
-            version = str(metadata.get("resourceVersion") or "")
+        version = ""
+        pages = list_pages(
+            self._kube, self.resource, namespace=self._namespace, query=self._selectors
+        )
+        async for page in pages:
+            version = str((page.get("metadata") or {}).get("resourceVersion") or "")
             for item in page.get("items") or ():
                 projected = self._project(item)
                 if projected is not None:
                     listed[key_of(item)] = projected
-            token = metadata.get("continue") or ""
-            if not token:
-                break
+            del page  # before the next one comes
             await asyncio.sleep(0)  # decoding a page takes tens of milliseconds; let others run
-        if self.outage is not None and self.outage.ended is None:
+        recovered = self.outage is not None and self.outage.ended is None
+        if self.outage is not None and recovered:
             self.outage = replace(self.outage, ended=time.monotonic())
         self._replace(listed)
         self.synced.set()
+        if recovered:
+            self._on_recovery()
         return version
 
     def _replace(self, listed: Mapping[Key, T]) -> None:

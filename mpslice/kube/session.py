@@ -6,12 +6,14 @@ an event. What is added here is a deadline on every call and errors in our terms
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 
 from mpslice import __version__
 from mpslice.kube.api import PODS, Json, PatchType, Query, Resource
@@ -22,6 +24,7 @@ from mpslice.kube.errors import (
     BadCredentials,
     Gone,
     KubeError,
+    TooLarge,
     Unreachable,
     from_status,
 )
@@ -37,6 +40,21 @@ _WATCH_ANSWER = 15.0  # seconds until a watch is at least accepted
 _WATCH_QUIET = 150.0  # the server sends a bookmark a minute (storage/cacher, bookmarkFrequency)
 _WATCH_SLACK: Final = 15.0  # on top of the timeoutSeconds that the server was asked for
 _WATCH_DEFAULT: Final = 300.0
+
+_LONGEST: Final = 12 * 2**20
+"""Bytes of a watch event or of an answer that are taken into memory. An object may have 1.5 MiB in
+etcd, and the API server writes `<`, `>` and `&` as six bytes each. Decoded, a page may take 30
+times as much (dicts of one short key), and an agent has 512 MiB."""
+
+_DEEPEST: Final = 100
+"""Levels of JSON that are read when there are too many for Python. We look at some twenty; whoever
+creates a pod may nest its `managedFields` 10,000 deep."""
+
+_BRACKET: Final = re.compile(
+    rb'(?:[^][{}"]++|\{\}|\[\]|"(?:[^"\\]++|\\.)*+"?)*+([][{}]|\Z)', re.DOTALL
+)
+"""What comes before the next bracket, pairs with nothing between them included, and the bracket.
+Nothing is tried twice (`+` after a quantifier), so the time is linear for any text."""
 
 
 class Session:
@@ -103,7 +121,14 @@ class Session:
         self, resource: Resource, *, namespace: str | None = None, query: Query
     ) -> Json:
         path = resource.path(namespace=namespace)
-        return await self._request("GET", path, query=query, deadline=_LIST)
+        while True:
+            try:
+                return await self._request("GET", path, query=query, deadline=_LIST)
+            except TooLarge:
+                limit = int(query.get("limit") or 0)
+                if limit <= 1:
+                    raise
+                query = {**query, "limit": str(limit // 2)}
 
     async def proxied_text(self, namespace: str, pod: str, port: int, path: str) -> str:
         """What a pod answers to a GET that the API server passes on to it; any text.
@@ -190,7 +215,7 @@ class Session:
         try:
             response = await self._send(method, path, query, body, content_type, timeout)
             async with response:
-                payload = _decode(await response.read())
+                payload = _decode(await _body(response, what))
                 if response.status >= 400 or payload is None:
                     raise self._refusal(response, payload, what)
                 return payload
@@ -225,8 +250,9 @@ class Session:
                     _abort(response)
         except KubeError:
             raise
+        except LineTooLong as error:  # neither a ClientError nor a ValueError
+            raise Unreachable(f"{what}: an event of more than {_LONGEST} bytes") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # aiohttp raises ValueError for a line that is longer than its buffer.
             raise Unreachable(f"{what}: {_describe(error)}") from error
 
     async def _send(
@@ -284,10 +310,24 @@ def _exchange_session(client: ApiClient, headers: Sequence[tuple[str, str]] = ()
     session.detach()
     if connector is not None:  # the client makes it, and passes no such option on
         connector._keepalive_timeout = _IDLE
-    # The same buffer as before: a watch event of a large object is one line.
+    # A line may have twice this, which also is what is buffered for a slow reader. It is a bound:
+    # nothing is allocated before it comes.
     client.rest_client.pool_manager = aiohttp.ClientSession(
-        connector=connector, read_bufsize=2**21, headers=headers
+        connector=connector, read_bufsize=_LONGEST // 2, headers=headers
     )
+
+
+async def _body(response: aiohttp.ClientResponse, what: str) -> bytes:
+    """The whole answer; raises TooLarge as soon as it has more than _LONGEST bytes."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > _LONGEST:
+            _abort(response)
+            raise TooLarge(f"{what}: an answer of more than {_LONGEST} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
@@ -311,10 +351,30 @@ def _watch_event(line: bytes, what: str) -> Json:
 
 def _decode(data: bytes) -> Json | None:
     try:
-        value = json.loads(data)
-    except ValueError:
+        try:
+            value = json.loads(data)
+        except RecursionError:
+            value = json.loads(_without_depths(data))
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _without_depths(data: bytes) -> bytes:
+    """The same JSON, in which what has more than _DEEPEST levels above it is empty."""
+    kept: list[bytes] = []
+    depth, begun = 0, 0
+    for found in _BRACKET.finditer(data):
+        bracket = found[1]
+        if bracket in (b"{", b"["):
+            depth += 1
+            if depth == _DEEPEST + 1:
+                kept.append(data[begun : found.end()])
+        elif bracket:
+            if depth == _DEEPEST + 1:
+                begun = found.start(1)
+            depth -= 1
+    return b"".join([*kept, data[begun:]])
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

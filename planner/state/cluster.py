@@ -66,7 +66,9 @@ class Cluster:
         self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
         self._before = Outage(-math.inf, time.monotonic())
-        self._nodes = Reflector(kube, NODES, project_node, self._node_changed)
+        self._nodes = Reflector(
+            kube, NODES, project_node, self._node_changed, on_recovery=on_change
+        )
         self._layouts = Reflector(kube, NODE_LAYOUTS, project_layout, self._layout_changed)
         self._namespaces = Reflector(kube, NAMESPACES, project_namespace, self._namespace_changed)
         self._groups = PodGroups(kube, on_change)

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from mpslice.kube.client import ApiClient, Configuration
-from mpslice.kube.session import Session
+from mpslice.kube.session import Session, _exchange_session
 
 Json = dict[str, Any]
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -159,8 +159,10 @@ async def serving() -> AsyncIterator[tuple[FaultyApiServer, Session]]:
     await site.start()
     configuration = Configuration()
     configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    client = ApiClient(configuration)
+    _exchange_session(client)  # as Session.connect does
     try:
-        async with Session(ApiClient(configuration)) as session:
+        async with Session(client) as session:
             yield server, session
     finally:
         await runner.cleanup()

@@ -33,6 +33,13 @@ class Following:
         self.server = server
         self.reflector = reflector
         self.changes: list[Change[str]] = []
+        self.recoveries = 0
+
+    def recovered(self) -> None:
+        self.recoveries += 1
+
+    async def has_recovered(self) -> bool:
+        return self.recoveries > 0
 
     async def is_equal(self) -> bool:
         wanted = {name: obj["value"] for name, obj in self.server.objects.items()}
@@ -59,6 +66,7 @@ async def following(*faults: Fault, objects: int = 2, page: int = 500) -> AsyncI
             _value,
             changes.append,
             backoff=Backoff(first=0.001, longest=0.01),
+            on_recovery=lambda: state.recovered(),
         )
         state = Following(server, reflector)
         state.changes = changes
@@ -164,6 +172,17 @@ async def test_outage_lasts_from_the_first_failure_to_the_next_list() -> None:
         assert outage is not None
         assert outage.ended is not None
         assert before < outage.begun < outage.ended < time.monotonic()
+
+
+async def test_end_of_an_outage_is_told_though_nothing_has_changed() -> None:
+    """Whoever waits for it has to hear of it."""
+    async with following() as state:
+        assert not await state.has_recovered()
+        before = len(state.changes)
+        state.server.faults.extend([html(502)] * 2)
+        state.server.end_watches()
+        await eventually(state.has_recovered, "it is told")
+        assert len(state.changes) == before
 
 
 async def test_outage_that_follows_another_is_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
