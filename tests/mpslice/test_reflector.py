@@ -33,13 +33,10 @@ class Following:
         self.server = server
         self.reflector = reflector
         self.changes: list[Change[str]] = []
-        self.recoveries = 0
-
-    def recovered(self) -> None:
-        self.recoveries += 1
+        self.recovered = asyncio.Event()
 
     async def has_recovered(self) -> bool:
-        return self.recoveries > 0
+        return self.recovered.is_set()
 
     async def is_equal(self) -> bool:
         wanted = {name: obj["value"] for name, obj in self.server.objects.items()}
@@ -60,16 +57,17 @@ async def following(*faults: Fault, objects: int = 2, page: int = 500) -> AsyncI
             server.put(f"t{number}", value=f"v{number}")
         server.faults.extend(faults)
         changes: list[Change[str]] = []
+        recovered = asyncio.Event()
         reflector: Reflector[str] = Reflector(
             session,
             THINGS,
             _value,
             changes.append,
             backoff=Backoff(first=0.001, longest=0.01),
-            on_recovery=lambda: state.recovered(),
+            on_recovery=recovered.set,
         )
         state = Following(server, reflector)
-        state.changes = changes
+        state.changes, state.recovered = changes, recovered
         task = asyncio.create_task(reflector.run())
         try:
             async with asyncio.timeout(DEADLINE):
