@@ -6,10 +6,10 @@ pkg/scheduler/framework/plugins/podtopologyspread/{common,filtering}.go.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from planner.feasibility.nodes import selects, tolerates_taints
-from planner.feasibility.selectors import all_hold
+from planner.feasibility.selectors import all_hold, keys_of
 from planner.feasibility.tallies import SpreadTally, Tally, Together
 from planner.model.constraints import (
     NAMESPACE_NAME,
@@ -18,12 +18,19 @@ from planner.model.constraints import (
     PodTerm,
     Selector,
     Spread,
+    derived,
 )
 from planner.model.nodes import Node
 from planner.model.pods import Pod
 
 T = TypeVar("T")
 AnyTally = Tally | SpreadTally | Together
+_MANY: Final = 64  # values of a label
+
+
+def _pin(selector: tuple[Expression, ...]) -> Expression | None:
+    """A requirement for one of a few values of a label."""
+    return next((e for e in selector if e.operator == "In" and len(e.values) <= _MANY), None)
 
 
 class _BySelector(Generic[T]):
@@ -38,7 +45,7 @@ class _BySelector(Generic[T]):
     def add(self, selector: Selector, item: T) -> None:
         if selector is None:
             return
-        pin = next((e for e in selector if e.operator == "In"), None)
+        pin = derived(selector, _pin)
         if pin is None:
             self._others.append((selector, item))
             return
@@ -70,7 +77,8 @@ class Census:
         self._spread: dict[object, tuple[SpreadTally, ...]] = {}
         self._watching: _BySelector[tuple[Callable[[Pod], bool], AnyTally]] = _BySelector()
         self._repelling: _BySelector[tuple[PodTerm, Tally]] = _BySelector()
-        self._selectors: set[Expression] = set()
+        self.label_keys: set[str] = set()
+        """Every pod label that some selector looks at."""
 
     def means(self, term: PodTerm, pod: Pod) -> bool:
         """Whether a term of affinity or anti-affinity means the pod."""
@@ -153,18 +161,13 @@ class Census:
             tally for term, tally in self._repelling.matching(pod.labels) if self.means(term, pod)
         )
 
-    @property
-    def label_keys(self) -> tuple[str, ...]:
-        """Every pod label that some selector looks at."""
-        return tuple(sorted({expression.key for expression in self._selectors}))
-
     def _watch(self, selector: Selector, means: Callable[[Pod], bool], tally: AnyTally) -> None:
         self._watching.add(selector, (means, tally))
         self._note(selector)
 
     def _note(self, *selectors: Selector) -> None:
         for selector in selectors:
-            self._selectors.update(selector or ())
+            self.label_keys.update(derived(selector or (), keys_of))
 
     def _by_key(self, key: str) -> dict[str, str]:
         return self._domain_map(key, lambda node: key in node.labels, key)

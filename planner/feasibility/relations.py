@@ -208,11 +208,12 @@ class RelationBook:
 
     def _shape(self, pod: Pod) -> Hashable:
         """All of a pod that relations look at."""
-        labels = pod.labels
+        labels, keys = pod.labels, self._keys
+        looked_at = [(key, labels[key]) for key in labels.keys() & keys]
         return (
             pod.namespace,
             pod.terminating,
-            tuple([labels.get(key) for key in self._keys]),
+            frozenset(looked_at),
             None if pod.relations is NO_RELATIONS else pod.relations,
         )
 

@@ -1,9 +1,71 @@
-"""What a pod demands of its node and of the pods around it, and what it takes of a node."""
+"""What a pod demands of its node and of the pods around it, and what it takes of a node.
 
+Whoever may create a pod decides how long its lists are, so that long ones are made to be asked of
+many nodes and pods: see Long.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 ANY_ADDRESS: Final = "0.0.0.0"
+
+FEW: Final = 8
+"""So many entries are looked at one by one sooner than something is made of them."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Long(tuple[T, ...]):
+    """A tuple that is hashed once, and that keeps what is made of it by `derived`."""
+
+    _hash: int
+    _made: dict[object, Any]
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = super().__hash__()
+            return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what is kept: another process hashes text otherwise."""
+        return type(self), (tuple(self),)
+
+    def derived(self, make: Callable[[tuple[T, ...]], R]) -> R:
+        """As the function of that name."""
+        try:
+            made = self._made
+        except AttributeError:
+            made = self._made = {}
+        if make not in made:
+            made[make] = make(self)
+        found: R = made[make]
+        return found
+
+
+def derived(items: tuple[T, ...], make: Callable[[tuple[T, ...]], R]) -> R:
+    """What a pure function makes of the items; made once if they are many."""
+    return items.derived(make) if isinstance(items, Long) else make(items)
+
+
+def kept(items: tuple[T, ...]) -> tuple[T, ...]:
+    """The items, Long if they are many."""
+    return items if len(items) <= FEW or isinstance(items, Long) else Long(items)
+
+
+def _distinct(items: tuple[T, ...]) -> tuple[T, ...]:
+    """Many items without repetition; for what means the same however often it is said."""
+    if len(items) <= FEW or isinstance(items, Long):
+        return items
+    return kept(tuple(dict.fromkeys(items)))
+
+
+def _set(record: object, name: str, value: object) -> None:
+    """This is how a frozen dataclass derives."""
+    object.__setattr__(record, name, value)
 
 
 NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
@@ -18,6 +80,9 @@ class Expression:
     operator: str
     values: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _set(self, "values", kept(self.values))
+
 
 @dataclass(frozen=True, slots=True)
 class NodeTerm:
@@ -25,6 +90,10 @@ class NodeTerm:
 
     labels: tuple[Expression, ...] = ()
     fields: tuple[Expression, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, "labels", _distinct(self.labels))
+        _set(self, "fields", _distinct(self.fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +128,12 @@ class Constraints:
     tolerations: tuple[Toleration, ...] = ()
     gb: bool = False
 
+    def __post_init__(self) -> None:
+        _set(self, "node_selector", kept(self.node_selector))
+        _set(self, "tolerations", _distinct(self.tolerations))
+        if self.affinity is not None:
+            _set(self, "affinity", _distinct(self.affinity))
+
 
 Selector = tuple[Expression, ...] | None
 """All requirements of a label selector: () selects everything, None nothing at all."""
@@ -77,6 +152,12 @@ class PodTerm:
     namespaces: frozenset[str] = frozenset()
     namespace_selector: Selector = None
 
+    def __post_init__(self) -> None:
+        if self.selector is not None:
+            _set(self, "selector", _distinct(self.selector))
+        if self.namespace_selector is not None:
+            _set(self, "namespace_selector", _distinct(self.namespace_selector))
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -89,6 +170,10 @@ class Spread:
     honor_affinity: bool = True
     honor_taints: bool = False
 
+    def __post_init__(self) -> None:
+        if self.selector is not None:
+            _set(self, "selector", _distinct(self.selector))
+
 
 @dataclass(frozen=True, slots=True)
 class Relations:
@@ -97,6 +182,11 @@ class Relations:
     affinity: tuple[PodTerm, ...] = ()
     anti_affinity: tuple[PodTerm, ...] = ()
     spread: tuple[Spread, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, "affinity", kept(self.affinity))
+        _set(self, "anti_affinity", kept(self.anti_affinity))
+        _set(self, "spread", kept(self.spread))
 
 
 NO_RELATIONS: Final = Relations()

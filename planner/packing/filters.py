@@ -9,14 +9,14 @@ changes there. It is `reservable` when what it refuses for comes free as pods en
 `PodClass` looks at it and books it by itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
 from mpslice.gpus import MIB
-from planner.feasibility.nodes import ports_clash, reaches_volumes
+from planner.feasibility.nodes import clashing, ports_clash, reaches_volumes
 from planner.feasibility.relations import RelationBook
-from planner.model.constraints import HostPort, Resources
+from planner.model.constraints import Resources
 from planner.model.plan import Cause
 from planner.model.pods import Pod
 from planner.packing.books import NodeBook
@@ -67,13 +67,9 @@ class HostPorts(Filter):
             node.ports.difference_update(pod.ports)
 
     def detail(self, pod: Pod, nodes: Sequence[NodeBook]) -> str:
-        taken = {port for node in nodes for port in pod.ports if _clashes(port, node.ports)}
+        taken = {port for node in nodes for port in clashing(pod.ports, node.ports)}
         names = sorted(f"{port.port}/{port.protocol}" for port in taken)
         return f"{', '.join(names)} taken" if names else ""
-
-
-def _clashes(port: HostPort, taken: Iterable[HostPort]) -> bool:
-    return ports_clash((port,), taken)
 
 
 class Amount(Filter):

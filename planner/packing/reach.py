@@ -22,6 +22,7 @@ from planner.model.pods import Pod
 from planner.packing.books import NodeBook
 
 _NAMED = 2  # so many taints or labels are named
+_MANY = 64  # labels that pods ask about
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class Reach:
 
     def __init__(self, nodes: Sequence[NodeBook], pods: Iterable[Pod]) -> None:
         pods = list(pods)
-        keys = sorted(label_keys(pods))
+        keys = sorted(_known_there(label_keys(pods), nodes))
         alike: dict[object, list[NodeBook]] = {}
         self.by_name = {node.name: node for node in nodes}
         self._known: dict[Constraints, tuple[Hashable, list[NodeBook]]] = {}
@@ -119,6 +120,13 @@ class Reach:
                     nodes = 1 if each else len(equipped)
                     tally.add(cause, nodes, _decisive(cause, constraints, node))
         return tally
+
+
+def _known_there(keys: frozenset[str], nodes: Iterable[NodeBook]) -> frozenset[str]:
+    """Of many labels those that a node has: whoever creates pods may ask for any number."""
+    if len(keys) <= _MANY:
+        return keys
+    return keys.intersection(key for node in nodes for key in node.state.node.labels)
 
 
 def _decisive(cause: Cause, constraints: Constraints, node: Node) -> str:

@@ -7,10 +7,19 @@ written in one normal form, so that replicas of a workload compare as equal.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from planner.model.constraints import NO_RELATIONS, Expression, PodTerm, Relations, Selector, Spread
+from planner.model.constraints import (
+    NO_RELATIONS,
+    Expression,
+    PodTerm,
+    Relations,
+    Selector,
+    Spread,
+    kept,
+)
 
 Json = Mapping[str, Any]
 
+_LISTS: Final = frozenset({"In", "NotIn"})
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -88,6 +97,12 @@ def _own_values(
             yield Expression(key, operator, (labels[key] or "",))
 
 
+def _each_once(requirement: Json) -> Iterable[str]:
+    """Its values; what In and NotIn list means the same however often it is there."""
+    values = requirement.get("values") or ()
+    return set(values) if requirement.get("operator") in _LISTS else values
+
+
 def parse_selector(selector: Json | None, extra: tuple[Expression, ...] = ()) -> Selector:
     """A LabelSelector in normal form. `extra` is added, but a missing selector stays nothing."""
     if selector is None:
@@ -100,9 +115,11 @@ def parse_selector(selector: Json | None, extra: tuple[Expression, ...] = ()) ->
         ),
         *(
             Expression(
-                e.get("key") or "", e.get("operator") or "", tuple(sorted(e.get("values") or ()))
+                e.get("key") or "",
+                e.get("operator") or "",
+                tuple(sorted(_each_once(e))),
             )
             for e in selector.get("matchExpressions") or ()
         ),
     }
-    return tuple(sorted(expressions, key=lambda e: (e.key, e.operator, e.values)))
+    return kept(tuple(sorted(expressions, key=lambda e: (e.key, e.operator, e.values))))

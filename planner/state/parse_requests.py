@@ -181,17 +181,18 @@ def asks_for_gb(spec: Json) -> bool:
 
 
 def host_ports(spec: Json) -> Iterable[HostPort]:
-    """What a pod takes of the node's own ports.
+    """What a pod takes of the node's own ports, each once.
 
     Only of what keeps running: init containers that end do not count (pkg/scheduler/util/utils.go,
     GetHostPorts). On the host's network every port is the host's (defaultHostNetworkPorts).
     """
+    found: dict[HostPort, None] = {}
     on_host = bool(spec.get("hostNetwork"))
     sidecars = (c for c in spec.get("initContainers") or () if is_sidecar(c))
     for container in (*sidecars, *(spec.get("containers") or ())):
         for port in container.get("ports") or ():
             number = port.get("hostPort") or (port.get("containerPort") if on_host else 0)
             if number:
-                yield HostPort(
-                    int(number), port.get("protocol") or "TCP", port.get("hostIP") or ANY_ADDRESS
-                )
+                protocol, ip = port.get("protocol") or "TCP", port.get("hostIP") or ANY_ADDRESS
+                found[HostPort(int(number), protocol, ip)] = None
+    return found

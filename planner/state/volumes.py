@@ -38,15 +38,16 @@ def resolve(pod: Pod, claims: Mapping[str, Claim] | None, volumes: Mapping[str, 
     """
     if not pod.volume_claims or claims is None:
         return pod
-    problem, topology = "", []
-    for name in pod.volume_claims:
+    problem = ""
+    topology: dict[Terms, None] = {}  # volumes that say the same are asked once
+    for name in dict.fromkeys(pod.volume_claims):
         claim = claims.get(f"{pod.namespace}/{name}")
         if claim is None:
             problem = problem or f"PersistentVolumeClaim {pod.namespace}/{name} does not exist"
         elif claim.going:
             problem = problem or f"PersistentVolumeClaim {pod.namespace}/{name} is being deleted"
         elif claim.volume in volumes:
-            topology.append(volumes[claim.volume])
+            topology[volumes[claim.volume]] = None
     return replace(pod, volume_topology=tuple(topology), volume_problem=problem)
 
 
