@@ -29,10 +29,13 @@ pods in the same run. Times are milliseconds, median / p99.
 
 def page(runs: list[Figures]) -> str:
     """The whole page; runs by their size."""
-    ordered = sorted(runs, key=lambda run: ("parts" not in run, run["nodes"]))
+    ordered = sorted(runs, key=lambda run: ("parts" not in run, "took_s" in run, run["nodes"]))
     lines = [_HEAD, *beside(ordered)]
     for run in ordered:
-        lines += _run(run) if "parts" in run else _planner(run)
+        if "took_s" in run:
+            lines += _hour(run)
+        else:
+            lines += _run(run) if "parts" in run else _planner(run)
     return "\n".join((*lines, *peers())) + "\n"
 
 
@@ -64,6 +67,27 @@ def _planner(run: Figures) -> Iterator[str]:
     )
     yield f"- most memory: {run['most_mib']} MiB"
     yield f"- {run['lived']} pods came and ended; {_harm(run)}"
+    yield ""
+
+
+def _hour(run: Figures) -> Iterator[str]:
+    minutes = run["seconds"] / 60
+    yield f"## {minutes:g} minutes of virtual time: {run['nodes']:,} nodes, {run['gpus']:,} GPUs"
+    yield ""
+    yield (
+        f"`{run['command']}` on {run['date']}: Python {run['versions']['python']}, mpslice "
+        f"{run['versions']['mpslice']}; pods of {run['drawn_from']}. The machine's speed plays no "
+        f"part; it took {run['took_s']} s."
+    )
+    yield ""
+    over_time = run["gpus_over_time"]
+    yield (
+        f"- GPU memory over time: {over_time['used_percent']} % used, "
+        f"{over_time['points_below_bound']} points below the offline bound{idle_words(over_time)}"
+    )
+    waits = _wait(run["created_to_bound"])
+    yield f"- {run['pods']} pods; created → bound, without those there at first: {waits}"
+    yield f"- {_harm(run)}; {len(run['problems'])} invariants broken"
     yield ""
 
 

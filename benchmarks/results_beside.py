@@ -126,7 +126,7 @@ def _is_full(run: Figures) -> bool:
 
 def _below_bound(run: Figures) -> str | None:
     below = run.get("gpus_over_time", {}).get("points_below_bound")
-    return _text(below) if _is_full(run) else None
+    return _text(below) if _is_full(run) or "took_s" in run else None
 
 
 def _late(run: Figures) -> str | None:
@@ -213,7 +213,9 @@ def beside(runs: Sequence[Figures]) -> Iterator[str]:
 
 def _name(run: Figures) -> str:
     busy = run["machine"]["load_before"] > run["machine"]["cores"] / 2
-    name = f"{run['nodes']:,} nodes" + ("" if "parts" in run else ", planner alone")
+    kind = ", virtual time" if "took_s" in run else ", planner alone"
+    name = f"{run['nodes']:,} nodes" + ("" if "parts" in run else kind)
+    busy = busy and "took_s" not in run
     return f"{name} (busy machine)" if busy else name
 
 

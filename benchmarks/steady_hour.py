@@ -36,6 +36,10 @@ GPU_GB: Final = 80
 _CPU: Final = "128"
 _FILLED: Final = 0.9  # of the pods that are there first are bound before the hour begins
 _SAMPLES: Final = 60  # moments of the hour at which the bound is worked out
+_APART: Final = 0.02
+"""Seconds between two of the pods that are there first: decisions take no virtual time, so each of
+a thousand that came at once would be decided on a thousand times."""
+
 _MOST_WRITES: Final = 1_000_000  # of a client in a second: thousands of pods may come at once
 _NO_MEMORY: Final = 0  # MiB that pods ask for: the model's nodes are counted by CPU alone
 
@@ -103,6 +107,7 @@ class Hour(Stream):
     async def _happen(self) -> None:
         for number, life in enumerate(self._coming.first):
             self._come(f"first-{number}", life)
+            await asyncio.sleep(_APART)
         await self._filled.wait()
         self._told(f"{len(self._bound)} pods are bound at {self.clock.passed:.0f} s")
         self._begun = True
@@ -111,6 +116,7 @@ class Hour(Stream):
         for number, (at, life) in enumerate(self._coming.later):
             await asyncio.sleep(began + at - self.clock.passed)
             self._come(f"later-{number}", life)
+        await asyncio.sleep(began + self._options.seconds - self.clock.passed)
         sampling.cancel()
 
     def _come(self, name: str, life: Life) -> None:
