@@ -14,7 +14,7 @@ LATE: Final = "late"
 """True of a nomination that was made when the pod had no gate any more: a scheduler may have
 decided on another node before."""
 
-_LONGEST: Final = 16384  # characters; ours are far shorter
+_LONGEST: Final = 65536  # characters; ours are far shorter
 
 
 def members(text: str) -> Mapping[str, Any]:

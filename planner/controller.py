@@ -25,7 +25,7 @@ from planner.model.plan import Placement
 from planner.model.pods import Pod
 from planner.progress.machine import Phase, Progress
 from planner.progress.note import read_note
-from planner.quarantine import Quarantine
+from planner.quarantine import Quarantine, find_culprit
 from planner.state.absence import Absences
 from planner.state.cluster import Cluster
 from planner.state.known import KnownNodes
@@ -231,9 +231,6 @@ class Controller:
         self._set_off = wall.timestamp() - now
         started = time.perf_counter()
         decision = await self._think(self._view(wall, now, writer))
-        self._metrics.set_aside(self._quarantine.news)
-        for aside in self._quarantine.news:
-            tell_set_aside(self._recorder, aside)
         self._planned, self._progress = decision.planned, decision.progress
         for node, problem in decision.overdue.items():
             self._absences.overdue(node, problem, now)
@@ -248,12 +245,22 @@ class Controller:
         """Decides, beside the event loop where that may take long: it has a lease to renew.
 
         What changes meanwhile is decided upon next, as what a watch has not shown yet; what was
-        decided before is written meanwhile.
+        decided before is written meanwhile. Pods that no decision can be made with are set aside.
         """
-        now, careful = time.monotonic(), self._quarantine.decide
-        if self._breath.is_long or sum(pod.is_pending for pod in view.pods) > _MANY:
-            return await asyncio.to_thread(careful, view, now, decide)
-        return careful(view, now, decide)
+        while True:
+            trusted = self._quarantine.trusted(view, time.monotonic())
+            try:
+                if self._breath.is_long or sum(pod.is_pending for pod in view.pods) > _MANY:
+                    return await asyncio.to_thread(decide, trusted)
+                return decide(trusted)
+            except Exception as error:
+                culprit = await asyncio.to_thread(find_culprit, trusted, decide)
+                if culprit is None:
+                    raise
+                log.exception("a pod is set aside", extra={"pod": culprit.key})
+                aside = self._quarantine.set_aside(culprit, error, time.monotonic())
+                self._metrics.set_aside(aside)
+                tell_set_aside(self._recorder, aside)
 
     def _view(self, wall: datetime, now: float, writer: Writer) -> View:
         nodes = self._cluster.nodes

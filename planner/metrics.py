@@ -6,7 +6,7 @@ cluster to know, the stranded part of that memory, is exported here under the sa
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -63,7 +63,7 @@ class Metrics:
         )
         self._set_aside = CounterMetric(
             "mpslice_pods_set_aside",
-            "Pods that the planner could make no decision with, because of an error of its own.",
+            "Kinds of pods that the planner could not decide with, by an error of its own.",
             registry=self.registry,
         )
         self._carved = Histogram(
@@ -90,9 +90,9 @@ class Metrics:
         """A pod was evicted for another."""
         self._evicted.inc()
 
-    def set_aside(self, pods: Sequence[Aside]) -> None:
-        """No decision could be made with these pods."""
-        self._set_aside.inc(len(pods))
+    def set_aside(self, _aside: Aside) -> None:
+        """No decision could be made with a pod."""
+        self._set_aside.inc()
 
     def idle(self) -> None:
         """Another replica leads, and counts the waiting pods."""

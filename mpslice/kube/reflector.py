@@ -25,7 +25,7 @@ Key = str
 _SHORTEST_WATCH: Final = 1.0  # seconds
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
 
-_CALM: Final = 120.0
+CALM: Final = 120.0
 """Seconds without a failure after which client-go's reflector begins with short delays again
 (tools/cache/reflector.go, defaultBackoffReset)."""
 
@@ -141,7 +141,7 @@ class Reflector(Generic[T]):
     def _lost(self, now: float) -> None:
         """An outage begins, or one that had ended just before goes on."""
         before = self.outage
-        if before is None or (before.ended is not None and now > before.ended + _CALM):
+        if before is None or (before.ended is not None and now > before.ended + CALM):
             self.outage = Outage(now)
         else:
             self.outage = Outage(before.begun)
@@ -153,7 +153,7 @@ class Reflector(Generic[T]):
         two minutes: a write that always fails is no outage.
         """
         outage = self.outage
-        if outage is not None and outage.ended is not None and now <= outage.begun + _CALM:
+        if outage is not None and outage.ended is not None and now <= outage.begun + CALM:
             self.outage = replace(outage, ended=now)
 
     async def _list(self) -> str:

@@ -45,8 +45,8 @@ class PodFacts:
     kubelet/status/status_manager.go; of a static pod before there is a mirror); `stopped`, that it
     is at its end and the kubelet has seen all its containers end, which a pod that is force-deleted
     lacks; `waiting_since` is a Unix time.
-    `early` says that it still had its gate when it was `nominated`, so every scheduler knew of that
-    when it decided. `spread` is its group, namespace/name, if that is to be spread over GPUs.
+    `early` says that it still had its gate when it was `nominated`, so no scheduler has decided
+    without that. `spread` is its group, namespace/name, if that is to be spread over GPUs.
     """
 
     key: str
@@ -86,7 +86,7 @@ class PodFacts:
         if self.unschedulable:
             return old_status and not self.nominated
         if self.early:
-            return False
+            return old_status  # where its node fails it, a scheduler tries the others at once
         return abs(now - self.waiting_since) < IN_HAND_SECONDS
 
 

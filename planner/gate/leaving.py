@@ -46,7 +46,7 @@ class Leaving:
     Every time is one of `time.monotonic`. `outage` is the newest time in which nodes could not be
     followed: what goes in an outage, or before kube-scheduler has caught up with it, is kept until
     then. Slices may have come and gone before the planner saw the node again, so what its layouts
-    asked for meanwhile counts as shown, too.
+    asked for around an outage counts as shown, too.
     """
 
     def __init__(self) -> None:
@@ -66,16 +66,25 @@ class Leaving:
         if old is None:
             return
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
-        before = Counter(old.slices) | self._asked.get(old.name, Counter())
+        asked = self._asked.get(old.name, Counter()) if catching_up(now, outage) else Counter()
+        before = Counter(old.slices) | asked
         for size, count in before.items():
             if shown.get(size, 0) < count:
                 self._gone[old.name, size] = now
-        if new is None or new.applied == newest:
+        if new is None or new.applied == newest or not catching_up(now, outage):
             self._asked.pop(old.name, None)
 
-    def replaced(self, before: NodeLayout, newest: NodeLayout | None, node: Node | None) -> None:
+    def replaced(
+        self,
+        before: NodeLayout,
+        newest: NodeLayout | None,
+        node: Node | None,
+        now: float,
+        outage: Outage | None,
+    ) -> None:
         """`newest` took the place of `before`, which the node may show until it shows the other."""
-        if newest is None or node is None or node.applied == newest.version_tag:
+        seen = newest is None or node is None or node.applied == newest.version_tag
+        if newest is None or seen or not catching_up(now, outage):
             self._asked.pop(before.name, None)
             return
         wanted = newest.spec.counts

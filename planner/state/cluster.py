@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.reflector import Change, Outage, Reflector
+from mpslice.kube.reflector import CALM, Change, Outage, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
 from planner.gate.leaving import Leaving, NodeSize, catching_up
@@ -176,7 +176,8 @@ class Cluster:
         if not isinstance(before, NodeLayout):
             return
         if newest is None or newest.version_tag != before.version_tag:
-            self._leaving.replaced(before, newest, self._nodes.objects.get(name))
+            node = self._nodes.objects.get(name)
+            self._leaving.replaced(before, newest, node, time.monotonic(), self._outage)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -205,9 +206,12 @@ class Cluster:
         """The newest time in which nodes could not be followed: at first, that before the start.
 
         kube-scheduler may have lost the API server then, and see much later than this planner what
-        goes from now on.
+        goes from now on. An outage that began soon after the start is one with what was before.
         """
-        return self._nodes.outage or self._before
+        newest, before = self._nodes.outage, self._before
+        if newest is None or before.ended is None:
+            return before
+        return newest if newest.begun > before.ended + CALM else replace(before, ended=newest.ended)
 
     def unanswered(self, now: float) -> None:
         """A write was not answered, or with an error of the API server's own."""

@@ -62,7 +62,7 @@ def tell_set_aside(recorder: EventRecorder, aside: Aside) -> None:
     about = ObjectRef("v1", "Pod", pod.name, pod.namespace, pod.uid)
     text = (
         f"the planner met an error of its own with this pod ({aside.words}) and plans without it "
-        f"for {ASIDE / 60:.0f} minutes or until the pod changes; please report it"
+        f"and all like it for {ASIDE / 60:.0f} minutes; please report it"
     )
     recorder.record(about, EventType.WARNING, "SetAside", text)
 

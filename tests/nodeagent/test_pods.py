@@ -127,8 +127,10 @@ def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -
     assert not pod.on_its_way_to("n2", CREATED + IN_HAND_SECONDS + 1, old_status=False)
 
 
-def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_does_not_come() -> None:
-    """No scheduler has decided on it before."""
+def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_comes_by_an_old_status_alone() -> (
+    None
+):
+    """No scheduler has decided on it before, but one that its node fails tries others at once."""
     pod = pod_manifest("a", 10)
     pod["status"]["nominatedNodeName"] = "n1"
     comes = {
@@ -141,6 +143,7 @@ def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_does_not_come() -
     for text, expected in comes.items():
         pod["metadata"]["annotations"] = {"mpslice.io/progress": text}
         assert facts(pod).on_its_way_to("n2", CREATED + 1, old_status=False) is expected, text
+        assert facts(pod).on_its_way_to("n2", CREATED + 1, old_status=True)
         assert facts(pod).on_its_way_to("n1", CREATED + 1, old_status=False)
 
 

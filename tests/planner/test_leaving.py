@@ -197,8 +197,8 @@ def test_slice_that_came_and_went_while_the_node_was_not_seen_is_leaving_until_t
     leaving, over = Leaving(), Outage(100.0, 110.0)
     with_5, with_10, with_40 = laid(1, {5: 1}), laid(2, {5: 1, 10: 1}), laid(3, {40: 1})
     before = replace(a_node(shows={5: 1}), applied=with_5.version_tag)
-    leaving.replaced(with_5, with_10, before)
-    leaving.replaced(with_10, with_40, before)
+    leaving.replaced(with_5, with_10, before, 105.0, Outage(100.0))
+    leaving.replaced(with_10, with_40, before, 108.0, Outage(100.0))
     after = replace(a_node(shows={5: 0, 10: 0, 40: 1}), applied=with_40.version_tag)
     leaving.changed(before, after, 111.0, over, with_40.version_tag)
     gone = {("n1", SliceSize(5)), ("n1", SliceSize(10))}
@@ -212,15 +212,40 @@ def test_slice_that_the_newest_layout_asks_for_still_is_not_leaving_before_it_st
     leaving = Leaving()
     first, second = laid(1, {10: 1}), laid(2, {10: 1, 20: 1})
     bare = a_node(shows={5: 2})
-    leaving.replaced(first, second, bare)
-    leaving.changed(bare, a_node(shows={5: 1}), 100.0, None, second.version_tag)
-    assert leaving.seen_still(100.0, None) == {("n1", SliceSize(5))}
+    leaving.replaced(first, second, bare, 100.0, Outage(99.0))
+    leaving.changed(bare, a_node(shows={5: 1}), 100.0, Outage(99.0), second.version_tag)
+    assert leaving.seen_still(100.0, Outage(99.0)) == {("n1", SliceSize(5))}
 
 
 def test_layout_that_the_node_showed_before_the_planner_saw_it_leaves_nothing_behind() -> None:
     leaving = Leaving()
     first, second = laid(1, {10: 1}), laid(2, {20: 1})
     node = replace(a_node(shows={20: 1}), applied=second.version_tag)
-    leaving.replaced(first, second, node)
-    leaving.changed(node, replace(node, applied="l1/3"), 100.0, None, "l1/3")
-    assert leaving.seen_still(100.0, None) == frozenset()
+    leaving.replaced(first, second, node, 100.0, Outage(99.0))
+    leaving.changed(node, replace(node, applied="l1/3"), 100.0, Outage(99.0), "l1/3")
+    assert leaving.seen_still(100.0, Outage(99.0)) == frozenset()
+
+
+@pytest.mark.parametrize(("outage", "now"), [(None, 100.0), (Outage(10.0, 20.0), 100.0)])
+def test_layout_that_was_replaced_while_the_node_was_followed_counts_as_never_shown(
+    outage: Outage | None, now: float
+) -> None:
+    """What it made would have been seen, and so would be what went."""
+    leaving = Leaving()
+    first, second, bare = laid(1, {10: 1}), laid(2, {20: 1}), a_node(shows={5: 1})
+    leaving.replaced(first, second, bare, now, outage)
+    leaving.changed(bare, a_node(shows={5: 1}), now, outage, second.version_tag)
+    assert leaving.seen_still(now, outage) == frozenset()
+
+
+def test_what_a_layout_asked_for_in_an_outage_is_forgotten_once_the_scheduler_has_caught_up() -> (
+    None
+):
+    """The node may never say that a layout is applied: an agent that only withdraws does not."""
+    leaving, over = Leaving(), Outage(100.0, 110.0)
+    first, second, bare = laid(1, {10: 1}), laid(2, {}), a_node(shows={5: 1})
+    leaving.replaced(first, second, bare, 105.0, Outage(100.0))
+    leaving.changed(bare, bare, 200.0, over, second.version_tag)
+    assert leaving.seen_still(200.0, over) == frozenset()
+    leaving.changed(bare, bare, 105.0, over, second.version_tag)
+    assert leaving.seen_still(105.0, over) == frozenset()

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -23,9 +23,8 @@ class _Metrics(Metrics):
         super().__init__()
         self._problem = problem
 
-    def set_aside(self, pods: Sequence[Aside]) -> None:
-        for aside in pods:
-            self._problem(f"no decision can be made with {aside.pod}: {aside.words}")
+    def set_aside(self, aside: Aside) -> None:
+        self._problem(f"no decision can be made with {aside.pod}: {aside.words}")
 
 
 class Planner:
