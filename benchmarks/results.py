@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.cluster.table import idle_words
-from benchmarks.results_beside import beside, peers
+from benchmarks.results_beside import beside, is_virtual, peers
 
 FOLDER: Final = Path(__file__).parent / "results"
 PAGE: Final = Path(__file__).parent / "RESULTS.md"
@@ -29,10 +29,10 @@ pods in the same run. Times are milliseconds, median / p99.
 
 def page(runs: list[Figures]) -> str:
     """The whole page; runs by their size."""
-    ordered = sorted(runs, key=lambda run: ("parts" not in run, "took_s" in run, run["nodes"]))
+    ordered = sorted(runs, key=lambda run: ("parts" not in run, is_virtual(run), run["nodes"]))
     lines = [_HEAD, *beside(ordered)]
     for run in ordered:
-        if "took_s" in run:
+        if is_virtual(run):
             lines += _hour(run)
         else:
             lines += _run(run) if "parts" in run else _planner(run)

@@ -120,13 +120,18 @@ def _lone(run: Figures, kind: str) -> str | None:
     return f"{ratio} ({wait['p99_ms'] / wait['median_ms']:.1f})" if wait and ratio else None
 
 
+def is_virtual(run: Figures) -> bool:
+    """Whether it is of `benchmarks.steady_hour`."""
+    return "took_s" in run
+
+
 def _is_full(run: Figures) -> bool:
     return bool(run.get("options", {}).get("load", 0) >= FULL)
 
 
 def _below_bound(run: Figures) -> str | None:
     below = run.get("gpus_over_time", {}).get("points_below_bound")
-    return _text(below) if _is_full(run) or "took_s" in run else None
+    return _text(below) if _is_full(run) or is_virtual(run) else None
 
 
 def _late(run: Figures) -> str | None:
@@ -213,10 +218,9 @@ def beside(runs: Sequence[Figures]) -> Iterator[str]:
 
 def _name(run: Figures) -> str:
     busy = run["machine"]["load_before"] > run["machine"]["cores"] / 2
-    kind = ", virtual time" if "took_s" in run else ", planner alone"
+    kind = ", virtual time" if is_virtual(run) else ", planner alone"
     name = f"{run['nodes']:,} nodes" + ("" if "parts" in run else kind)
-    busy = busy and "took_s" not in run
-    return f"{name} (busy machine)" if busy else name
+    return f"{name} (busy machine)" if busy and not is_virtual(run) else name
 
 
 def peers() -> Iterator[str]:

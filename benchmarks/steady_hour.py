@@ -15,10 +15,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from benchmarks.cluster.figures import Figures, beside_bound, spread
 from benchmarks.cluster.load import Arrivals, Life, lives, steady
 from benchmarks.cluster.samples import bound_gb
 from benchmarks.cluster.surroundings import surroundings
@@ -28,8 +29,6 @@ from tests.api.model import Entry
 from tests.simulation.clock import Clock, virtual_time
 from tests.simulation.script import Arrival, Script
 from tests.simulation.stream import Stream
-
-Figures = dict[str, Any]
 
 GPUS: Final = 8
 GPU_GB: Final = 80
@@ -41,7 +40,6 @@ _APART: Final = 0.02
 a thousand that came at once would be decided on a thousand times."""
 
 _MOST_WRITES: Final = 1_000_000  # of a client in a second: thousands of pods may come at once
-_NO_MEMORY: Final = 0  # MiB that pods ask for: the model's nodes are counted by CPU alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def measure(options: Options, tell: Callable[[str], None]) -> Figures:
         "pods": len(coming.first) + len(coming.later),
         "took_s": round(time.perf_counter() - began),
         "gpus_over_time": _over_time(run, options, capacity),
-        "created_to_bound": _waits(run.waits),
+        "created_to_bound": spread(run.waits),
         "harm": {"failed kubelet admissions": sum(a.kubelet.refused for a in run.agents)},
         "problems": run.outcome.problems,
     }
@@ -179,31 +177,12 @@ def _over_time(run: Hour, options: Options, capacity: int) -> Figures:
         bound_gb(
             options.nodes,
             GPUS,
-            [Life(life.gb, life.cpu_milli, _NO_MEMORY, life.seconds) for life in sample.live],
+            [replace(life, memory_mib=0) for life in sample.live],  # as the model's pods ask
         )
         for sample in run.samples
     )
     hands = run.bound_gb / options.seconds
-    return {
-        "samples": len(run.samples),
-        "used_percent": round(100 * used / capacity, 2),
-        "bound_percent": round(100 * bound / capacity, 2),
-        "points_below_bound": round(100 * (bound - used) / capacity, 2),
-        "percent_changing_hands_a_second": round(100 * hands / capacity, 3),
-        "seconds_between_pods": round((bound - used) / hands, 2) if hands else None,
-    }
-
-
-def _waits(waits: Sequence[float]) -> Figures:
-    if not waits:
-        return {"pods": 0, "median_ms": None, "p99_ms": None}
-    ordered = sorted(waits)
-    p99 = ordered[max(0, -(-len(ordered) * 99 // 100) - 1)]
-    return {
-        "pods": len(ordered),
-        "median_ms": round(1000 * statistics.median(ordered), 1),
-        "p99_ms": round(1000 * p99, 1),
-    }
+    return {"samples": len(run.samples), **beside_bound(used, bound, hands, capacity)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 PROGRESS: Final = "mpslice.io/progress"
-"""The annotation: a JSON object, whose other members are the planner's own."""
+"""The annotation, a JSON object. Only the planner reads its other members."""
 
 NOMINATED: Final = "nominated"
 """The node to which the planner nominated the pod."""
@@ -20,7 +20,7 @@ _LONGEST: Final = 65536  # characters; ours are far shorter
 def members(text: str) -> Mapping[str, Any]:
     """The members of the annotation's object, {} for text that is not ours.
 
-    Whoever makes a pod may write anything there.
+    The creator of a pod may write anything there.
     """
     if not text or len(text) > _LONGEST:
         return {}

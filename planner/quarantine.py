@@ -95,7 +95,7 @@ def find_culprit(view: View, decide: Decide) -> Pod | None:
     def fails(count: int) -> bool:
         try:
             decide(replace(view, pods=view.pods[:count], known=KnownNodes()))
-        except Exception:  # noqa: BLE001  # it is told of once it is known whose it is
+        except Exception:  # noqa: BLE001  # the caller has caught and tells the same error
             return True
         return False
 

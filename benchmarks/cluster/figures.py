@@ -59,7 +59,12 @@ def figures(run: Run, refused: Sequence[str], flow: Flow) -> Figures:
 
 def waits(pods: Iterable[Moments], until: str, since: str = "created") -> Figures:
     """Milliseconds from creation, or another moment: how many got so far, median and p99."""
-    found = sorted(w * 1000 for pod in pods if (w := pod.waited(until, since)) is not None)
+    return spread([w for pod in pods if (w := pod.waited(until, since)) is not None])
+
+
+def spread(seconds: Iterable[float]) -> Figures:
+    """Milliseconds: how many pods there are, median and p99."""
+    found = sorted(1000 * each for each in seconds)
     return {
         "pods": len(found),
         "median_ms": round(statistics.median(found), 1) if found else None,
@@ -161,19 +166,25 @@ def _over_time(run: Run) -> Figures:
     bounds = [_bound(run, sample) for sample in chosen]
     used = statistics.fmean(sample.used_gb for sample in chosen)
     stranded = [sample.stranded_gb for sample in taken if not math.isnan(sample.stranded_gb)]
-    below = 100 * (statistics.fmean(bounds) - used) / capacity
-    hands = 100 * changed_hands(run.crowd.pods.values(), taken[0].at, taken[-1].at) / capacity
+    hands = changed_hands(run.crowd.pods.values(), taken[0].at, taken[-1].at)
     return {
         "samples": len(taken),
         "capacity_gb": capacity,
-        "used_percent": round(100 * used / capacity, 2),
-        "bound_percent": round(100 * statistics.fmean(bounds) / capacity, 2),
-        "points_below_bound": round(below, 2),
-        "percent_changing_hands_a_second": round(hands, 3),
-        "seconds_between_pods": round(below / hands, 2) if hands else None,
+        **beside_bound(used, statistics.fmean(bounds), hands, capacity),
         "stranded_percent": round(100 * statistics.fmean(stranded) / capacity, 2)
         if stranded
         else None,
+    }
+
+
+def beside_bound(used: float, bound: float, hands: float, capacity: float) -> Figures:
+    """Means in gb, `hands` in gb a second, as percents of the capacity."""
+    return {
+        "used_percent": round(100 * used / capacity, 2),
+        "bound_percent": round(100 * bound / capacity, 2),
+        "points_below_bound": round(100 * (bound - used) / capacity, 2),
+        "percent_changing_hands_a_second": round(100 * hands / capacity, 3),
+        "seconds_between_pods": round((bound - used) / hands, 2) if hands else None,
     }
 
 

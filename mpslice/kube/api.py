@@ -123,7 +123,7 @@ async def list_pages(
 ) -> AsyncIterator[Json]:
     """The pages of a consistent list, all of one resourceVersion; there is at least one.
 
-    Who drops each page before the next has one in memory.
+    A caller that drops each page before it asks for the next has one in memory.
     """
     token = ""
     while True:

@@ -47,8 +47,8 @@ etcd, and the API server writes `<`, `>` and `&` as six bytes each. Decoded, a p
 times as much (dicts of one short key), and an agent has 512 MiB."""
 
 _DEEPEST: Final = 100
-"""Levels of JSON that are read when there are too many for Python. We look at some twenty; whoever
-creates a pod may nest its `managedFields` 10,000 deep."""
+"""Levels of JSON that are read when there are too many for Python. We look at some twenty; the
+creator of a pod may nest its `managedFields` 10,000 deep."""
 
 _BRACKET: Final = re.compile(
     rb'(?:[^][{}"]++|\{\}|\[\]|"(?:[^"\\]++|\\.)*+"?)*+([][{}]|\Z)', re.DOTALL

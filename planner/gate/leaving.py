@@ -66,12 +66,13 @@ class Leaving:
         if old is None:
             return
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
-        asked = self._asked.get(old.name, Counter()) if catching_up(now, outage) else Counter()
-        before = Counter(old.slices) | asked
+        if not catching_up(now, outage):
+            self._asked.pop(old.name, None)
+        before = Counter(old.slices) | self._asked.get(old.name, Counter())
         for size, count in before.items():
             if shown.get(size, 0) < count:
                 self._gone[old.name, size] = now
-        if new is None or new.applied == newest or not catching_up(now, outage):
+        if new is None or new.applied == newest:
             self._asked.pop(old.name, None)
 
     def replaced(

@@ -1,7 +1,7 @@
 """What a pod demands of its node and of the pods around it, and what it takes of a node.
 
-Whoever may create a pod decides how long its lists are, so that long ones are made to be asked of
-many nodes and pods: see Long.
+The creator of a pod decides how long its lists are. Long keeps a long list quick to ask about many
+nodes and pods.
 """
 
 from collections.abc import Callable

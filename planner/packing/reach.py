@@ -123,7 +123,7 @@ class Reach:
 
 
 def _known_there(keys: frozenset[str], nodes: Iterable[NodeBook]) -> frozenset[str]:
-    """Of many labels those that a node has: whoever creates pods may ask for any number."""
+    """Of many labels those that a node has: the creators of pods may ask for any number."""
     if len(keys) <= _MANY:
         return keys
     return keys.intersection(key for node in nodes for key in node.state.node.labels)

@@ -124,12 +124,12 @@ def kept_place(pod: Pod) -> Place | None:
 
 
 def _time(said: Mapping[str, Any], key: str) -> datetime | None:
-    """Raises ValueError for what is no time, or one so far away that sums with it are none."""
+    """The time; raises ValueError for other text, and for a year that sums of times may leave."""
     if not (text := said.get(key)):
         return None
     moment = datetime.strptime(text, _FORM).replace(tzinfo=UTC)
     if abs(moment.year - _NOWADAYS) > 1000:
-        raise ValueError(f"{text} is no time of ours")
+        raise ValueError(f"{text} is more than a thousand years away")
     return moment
 
 

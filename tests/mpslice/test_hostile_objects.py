@@ -1,4 +1,4 @@
-"""What a tenant can put into a pod stops nobody who follows the pods."""
+"""What a tenant can put into a pod stops no program that follows the pods."""
 
 import asyncio
 import copy
@@ -66,7 +66,7 @@ def saying(text: str) -> Fault:
 
 
 def a_thing(fields: str, *, name: str = "t0") -> str:
-    """As the API server writes it: what we read comes after what nobody reads, too."""
+    """As the API server writes it: what we read comes after what we do not read, too."""
     return (
         f'{{"metadata":{{"managedFields":[{{"fieldsV1":{fields}}}],'
         f'"name":"{name}","resourceVersion":"101"}},"value":"}}]v0"}}'
@@ -129,16 +129,16 @@ BROKEN = [
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_deep_text_that_is_no_json_is_none_in_linear_time(text: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()  # however busy the machine is
     assert _decode(text) is None
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_time_for_deep_objects_is_linear() -> None:
     text = f'{{"a":[{",".join([DEEP["objects"]] * 20)}]}}'.encode()
-    begun = time.monotonic()
+    begun = time.process_time()  # however busy the machine is
     assert _decode(text) is not None
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_deep_objects_are_read_with_a_small_stack() -> None:

@@ -173,7 +173,7 @@ async def test_outage_lasts_from_the_first_failure_to_the_next_list() -> None:
 
 
 async def test_end_of_an_outage_is_told_though_nothing_has_changed() -> None:
-    """Whoever waits for it has to hear of it."""
+    """A planner waits for it."""
     async with following() as state:
         assert not await state.has_recovered()
         before = len(state.changes)

@@ -1,4 +1,4 @@
-"""Objects that whoever may create pods can make as long as the API server takes them.
+"""Objects that their creators make as long as the API server takes them.
 
 What an answer costs is counted where it can be; elsewhere the sizes are such that an answer which
 looks at everything afresh for each node or pod would take minutes, beyond the limit of a test.
