@@ -86,7 +86,12 @@ class Controller:
             enforcer=local.enforcer,
             publisher=self._publisher,
             withdrawal=Withdrawal(
-                kube, local.settings.node_name, local.table, local.handoff, self._publisher
+                kube,
+                local.settings.node_name,
+                local.table,
+                local.handoff,
+                self._publisher,
+                self._cluster.scheduler_is_behind,
             ),
             metrics=metrics,
             readiness=lambda: readiness(local.table.gpus.values(), self._board.nos.message),

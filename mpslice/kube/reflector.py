@@ -16,6 +16,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from mpslice.kube.api import Json, Kube, Query, Resource, list_pages
 from mpslice.kube.errors import Gone, KubeError
+from mpslice.kube.outage import CALM, Outage
 
 T = TypeVar("T")
 
@@ -24,10 +25,6 @@ Key = str
 
 _SHORTEST_WATCH: Final = 1.0  # seconds
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
-
-CALM: Final = 120.0
-"""Seconds without a failure after which client-go's reflector begins with short delays again
-(tools/cache/reflector.go, defaultBackoffReset)."""
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +36,6 @@ class Change(Generic[T]):
     key: Key
     old: T | None
     new: T | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A time in which the API server could not be followed, in seconds of `time.monotonic`.
-
-    `ended` is None while it lasts. What comes within two minutes after another is one with it.
-    """
-
-    begun: float
-    ended: float | None = None
 
 
 @dataclass(slots=True)

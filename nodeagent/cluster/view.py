@@ -6,9 +6,11 @@ Three watches with field selectors; what arrives is projected at once and handed
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
+from mpslice.kube.outage import catching_up, with_start
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import ConditionType, LayoutStatus, NodeLayout, parse_node_layout
 from nodeagent.cluster.publisher import Ready, Shown
@@ -79,6 +81,7 @@ class ClusterView:
     ) -> None:
         self._node_name = node_name
         self._on_node = on_node
+        self._started = monotonic()
         by_name = f"metadata.name={node_name}"
         self._layouts: Reflector[Observed] = Reflector(
             kube, NODE_LAYOUTS, project_layout, lambda _: on_layout(), field_selector=by_name
@@ -104,6 +107,10 @@ class ClusterView:
     def is_synced(self) -> bool:
         """Whether everything has been listed once."""
         return all(r.synced.is_set() for r in (self._layouts, self._nodes, self._pods))
+
+    def scheduler_is_behind(self) -> bool:
+        """Whether kube-scheduler may not follow nodes yet, after an outage or before this start."""
+        return catching_up(monotonic(), with_start(self._started, self._nodes.outage))
 
     def observed(self) -> Observed | None:
         """The NodeLayout as it is now; None while there is none."""

@@ -40,13 +40,17 @@ Superseded = Callable[[], bool]
 
 @dataclass(slots=True)
 class Withdrawal:
-    """Carries out one withdrawal at a time."""
+    """Carries out one withdrawal at a time.
+
+    While `scheduler_is_behind` a scheduler may go by what the node's status said before an outage.
+    """
 
     kube: Kube
     node_name: str
     table: SliceTable
     handoff: Handoff
     publisher: Publisher
+    scheduler_is_behind: Callable[[], bool]
     _hidden: frozenset[DeviceId] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class Withdrawal:
         seen_at, pause = monotonic() + SCHEDULER_SECONDS, _FIRST_LOOK
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while ids and await self._coming(ids, old_status=monotonic() < seen_at):
+                while ids and await self._coming(ids, old_status=self._is_old(seen_at)):
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_LOOK)
                     await self.handoff.look()
@@ -113,7 +117,7 @@ class Withdrawal:
                 return kept
             await self.handoff.hide(going)
             _, coming = await asyncio.gather(  # what takes longest is begun first
-                self.handoff.look(), self._coming(going, old_status=monotonic() < seen_at)
+                self.handoff.look(), self._coming(going, old_status=self._is_old(seen_at))
             )
             if self._hidden and not coming:
                 return kept | self._kept(going, ())
@@ -131,6 +135,10 @@ class Withdrawal:
         hidden, self._hidden = self._hidden, frozenset()
         self.table.restore(hidden)
         self.table.close(hidden)
+
+    def _is_old(self, seen_at: float) -> bool:
+        """Whether a scheduler may not know yet what the node's status says from `seen_at` on."""
+        return monotonic() < seen_at or self.scheduler_is_behind()
 
     async def _show_less(self, ids: Collection[DeviceId]) -> float:
         """Writes the node's status, and returns from when on schedulers know it (monotonic)."""
@@ -160,8 +168,7 @@ class Withdrawal:
         while True:
             if self.publisher.node.differs():
                 seen_at = await self._show_less(ids)
-            old_status = monotonic() < seen_at
-            coming = await self._coming(ids, old_status=old_status)
+            coming = await self._coming(ids, old_status=self._is_old(seen_at))
             is_open = self.publisher.node.is_open()
             if not (coming or is_open):
                 return frozenset(), seen_at

@@ -3,41 +3,16 @@
 A pod that loses its gate in that time could be bound to such a slice, and would fail on the node.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
 
-from mpslice.kube.reflector import Outage
+from mpslice.kube.outage import LINGER, Outage, catching_up, caught_up
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
 from planner.model.nodes import Node
 
 NodeSize = tuple[str, SliceSize]
 """A node and a size of slices that it shows."""
-
-LINGER: Final = 2.0
-"""Seconds by which kube-scheduler may see later than the planner that a node has a slice less."""
-
-LONGEST: Final = 60.0
-"""Seconds between two tries of client-go's reflector, at most."""
-
-
-def caught_up(outage: Outage) -> float:
-    """When kube-scheduler follows the API server again after an outage, at the latest.
-
-    client-go's reflector tries again after 0.8 s, then after twice as long each time up to 30 s,
-    and adds up to as much at random (tools/cache/reflector.go, defaultBackoffInit): so it waits for
-    at most twice the time that it has failed already, and 1.6 s.
-    """
-    if outage.ended is None:
-        return math.inf
-    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
-
-
-def catching_up(now: float, outage: Outage | None) -> bool:
-    """Whether kube-scheduler may not follow the API server yet after the outage."""
-    return outage is not None and now < caught_up(outage)
 
 
 class Leaving:

@@ -6,17 +6,17 @@ the watch has not caught up with.
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.reflector import CALM, Change, Outage, Reflector
+from mpslice.kube.outage import Outage, catching_up, with_start
+from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
-from planner.gate.leaving import Leaving, NodeSize, catching_up
+from planner.gate.leaving import Leaving, NodeSize
 from planner.model.constraints import NAMESPACE_NAME
 from planner.model.nodes import Node
 from planner.model.plan import Placement
@@ -65,7 +65,7 @@ class Cluster:
         self._applied: dict[str, NodeLayout] = {}  # of which the layout's status does not tell yet
         self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
-        self._before = Outage(-math.inf, time.monotonic())
+        self._started = time.monotonic()
         self._nodes = Reflector(
             kube, NODES, project_node, self._node_changed, on_recovery=on_change
         )
@@ -203,15 +203,8 @@ class Cluster:
 
     @property
     def _outage(self) -> Outage:
-        """The newest time in which nodes could not be followed: at first, that before the start.
-
-        kube-scheduler may have lost the API server then, and see much later than this planner what
-        goes from now on. An outage that began soon after the start is one with what was before.
-        """
-        newest, before = self._nodes.outage, self._before
-        if newest is None or before.ended is None:
-            return before
-        return newest if newest.begun > before.ended + CALM else replace(before, ended=newest.ended)
+        """The newest time in which nodes could not be followed."""
+        return with_start(self._started, self._nodes.outage)
 
     def unanswered(self, now: float) -> None:
         """A write was not answered, or with an error of the API server's own."""

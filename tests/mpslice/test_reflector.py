@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from mpslice.kube.api import Json, Resource
-from mpslice.kube.reflector import Backoff, Change, Outage, Reflector
+from mpslice.kube.outage import Outage
+from mpslice.kube.reflector import Backoff, Change, Reflector
 from tests.mpslice.api_server import (
     Fault,
     FaultyApiServer,

@@ -54,7 +54,7 @@ class Parts:
             lambda: reported_status(project_layout(self.kube.get(NODE_LAYOUTS, NODE))),
             Shown,
         )
-        taking = Withdrawal(self.kube, NODE, self.table, handoff, publisher)
+        taking = Withdrawal(self.kube, NODE, self.table, handoff, publisher, lambda: False)
         self.executor = Executor(
             settings, self.table, handoff, enforcer, publisher, taking, Metrics(NODE)
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mpslice.kube import outage
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Query, Resource
 from nodeagent.controller import Controller
 from nodeagent.layout import executor, withdrawal
@@ -269,10 +270,30 @@ async def test_unschedulable_pod_gets_the_slice_that_the_scheduler_still_saw(
         assert machine.slices()[device(1, 10, 0)] == "Used"
 
 
+async def test_unschedulable_pod_gets_the_slice_of_a_scheduler_that_is_behind_an_outage(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lost the API server before this agent started, and follow nodes much later."""
+    monkeypatch.setattr(withdrawal, "SCHEDULER_SECONDS", 0)
+    monkeypatch.setattr(withdrawal, "PODS_SECONDS", 3600)
+    machine.kube.put(PODS, unschedulable("waits", 10))
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        generation = machine.lay_out({"20gb": 1})
+        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        machine.kube.change(PODS, "waits", {"spec": {"nodeName": NODE}}, "default")
+        await machine.admit("default/waits", 10)
+        await machine.acknowledged(generation)
+        assert machine.condition("Applied")["reason"] == "SliceInUse"
+        assert machine.slices()[device(1, 10, 0)] == "Used"
+
+
 async def test_unschedulable_pod_is_not_waited_for_once_the_scheduler_has_seen_the_status(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(withdrawal, "PODS_SECONDS", 3600)
+    monkeypatch.setattr(outage, "LINGER", 0)
+    monkeypatch.setattr(outage, "LONGEST", 0)
     machine.kube.put(PODS, unschedulable("waits", 10))
     async with machine.agent():
         await machine.applied({"10gb": 1})

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from mpslice.gpus import GpuUuid
-from mpslice.kube.reflector import Outage
+from mpslice.kube.outage import Outage, catching_up
 from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
 from mpslice.slices import SliceSize
 from planner.decide import decide
-from planner.gate.leaving import Leaving, catching_up, caught_up
+from planner.gate.leaving import Leaving
 from planner.view import View
 from tests.planner.test_decide import LABEL, a_layout, a_node, a_pod, decided, ungated, written
 
@@ -115,13 +115,6 @@ def test_slices_that_come_or_stay_are_not_leaving_and_those_of_a_node_that_goes_
     assert leaving.seen_still(100.0, None) == frozenset()
     leaving.changed(a_node(shows={10: 2}), None, 100.0, None)
     assert leaving.seen_still(100.0, None) == {SEAT}
-
-
-def test_scheduler_may_follow_the_api_server_later_by_twice_the_time_of_an_outage() -> None:
-    assert caught_up(Outage(100.0, 100.2)) == pytest.approx(104.2)
-    assert caught_up(Outage(100.0, 110.0)) == pytest.approx(133.6)
-    assert caught_up(Outage(100.0, 200.0)) == 262.0
-    assert caught_up(Outage(100.0)) == math.inf
 
 
 def test_pod_whose_slice_stands_waits_for_a_scheduler_that_may_see_another_that_is_gone() -> None:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mpslice.kube.outage import LINGER
 from planner.decide import decide
-from planner.gate.leaving import LINGER
 from planner.model.plan import Cause, Placement, Refusal
 from planner.model.pods import Pod
 from planner.progress.machine import RENOMINATE, Phase
