@@ -1,9 +1,12 @@
 """Which pods are planned now and which wait for the rest of their burst. Pure; time is passed in.
 
 A lone pod must not wait; a Deployment of a hundred is packed better, and written in fewer steps,
-when it is planned together; of a group nobody knows how many there are before they have come.
+when it is planned together; of a group nobody knows how many there are before they have come. Pods
+that never cease to come are no burst: to wait for more of them makes each wait, and packs no better
+in the long run.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -12,7 +15,9 @@ from dataclasses import dataclass, field
 class Batch:
     """Holds back the pods of a burst until it was idle for `idle`, at most for `longest` (seconds).
 
-    A pod is alone when no other pod that came less than `idle` ago is still pending.
+    A pod is alone when no other pod that came less than `idle` ago is still pending. What goes on
+    for longer than `longest` is a stream, until no pod comes for as long: it is planned every
+    `idle`, but where a group is among it, which might be torn apart.
     """
 
     idle: float
@@ -20,7 +25,9 @@ class Batch:
     _recent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # oldest first
     _held: set[str] = field(default_factory=set)
     _opened: float = 0.0
-    _last: float = 0.0
+    _last: float = -math.inf  # when the newest of them came, held or not
+    _is_stream: bool = False
+    _has_group: bool = False  # among what is held
 
     @property
     def held(self) -> frozenset[str]:
@@ -34,15 +41,18 @@ class Batch:
     def arrive(self, key: str, now: float, *, grouped: bool = False) -> None:
         """A pod became pending; one of a group is never taken to be alone."""
         self._forget_older(now)
+        if now > self._last + self.longest:
+            self._is_stream = False
+        self._last = now
         alone = not self._recent and not self._held and not grouped
         self._recent[key] = now
         self._recent.move_to_end(key)
         if alone or self.idle <= 0:
             return
         if not self._held:
-            self._opened = now
+            self._opened, self._has_group = now, False
         self._held.add(key)
-        self._last = now
+        self._has_group |= grouped
 
     def leave(self, key: str) -> None:
         """A pod is pending no more: bound, deleted or finished."""
@@ -53,10 +63,15 @@ class Batch:
         """The time at which the batch is complete, on the clock of `arrive`; None for no batch."""
         if not self._held:
             return None
-        return min(self._last + self.idle, self._opened + self.longest)
+        ends = self._opened + self.longest
+        if self._is_stream and not self._has_group:
+            ends = min(ends, self._opened + self.idle)
+        return min(self._last + self.idle, ends)
 
     def release(self) -> None:
         """The batch is complete: everything held is planned from now on."""
+        if self._held and self._opened + self.longest < self._last + self.idle:
+            self._is_stream = True
         self._held.clear()
 
     def _forget_older(self, now: float) -> None:

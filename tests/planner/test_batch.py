@@ -39,6 +39,61 @@ def test_burst_without_end_is_planned_after_the_longest_time() -> None:
     assert batch.due() == pytest.approx(2.1)
 
 
+def a_stream(*, until: float) -> Batch:
+    """Ten pods a second; what is due is planned."""
+    batch = Batch(idle=0.2, longest=2.0)
+    for number in range(round(until * 10)):
+        due = batch.due()
+        if due is not None and due <= number / 10:
+            batch.release()
+        batch.arrive(f"p{number}", number / 10)
+    return batch
+
+
+def test_what_goes_on_for_longer_than_a_burst_is_planned_every_idle_time() -> None:
+    batch = a_stream(until=2.2)
+    assert batch.holds("p21")
+    assert batch.due() == pytest.approx(2.3)
+    batch.arrive("next", 2.2)
+    batch.arrive("and next", 2.25)
+    assert batch.due() == pytest.approx(2.3)
+
+
+def test_group_in_a_stream_is_planned_as_a_burst() -> None:
+    batch = a_stream(until=2.2)
+    batch.release()
+    batch.arrive("g0", 2.2, grouped=True)
+    for number in range(30):
+        batch.arrive(f"other-{number}", 2.3 + number / 10)
+    assert batch.due() == pytest.approx(4.2)
+    batch.release()
+    batch.arrive("next", 5.3)
+    batch.arrive("and next", 5.4)
+    batch.arrive("and one more", 5.55)
+    assert batch.due() == pytest.approx(5.5)
+
+
+def test_longest_time_that_is_shorter_than_the_idle_time_holds_in_a_stream_too() -> None:
+    batch = Batch(idle=0.2, longest=0.1)
+    for number in range(4):
+        batch.arrive(f"p{number}", number * 0.08)
+        if number == 2:
+            batch.release()
+    assert batch.due() == pytest.approx(0.34)
+
+
+def test_burst_after_a_stream_that_has_paused_is_planned_together_again() -> None:
+    batch = a_stream(until=2.2)
+    batch.release()
+    for number in range(10):
+        batch.arrive(f"soon-{number}", 4.0 + number / 10)
+    assert batch.due() == pytest.approx(4.3)
+    batch.release()
+    for number in range(10):
+        batch.arrive(f"later-{number}", 7.0 + number / 10)
+    assert batch.due() == pytest.approx(8.1)
+
+
 def test_pod_after_one_that_is_bound_already_is_alone_again() -> None:
     batch = Batch(idle=0.2, longest=2.0)
     batch.arrive("a", 0.0)

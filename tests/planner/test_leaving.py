@@ -1,6 +1,5 @@
 """Gates of pods without a place, while slices that they could be bound to are withdrawn."""
 
-import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
