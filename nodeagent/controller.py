@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from mpslice.errors import InvalidNodeLayout
 from mpslice.gpus import DeviceId, GpuUuid
 from mpslice.kube.api import Kube
-from mpslice.kube.errors import KubeError
+from mpslice.kube.errors import KubeError, is_refusal
 from mpslice.kube.events import EventRecorder, EventType, ObjectRef
 from mpslice.kube.reflector import Backoff, Change
 from mpslice.nodelayout import STOPPING, SliceState
@@ -124,6 +124,8 @@ class Controller:
     async def run(self) -> NoReturn:
         """Serves the node's layout; raises UnknownNode."""
         self._tasks.create_task(self._events.run(), name="events")
+        # The kubelet is told of a GPU that falls ill or is well again also without an API server.
+        self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
         self._cluster.follow(self._tasks)
         await self._cluster.synced()
         await self._take_over()
@@ -133,7 +135,6 @@ class Controller:
             self._tasks.create_task(self._end_offer_of_gb(), name="end of the offer of gb")
         self._tasks.create_task(self._foreign.run(), name="foreign devices")
         self._tasks.create_task(self._verdicts.follow(), name="verdicts")
-        self._tasks.create_task(self._local.gpus.follow(self._board.put_gpus), name="gpus")
         if self._local.gpus.tells_memory:
             self._tasks.create_task(self._memory.run(), name="memory")
         for pulse in (
@@ -206,6 +207,8 @@ class Controller:
                 self.serving = self._took_over = True
             except (KubeError, AgentError) as error:
                 self.serving = False
+                if isinstance(error, KubeError) and not is_refusal(error):
+                    self._cluster.unanswered()
                 again = backoff.delay(getattr(error, "retry_after", None))
                 log.warning(
                     "the layout could not be applied, trying again",

@@ -2,8 +2,8 @@
 
 A lone pod must not wait; a Deployment of a hundred is packed better, and written in fewer steps,
 when it is planned together; of a group nobody knows how many there are before they have come. Pods
-that never cease to come are no burst: to wait for more of them makes each wait, and packs no better
-in the long run.
+that do not cease to come are no burst: to wait long for more of them makes each wait, and packs
+little better.
 """
 
 import math
@@ -16,8 +16,8 @@ class Batch:
     """Holds back the pods of a burst until it was idle for `idle`, at most for `longest` (seconds).
 
     A pod is alone when no other pod that came less than `idle` ago is still pending. What goes on
-    for longer than `longest` is a stream, until no pod comes for as long: it is planned every
-    `idle`, but where a group is among it, which might be torn apart.
+    for longer than `longest` is a stream: it is planned four times as often, except while a pod of
+    a group is held, which could be torn apart.
     """
 
     idle: float
@@ -25,8 +25,8 @@ class Batch:
     _recent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # oldest first
     _held: set[str] = field(default_factory=set)
     _opened: float = 0.0
-    _last: float = -math.inf  # when the newest of them came, held or not
-    _is_stream: bool = False
+    _last: float = -math.inf  # when the newest pod came, held or not
+    _unbroken: float = 0.0  # since when there was no pause of half of `longest`
     _has_group: bool = False  # among what is held
 
     @property
@@ -41,8 +41,8 @@ class Batch:
     def arrive(self, key: str, now: float, *, grouped: bool = False) -> None:
         """A pod became pending; one of a group is never taken to be alone."""
         self._forget_older(now)
-        if now > self._last + self.longest:
-            self._is_stream = False
+        if now >= self._last + self.longest / 2:
+            self._unbroken = now
         self._last = now
         alone = not self._recent and not self._held and not grouped
         self._recent[key] = now
@@ -63,15 +63,13 @@ class Batch:
         """The time at which the batch is complete, on the clock of `arrive`; None for no batch."""
         if not self._held:
             return None
-        ends = self._opened + self.longest
-        if self._is_stream and not self._has_group:
-            ends = min(ends, self._opened + self.idle)
-        return min(self._last + self.idle, ends)
+        lasted = self._opened - self._unbroken
+        is_stream = lasted >= max(self.longest - self.idle, self.longest / 2)
+        longest = self.longest / 4 if is_stream and not self._has_group else self.longest
+        return min(self._last + self.idle, self._opened + longest)
 
     def release(self) -> None:
         """The batch is complete: everything held is planned from now on."""
-        if self._held and self._opened + self.longest < self._last + self.idle:
-            self._is_stream = True
         self._held.clear()
 
     def _forget_older(self, now: float) -> None:

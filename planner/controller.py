@@ -11,7 +11,7 @@ from typing import Final
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import Kube
-from mpslice.kube.errors import Conflict, KubeError, NotFound
+from mpslice.kube.errors import Conflict, KubeError, NotFound, is_refusal
 from mpslice.kube.events import EventRecorder
 from mpslice.kube.reflector import Change
 from mpslice.nodelayout import NodeLayout
@@ -34,7 +34,7 @@ from planner.words.storyteller import Storyteller, tell_evicted, tell_set_aside
 from planner.writes.actions import Action, Evict, Inform, Nominate, Ungate, WriteSpec
 from planner.writes.bucket import TokenBucket
 from planner.writes.perform import perform
-from planner.writes.setbacks import Setbacks, is_refusal
+from planner.writes.setbacks import Setbacks
 from planner.writes.writer import Writer
 
 _WRITE: Final = 5.0  # seconds for one write

@@ -1,9 +1,12 @@
 """What can go wrong between us and the API server, in the terms that callers decide by."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mpslice.errors import MpsliceError
+
+PASSING: Final = frozenset({401, 429, 503, 504})
+"""Statuses that say nothing of the request: the same may work in a moment."""
 
 
 class KubeError(MpsliceError):
@@ -51,6 +54,11 @@ class Gone(ApiError):
 
 class Forbidden(ApiError):
     """403: RBAC, a policy or a webhook said no; the message says which."""
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the API server does not want the request, rather than cannot do it now."""
+    return isinstance(error, ApiError) and error.status < 500 and error.status not in PASSING
 
 
 _BY_STATUS = {403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone}

@@ -1,8 +1,9 @@
 """Times without the API server, and when kube-scheduler follows it again. Pure; in seconds of
 `time.monotonic`.
 
-kube-scheduler loses the API server at the same time as mpslice and comes back later. Until then it
-binds pods by what nodes showed before.
+kube-scheduler may lose the API server at the same time as mpslice and come back later. Until then
+it binds pods by what nodes showed before. Of an outage of kube-scheduler alone, as with an API
+server of its own, mpslice knows nothing.
 """
 
 import math
@@ -25,10 +26,13 @@ class Outage:
     """A time in which the API server could not be followed.
 
     `ended` is None while it lasts. What comes within two minutes after another is one with it.
+    `cut` is set as long as nothing but a watch failed, in which nothing had come for a while: the
+    time since when. Proxies end idle connections, kubeadm's example of HAProxy every 35 seconds.
     """
 
     begun: float
     ended: float | None = None
+    cut: float | None = None
 
 
 def with_start(started: float, newest: Outage | None) -> Outage:
@@ -39,6 +43,8 @@ def with_start(started: float, newest: Outage | None) -> Outage:
     before = Outage(-math.inf, started)
     if newest is None:
         return before
+    if newest.cut is not None:
+        return max(before, newest, key=caught_up)
     return newest if newest.begun > started + CALM else replace(before, ended=newest.ended)
 
 
@@ -51,7 +57,8 @@ def caught_up(outage: Outage) -> float:
     """
     if outage.ended is None:
         return math.inf
-    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
+    begun = outage.begun if outage.cut is None else outage.cut
+    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - begun) + 1.6)
 
 
 def catching_up(now: float, outage: Outage | None) -> bool:

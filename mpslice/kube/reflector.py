@@ -16,7 +16,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from mpslice.kube.api import Json, Kube, Query, Resource, list_pages
 from mpslice.kube.errors import Gone, KubeError
-from mpslice.kube.outage import CALM, Outage
+from mpslice.kube.outage import CALM, Outage, catching_up
 
 T = TypeVar("T")
 
@@ -24,6 +24,7 @@ Key = str
 """`namespace/name`, or `name` for what is cluster-scoped."""
 
 _SHORTEST_WATCH: Final = 1.0  # seconds
+_IDLE: Final = 10.0  # seconds without an event, after which a proxy may have ended a watch
 _WATCH_SECONDS: Final = (300, 600)  # the server ends a watch at a random point in between
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Reflector(Generic[T]):
         self._selectors: Query = {key: value for key, value in selectors.items() if value}
         self._backoff = backoff or Backoff()
         self._gone_in_a_row = False
+        self._heard: float | None = None  # when the watch last told something; None without one
         self.outage: Outage | None = None  # the newest
         self._objects: dict[Key, T] = {}
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
@@ -121,16 +123,19 @@ class Reflector(Generic[T]):
                 )
                 # A new list is the only answer that is right after every kind of fault.
                 version = ""
-                self._lost(time.monotonic())
+                now = time.monotonic()
+                self._lost(now, idle=self._heard is not None and now - self._heard >= _IDLE)
                 await asyncio.sleep(delay)
 
-    def _lost(self, now: float) -> None:
-        """An outage begins, or one that had ended just before goes on."""
+    def _lost(self, now: float, *, idle: bool = False) -> None:
+        """An outage begins, or one that had ended just before goes on; `idle` where a watch was cut
+        that had been."""
         before = self.outage
+        cut = now if idle and not catching_up(now, before) else None
         if before is None or (before.ended is not None and now > before.ended + CALM):
-            self.outage = Outage(now)
+            self.outage = Outage(now, cut=cut)
         else:
-            self.outage = Outage(before.begun)
+            self.outage = Outage(before.begun, cut=cut)
 
     def unanswered(self, now: float) -> None:
         """Another request was not answered, or with an error of the server's own (monotonic).
@@ -145,6 +150,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> str:
         listed: dict[Key, T] = {}
         version = ""
+        self._heard = None
         pages = list_pages(
             self._kube, self.resource, namespace=self._namespace, query=self._selectors
         )
@@ -178,8 +184,10 @@ class Reflector(Generic[T]):
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311
         }
+        self._heard = time.monotonic()
         events = self._kube.watch(self.resource, namespace=self._namespace, query=query)
         async for event in events:
+            self._heard = time.monotonic()
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
             if event["type"] != "BOOKMARK":

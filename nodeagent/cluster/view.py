@@ -7,16 +7,21 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Final
 
 from mpslice.errors import InvalidNodeLayout
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Kube
 from mpslice.kube.outage import catching_up, with_start
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.reflector import Backoff, Change, Reflector
 from mpslice.nodelayout import ConditionType, LayoutStatus, NodeLayout, parse_node_layout
 from nodeagent.cluster.publisher import Ready, Shown
 from nodeagent.cluster.report import NodeFacts, project_node, version_of
 from nodeagent.slices.evidence import Pods
 from nodeagent.slices.pods import PodFacts, project_pod
+
+_LONGEST_DELAY: Final = 10.0
+"""Seconds between two tries to follow. The agent asks for the few objects of its own node, and what
+went while the API server was away is to be there again before the kubelet gets pods for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,28 @@ class ClusterView:
         self._started = monotonic()
         by_name = f"metadata.name={node_name}"
         self._layouts: Reflector[Observed] = Reflector(
-            kube, NODE_LAYOUTS, project_layout, lambda _: on_layout(), field_selector=by_name
+            kube,
+            NODE_LAYOUTS,
+            project_layout,
+            lambda _: on_layout(),
+            field_selector=by_name,
+            backoff=Backoff(longest=_LONGEST_DELAY),
         )
         self._nodes: Reflector[NodeFacts] = Reflector(
-            kube, NODES, project_node, self._node_changed, field_selector=by_name
+            kube,
+            NODES,
+            project_node,
+            self._node_changed,
+            field_selector=by_name,
+            backoff=Backoff(longest=_LONGEST_DELAY),
         )
         self._pods: Reflector[PodFacts] = Reflector(
-            kube, PODS, project_pod, on_pod, field_selector=f"spec.nodeName={node_name}"
+            kube,
+            PODS,
+            project_pod,
+            on_pod,
+            field_selector=f"spec.nodeName={node_name}",
+            backoff=Backoff(longest=_LONGEST_DELAY),
         )
 
     def follow(self, tasks: asyncio.TaskGroup) -> None:
@@ -109,8 +129,13 @@ class ClusterView:
         return all(r.synced.is_set() for r in (self._layouts, self._nodes, self._pods))
 
     def scheduler_is_behind(self) -> bool:
-        """Whether kube-scheduler may not follow nodes yet, after an outage or before this start."""
+        """Whether kube-scheduler may still go by what nodes showed before an outage, which may have
+        been before this agent started, too."""
         return catching_up(monotonic(), with_start(self._started, self._nodes.outage))
+
+    def unanswered(self) -> None:
+        """A request was not answered, or with an error of the API server's own."""
+        self._nodes.unanswered(monotonic())
 
     def observed(self) -> Observed | None:
         """The NodeLayout as it is now; None while there is none."""

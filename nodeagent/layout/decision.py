@@ -118,6 +118,17 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
     )
 
 
+def still_goes(ids: Collection[DeviceId], gpus: Sequence[StandingGpu], spec: LayoutSpec) -> bool:
+    """Whether all of `ids`, which stand, are too many for `spec` as well."""
+    wanted = {gpu.uuid: gpu.slices for gpu in spec.gpus}
+    standing = Counter((s.id.gpu, s.id.size) for gpu in gpus for s in gpu.slices)
+    return all(
+        (spec.release or gpu in wanted)
+        and standing[gpu, size] - (0 if spec.release else wanted[gpu].get(size, 0)) >= count
+        for (gpu, size), count in Counter((id_.gpu, id_.size) for id_ in ids).items()
+    )
+
+
 def _decide_gpu(gpu: StandingGpu, wanted: Slices, awaited: Collection[SliceSize]) -> _GpuPlan:
     plan = _GpuPlan()
     if gpu.refusal:
@@ -174,7 +185,7 @@ def _withdraw(
     surplus = len(standing) - wanted
     if size in awaited and surplus > 0:
         what = f"{surplus} of {size_label(size)} on {gpu.uuid}"
-        message = f"{what}: pods that need the size are on their way"
+        message = f"{what}: pods that need the size are, or may be, on their way"
         plan.blocked.append(Blocked(Obstacle.PODS_PENDING, message))
         return
     # Low ordinals stay: they are what the kubelet is told to prefer.

@@ -16,7 +16,7 @@ from mpslice.nodelayout import Condition, NodeLayout
 from nodeagent.cluster.publisher import Publisher
 from nodeagent.cluster.report import ready, released
 from nodeagent.cluster.view import Observed
-from nodeagent.layout.decision import Decision, Obstacle, decide
+from nodeagent.layout.decision import Decision, Obstacle, decide, still_goes
 from nodeagent.layout.standing import applied, not_applied, standing_gpus
 from nodeagent.layout.withdrawal import Withdrawal
 from nodeagent.metrics import Metrics
@@ -26,6 +26,9 @@ from nodeagent.slices.table import SliceTable
 
 RETRY_PENDING_SECONDS: Final = 1.0
 """When a withdrawal that waited in vain for pods to arrive is tried again."""
+
+RETRY_BEHIND_SECONDS: Final = 5.0
+"""Likewise, when nothing but a scheduler that is behind an outage was in its way."""
 
 ENFORCED_SECONDS: Final = 2.0
 """How long a slice is held back until it is enforced, which takes MPS some 50 ms, before everything
@@ -136,12 +139,18 @@ class Executor:
     async def _withdraw(self, ids: Sequence[DeviceId], generation: int, wanted: Wanted) -> None:
         def superseded() -> bool:
             newest = wanted()
-            return newest is None or newest.generation != generation
+            if newest is None or newest.generation == generation:
+                return newest is None
+            # The wait begins anew with each attempt: what is to go anyway is waited for.
+            return not still_goes(ids, standing_gpus(self.table, (), self.settings), newest.spec)
 
-        kept = await self.withdrawal.withdraw(ids, superseded)
+        postponed = await self.withdrawal.postponed(ids)
+        self.table.rest(postponed, until=monotonic() + RETRY_BEHIND_SECONDS)
+        going = [device for device in ids if device not in postponed]
+        kept = await self.withdrawal.withdraw(going, superseded) if going else {}
         awaited = [id_ for id_, why in kept.items() if why is Obstacle.PODS_PENDING]
         self.table.rest(awaited, until=monotonic() + RETRY_PENDING_SECONDS)
-        self.metrics.withdrawn(len(ids) - len(kept), len(kept))
+        self.metrics.withdrawn(len(going) - len(kept), len(kept) + len(postponed))
 
     async def _publish(self, layout: NodeLayout, decision: Decision) -> None:
         started = perf_counter()

@@ -30,6 +30,7 @@ SCHEDULER_SECONDS: Final = 0.5
 """How long a scheduler may go by what the node's status said before it was changed. It takes some
 milliseconds to see the change and to bind what it had decided; nothing tells when it has."""
 
+_UNBOUND: Final = "spec.nodeName=,status.phase=Pending"
 _FIRST_LOOK: Final = 0.010
 _LONGEST_LOOK: Final = 0.200
 
@@ -42,7 +43,7 @@ Superseded = Callable[[], bool]
 class Withdrawal:
     """Carries out one withdrawal at a time.
 
-    While `scheduler_is_behind` a scheduler may go by what the node's status said before an outage.
+    While `scheduler_is_behind` a scheduler may go by what nodes showed before an outage.
     """
 
     kube: Kube
@@ -55,6 +56,23 @@ class Withdrawal:
 
     def __post_init__(self) -> None:
         self.publisher.node.seen.listen(self._node_seen)
+
+    async def postponed(self, ids: Sequence[DeviceId]) -> frozenset[DeviceId]:
+        """Those that a scheduler may still choose by what nodes showed before an outage.
+
+        Nothing is gained by closing them now: such a scheduler does not see it. Raises a KubeError.
+        """
+        if not self.scheduler_is_behind():
+            return frozenset()
+        others, _ = await self._read_pods(_UNBOUND)
+        node, now = self.node_name, self.publisher.node.server_time.now()
+        late = [
+            pod
+            for pod in others
+            if pod.on_its_way_to(node, now, old_status=False, behind=True)
+            and not pod.on_its_way_to(node, now, old_status=False)
+        ]
+        return frozenset(device for device in ids if any(p.needs_any([device.size]) for p in late))
 
     async def withdraw(
         self, ids: Sequence[DeviceId], superseded: Superseded
@@ -90,7 +108,7 @@ class Withdrawal:
         seen_at, pause = monotonic() + SCHEDULER_SECONDS, _FIRST_LOOK
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while ids and await self._coming(ids, old_status=self._is_old(seen_at)):
+                while ids and await self._coming(ids, old_status=monotonic() < seen_at):
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_LOOK)
                     await self.handoff.look()
@@ -117,7 +135,7 @@ class Withdrawal:
                 return kept
             await self.handoff.hide(going)
             _, coming = await asyncio.gather(  # what takes longest is begun first
-                self.handoff.look(), self._coming(going, old_status=self._is_old(seen_at))
+                self.handoff.look(), self._coming(going, old_status=monotonic() < seen_at)
             )
             if self._hidden and not coming:
                 return kept | self._kept(going, ())
@@ -135,10 +153,6 @@ class Withdrawal:
         hidden, self._hidden = self._hidden, frozenset()
         self.table.restore(hidden)
         self.table.close(hidden)
-
-    def _is_old(self, seen_at: float) -> bool:
-        """Whether a scheduler may not know yet what the node's status says from `seen_at` on."""
-        return monotonic() < seen_at or self.scheduler_is_behind()
 
     async def _show_less(self, ids: Collection[DeviceId]) -> float:
         """Writes the node's status, and returns from when on schedulers know it (monotonic)."""
@@ -168,7 +182,7 @@ class Withdrawal:
         while True:
             if self.publisher.node.differs():
                 seen_at = await self._show_less(ids)
-            coming = await self._coming(ids, old_status=self._is_old(seen_at))
+            coming = await self._coming(ids, old_status=monotonic() < seen_at)
             is_open = self.publisher.node.is_open()
             if not (coming or is_open):
                 return frozenset(), seen_at
@@ -186,16 +200,19 @@ class Withdrawal:
     async def _coming(self, ids: Collection[DeviceId], *, old_status: bool) -> list[PodFacts]:
         sizes = {device.size for device in ids}
         (elsewhere, since), (here, at), _ = await asyncio.gather(
-            self._read_pods("spec.nodeName=,status.phase=Pending"),
+            self._read_pods(_UNBOUND),
             self._read_pods(f"spec.nodeName={self.node_name}"),
             self.publisher.node.read(),
         )
         if at < since:  # a pod that was bound between the two reads is in neither
             here, _ = await self._read_pods(f"spec.nodeName={self.node_name}")
-        now = self.publisher.node.server_time.now()
+        node, now = self.node_name, self.publisher.node.server_time.now()
+        behind = self.scheduler_is_behind()
         bound = [p for p in here if not (p.ended or p.admitted or self.handoff.shows(p))]
         unbound = [
-            p for p in elsewhere if p.on_its_way_to(self.node_name, now, old_status=old_status)
+            pod
+            for pod in elsewhere
+            if pod.on_its_way_to(node, now, old_status=old_status, behind=behind)
         ]
         return [p for p in (*bound, *unbound) if any(need.size in sizes for need in p.needs)]
 

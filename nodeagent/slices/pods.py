@@ -69,11 +69,15 @@ class PodFacts:
         wanted = set(sizes)
         return any(need.size in wanted for need in self.needs)
 
-    def on_its_way_to(self, node: str, now: float, *, old_status: bool) -> bool:
+    def on_its_way_to(
+        self, node: str, now: float, *, old_status: bool, behind: bool = False
+    ) -> bool:
         """Whether it may yet be bound to the node by a decision that is already made.
 
         A scheduler that has said Unschedulable decides anew when the node's status offers more.
-        With `old_status` it may not have seen yet that the status offers less again. A nomination
+        With `old_status` it may not have seen yet that the status offers less again. One that is
+        `behind` sees all nodes as they were before an outage, so also where the pod is nominated to
+        another node it may take this one. A nomination
         to another node that came after the gate went tells what is decided next: a decision made
         before may be written to the API server again and again meanwhile (client-go,
         rest/with_retry.go). `now` is by the API server's clock; a pod of a time that is still to
@@ -84,9 +88,10 @@ class PodFacts:
         if self.nominated == node:
             return True
         if self.unschedulable:
-            return old_status and not self.nominated
+            return behind or (old_status and not self.nominated)
         if self.early:
-            return old_status  # where its node fails it, a scheduler tries the others at once
+            # Where its node fails it, a scheduler tries the others at once.
+            return behind or old_status
         return abs(now - self.waiting_since) < IN_HAND_SECONDS
 
 

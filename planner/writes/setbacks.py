@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from mpslice.kube.errors import ApiError
+from mpslice.kube.errors import PASSING, ApiError, is_refusal
 from planner.progress.machine import Refused
 from planner.writes.actions import Action, Evict, Nominate, Ungate
 
@@ -17,7 +17,6 @@ FAULTS: Final = 8
 """Answers of 500 and the like until nobody waits for a nomination: with the writer's rests between
 them over a second, which a change of etcd's leader takes."""
 
-_PASSING: Final = frozenset({401, 429, 503, 504})
 
 _UNASKED: Final = "pod updates may not change fields other than "
 """The API server's answer where anything but what it then lists would change, among which gates are
@@ -85,7 +84,7 @@ class Setbacks:
         """Whether the API server has refused a nomination, rather than been away or in trouble."""
         if is_refusal(error):
             return True
-        if not isinstance(error, ApiError) or error.status in _PASSING:
+        if not isinstance(error, ApiError) or error.status in PASSING:
             return False
         self._faults[uid] += 1
         return self._faults[uid] >= FAULTS
@@ -103,11 +102,6 @@ def _words(error: Exception) -> str:
         "server refuses; let it leave updates of pods alone. It changes: "
         f"{' '.join(lines[:_SHOWN])}{more}"
     )
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether the API server does not want the write, rather than cannot do it now."""
-    return isinstance(error, ApiError) and error.status < 500 and error.status not in _PASSING
 
 
 def _forbids_eviction(error: Exception) -> bool:

@@ -21,7 +21,6 @@ from tests.waiting import DEADLINE
 _PATIENCE: Final = 3.0  # seconds that a fault waits for its moment
 _LOOK: Final = 0.1
 _QUIET: Final = 3.0  # seconds in which nothing may be written
-_ROUNDS: Final = 8  # of deleting all that runs; pods follow in each
 _AGAIN: Final = 0.2
 
 
@@ -94,11 +93,11 @@ class Run:
         await self._until_well()
         self.outcome.recovery = time.monotonic() - over
         self._note(f"all is well after {self.outcome.recovery:.1f} s")
-        for _ in range(_ROUNDS):
-            if not any(pod.waits for pod in self._watch.pods.values()):
-                break
+        until = time.monotonic() + DEADLINE
+        while any(pod.waits for pod in self._watch.pods.values()) and time.monotonic() < until:
             await self._delete(bound=True)
             await self._until_well()
+            await asyncio.sleep(_LOOK)  # a scheduler that is behind is waited for
         waiting = [name for name, pod in self._watch.pods.items() if pod.waits]
         if waiting:
             self._stand.problem(f"{waiting} are not bound though nothing else runs")

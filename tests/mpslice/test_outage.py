@@ -32,3 +32,10 @@ def test_scheduler_catches_up_until_then_and_without_an_outage_never() -> None:
     assert not catching_up(90.0, None)
     assert catching_up(104.1, Outage(100.0, 100.2))
     assert not catching_up(104.3, Outage(100.0, 100.2))
+
+
+def test_idle_watch_that_was_cut_is_an_outage_of_its_own_length() -> None:
+    """However often that has happened: `begun` is the first time."""
+    assert caught_up(Outage(100.0, 300.2, cut=300.0)) == pytest.approx(304.2)
+    assert caught_up(with_start(100.0, Outage(120.0, 120.2, cut=120.0))) == 162.0
+    assert caught_up(with_start(100.0, Outage(120.0, 180.2, cut=180.0))) == pytest.approx(184.2)

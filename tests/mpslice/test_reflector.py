@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from mpslice.kube import reflector
 from mpslice.kube.api import Json, Resource
 from mpslice.kube.outage import Outage
 from mpslice.kube.reflector import Backoff, Change, Reflector
@@ -195,6 +196,41 @@ async def test_outage_that_follows_another_is_one_with_it(monkeypatch: pytest.Mo
             outages.append(replace(state.reflector.outage, ended=ended + calm + 1))
             state.reflector.outage = outages[-1]
         assert [outage.begun for outage in outages] == [0.0, 0.0, 242.0]
+
+
+async def test_idle_watch_that_is_cut_again_and_again_is_no_long_outage() -> None:
+    """Proxies end idle connections: kubeadm's example of HAProxy every 35 seconds."""
+    async with following() as state:
+        for now in range(0, 350, 35):
+            state.reflector._lost(now, idle=True)
+            assert state.reflector.outage == Outage(0.0, cut=now)
+            state.reflector.outage = Outage(0.0, now + 0.2, cut=now)
+        state.reflector._lost(350.0, idle=True)
+        state.reflector._lost(350.2)  # a list fails, too
+        assert state.reflector.outage == Outage(0.0)
+
+
+async def test_idle_watch_that_is_cut_soon_after_an_outage_is_one_with_it() -> None:
+    """kube-scheduler may not have caught up with the outage before."""
+    async with following() as state:
+        state.reflector.outage = Outage(0.0, 20.0)
+        state.reflector._lost(35.0, idle=True)
+        assert state.reflector.outage == Outage(0.0)
+
+
+async def test_watch_that_is_cut_was_idle_once_nothing_has_come_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with following() as state:
+        for idle, is_cut in ((0.0, True), (3600.0, False)):
+            monkeypatch.setattr(reflector, "_IDLE", idle)
+            state.reflector.outage = None
+            state.recovered.clear()
+            state.server.faults.append(html(502))
+            state.server.end_watches()
+            await eventually(state.has_recovered, "followed again")
+            assert state.reflector.outage is not None
+            assert (state.reflector.outage.cut is not None) is is_cut
 
 
 async def test_outage_goes_on_while_other_requests_are_not_answered() -> None:

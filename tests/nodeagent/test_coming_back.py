@@ -130,6 +130,21 @@ async def test_kubelet_away_is_told_and_waited_for(machine: Machine) -> None:
         assert not agent.done()
 
 
+async def test_gpu_that_is_well_again_is_told_to_the_kubelet_without_an_api_server(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+    machine.write_gpus({"healthy": False}, {})
+    machine.kube.away = True
+    kubelet, ill, well = machine.kubelet, {device(1, 10, 0): False}, {device(1, 10, 0): True}
+    kubelet.lists.clear()
+    async with machine.agent():
+        await machine.until(lambda: (resource(10), ill) in kubelet.lists, "ill")
+        machine.write_gpus({}, {})
+        await machine.until(lambda: (resource(10), well) in kubelet.lists, "well")
+
+
 async def test_api_server_away_is_waited_for(machine: Machine) -> None:
     machine.kube.away = True
     async with machine.agent() as agent:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from mpslice.gpus import MAX_SLICES_PER_GPU, DeviceId, GpuUuid
 from mpslice.nodelayout import GpuSpec, LayoutSpec
 from mpslice.slices import SliceSize
-from nodeagent.layout.decision import Decision, Obstacle, Standing, StandingGpu, decide
+from nodeagent.layout.decision import (
+    Decision,
+    Obstacle,
+    Standing,
+    StandingGpu,
+    decide,
+    still_goes,
+)
 
 CAPACITY = 85
 UUIDS = (GpuUuid("GPU-a"), GpuUuid("GPU-b"))
@@ -209,3 +216,15 @@ def test_what_fits_and_is_held_by_nobody_is_applied(
             assert Counter(s.id.size for s in gpu.slices) == Counter(
                 {SliceSize(size): n for size, n in layout.items() if n}
             )
+
+
+def test_slices_that_a_newer_layout_has_no_place_for_either_still_go() -> None:
+    a, b = UUIDS
+    gpus = [standing(a, *free(a, 10, 0, 1)), standing(b, *free(b, 20, 0))]
+    one, both = ids(a, 10, 1), ids(a, 10, 0, 1)
+    assert still_goes(both, gpus, spec({40: 1}, {20: 1, 5: 3}))
+    assert still_goes(one, gpus, spec({10: 1}))
+    assert not still_goes(both, gpus, spec({10: 1}))
+    assert not still_goes(one, gpus, spec({10: 2}))
+    assert not still_goes(one, gpus, LayoutSpec(()))  # a GPU that is not listed is left as it is
+    assert still_goes(both, gpus, spec(release=True))

@@ -127,6 +127,15 @@ def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -
     assert not pod.on_its_way_to("n2", CREATED + IN_HAND_SECONDS + 1, old_status=False)
 
 
+def test_scheduler_that_is_behind_may_take_this_node_though_another_is_nominated() -> None:
+    """It sees the nodes as they were, so not the slice on the other one."""
+    pod = pending(nominatedNodeName="n1", **unschedulable())
+    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=True)
+    assert pod.on_its_way_to("n2", CREATED + 1, old_status=False, behind=True)
+    free = pending(**unschedulable())
+    assert free.on_its_way_to("n2", CREATED + 1, old_status=False, behind=True)
+
+
 def test_pod_that_had_its_gate_when_it_was_nominated_elsewhere_comes_by_an_old_status_alone() -> (
     None
 ):

@@ -8,10 +8,18 @@ import pytest
 
 from mpslice.kube import outage
 from mpslice.kube.api import NODE_LAYOUTS, NODES, PODS, Json, Query, Resource
+from nodeagent.cluster import view
 from nodeagent.controller import Controller
 from nodeagent.layout import executor, withdrawal
 from tests.nodeagent.conftest import NODE, Machine, device, pod_manifest, resource
 from tests.nodeagent.fake_kubelet import AdmissionError
+
+
+@pytest.fixture
+def caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler is behind no outage, also not behind one from before the agent's start."""
+    monkeypatch.setattr(outage, "LINGER", 0)
+    monkeypatch.setattr(outage, "LONGEST", 0)
 
 
 def in_hand(name: str, size: int, *, ahead: float = 0.0) -> Json:
@@ -65,7 +73,7 @@ async def test_withdrawing_goes_in_its_order(machine: Machine) -> None:
 
 
 async def test_pod_that_is_bound_between_two_lists_of_pods_gets_the_slice(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caught_up: None
 ) -> None:
     """The list of the node's pods is from before it, the list of the others from after it."""
     list_page, bound, listed = machine.kube.list_page, list[str](), asyncio.Event()
@@ -254,7 +262,7 @@ async def test_gated_pods_are_not_waited_for(
 
 
 async def test_unschedulable_pod_gets_the_slice_that_the_scheduler_still_saw(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caught_up: None
 ) -> None:
     """The scheduler tries again as soon as there is a slice, and may bind by that old status."""
     monkeypatch.setattr(withdrawal, "SCHEDULER_SECONDS", 3600)
@@ -270,30 +278,64 @@ async def test_unschedulable_pod_gets_the_slice_that_the_scheduler_still_saw(
         assert machine.slices()[device(1, 10, 0)] == "Used"
 
 
-async def test_unschedulable_pod_gets_the_slice_of_a_scheduler_that_is_behind_an_outage(
+async def test_slice_is_not_touched_while_a_scheduler_that_is_behind_may_choose_it(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have lost the API server before this agent started, and follow nodes much later."""
+    """The scheduler may have lost the API server before this agent started, and follow nodes much
+    later. To close the slice would be of no use: it would not see it."""
     monkeypatch.setattr(withdrawal, "SCHEDULER_SECONDS", 0)
-    monkeypatch.setattr(withdrawal, "PODS_SECONDS", 3600)
     machine.kube.put(PODS, unschedulable("waits", 10))
     async with machine.agent():
         await machine.applied({"10gb": 1})
-        generation = machine.lay_out({"20gb": 1})
-        await machine.until(lambda: resource(10) not in machine.allocatable(), "closed")
+        await machine.acknowledged(machine.lay_out({"20gb": 1}))
+        assert machine.condition("Applied")["reason"] == "PodsPending"
+        assert machine.allocatable()[resource(10)] == "1"
         machine.kube.change(PODS, "waits", {"spec": {"nodeName": NODE}}, "default")
         await machine.admit("default/waits", 10)
-        await machine.acknowledged(generation)
-        assert machine.condition("Applied")["reason"] == "SliceInUse"
-        assert machine.slices()[device(1, 10, 0)] == "Used"
+        await machine.until(lambda: machine.slices()[device(1, 10, 0)] == "Used", "used")
+        lists = with_slices(machine, 10)
+    assert lists == [{device(1, 10, 0): True}]
+
+
+async def test_slice_goes_once_the_scheduler_has_caught_up_with_an_outage(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "RETRY_BEHIND_SECONDS", 0.05)
+    monkeypatch.setattr(view, "with_start", lambda _started, newest: newest)
+    machine.kube.put(PODS, unschedulable("waits", 10))
+    async with machine.agent():
+        await machine.applied({"10gb": 1})
+        monkeypatch.setattr(outage, "LINGER", 3600)
+        machine.kube.cut_watches()
+        await machine.acknowledged(machine.lay_out({"20gb": 1}))
+        assert machine.condition("Applied")["reason"] == "PodsPending"
+        monkeypatch.setattr(outage, "LINGER", 0)
+        monkeypatch.setattr(outage, "LONGEST", 0)
+        await machine.until(lambda: set(machine.slices()) == {device(1, 20, 0)}, "withdrawn")
+
+
+async def test_layouts_that_follow_one_another_closely_do_not_keep_a_slice(
+    machine: Machine, caught_up: None
+) -> None:
+    """Each of them wants the slice gone; so the wait for pods goes on."""
+    machine.kube.put(PODS, unschedulable("waits", 10))
+    async with machine.agent():
+        await machine.applied({"10gb": 1}, {"40gb": 1})
+        number = 0
+
+        def is_withdrawn() -> bool:
+            nonlocal number
+            number += 1
+            machine.lay_out({"20gb": 1}, {"40gb": 1, "5gb": 1 + number % 4})
+            return device(1, 10, 0) not in machine.slices()
+
+        await machine.until(is_withdrawn, "withdrawn")
 
 
 async def test_unschedulable_pod_is_not_waited_for_once_the_scheduler_has_seen_the_status(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caught_up: None
 ) -> None:
     monkeypatch.setattr(withdrawal, "PODS_SECONDS", 3600)
-    monkeypatch.setattr(outage, "LINGER", 0)
-    monkeypatch.setattr(outage, "LONGEST", 0)
     machine.kube.put(PODS, unschedulable("waits", 10))
     async with machine.agent():
         await machine.applied({"10gb": 1})
@@ -302,7 +344,7 @@ async def test_unschedulable_pod_is_not_waited_for_once_the_scheduler_has_seen_t
 
 
 async def test_slice_that_the_kubelet_offers_again_is_taken_back_and_schedulers_get_more_time(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caught_up: None
 ) -> None:
     """The kubelet writes the node's status every ten seconds, and knows the slice until the end."""
     monkeypatch.setattr(withdrawal, "SCHEDULER_SECONDS", 3600)

@@ -1,15 +1,22 @@
-"""Runs by the thousand, or one again: `python -m tests.simulation --seed 7` replays a run."""
+"""Runs by the thousand, or one again: `python -m tests.simulation --seed 7` replays a run.
+
+Ctrl-C ends them early, with the figures of those that were made.
+"""
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from typing import Final
 
 from tests.simulation.moments import MOMENTS
 from tests.simulation.run import Outcome, play
 from tests.simulation.script import Kind, script_of
 from tests.simulation.shrink import shrunk
+
+_TOLD_EACH: Final = 1_000  # runs
 
 
 def main() -> int:
@@ -45,17 +52,25 @@ def _many(seeds: range, processes: int) -> int:
     started = time.perf_counter()
     coverage: Counter[tuple[str, str]] = Counter()
     seen: Counter[str] = Counter()
-    broken = 0
-    with ProcessPoolExecutor(processes) as pool:
+    made = broken = 0
+    pool = ProcessPoolExecutor(processes, initializer=os.setpgrp)  # Ctrl-C is for this one alone
+    try:
         for outcome in pool.map(outcome_of, seeds, chunksize=10):
+            made += 1
             coverage.update(outcome.coverage)
             seen.update(outcome.seen)
             if outcome.problems:
                 broken += 1
                 print(f"seed {outcome.seed}: {outcome.problems[0]}", flush=True)
+            if made % _TOLD_EACH == 0:
+                print(f"{made} runs, broken: {broken}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"ended early: {made} of {len(seeds)} runs, from seed {seeds[0]} on")
+    finally:
+        pool.shutdown(cancel_futures=True)
     seconds = time.perf_counter() - started
-    rate = 60 * len(seeds) / seconds
-    print(f"{len(seeds)} runs in {seconds:.0f} s, {rate:.0f} a minute; broken: {broken}")
+    rate = 60 * made / seconds
+    print(f"{made} runs in {seconds:.0f} s, {rate:.0f} a minute; broken: {broken}")
     for name, count in sorted(seen.items()):
         print(f"  {name}: {count}")
     _report(coverage)
