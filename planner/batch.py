@@ -26,7 +26,7 @@ class Batch:
     _held: set[str] = field(default_factory=set)
     _opened: float = 0.0
     _last: float = -math.inf  # when the newest pod came, held or not
-    _unbroken: float = 0.0  # since when there was no pause of half of `longest`
+    _unbroken: float = 0.0  # since when there was no pause of a quarter of `longest`
     _has_group: bool = False  # among what is held
 
     @property
@@ -41,7 +41,7 @@ class Batch:
     def arrive(self, key: str, now: float, *, grouped: bool = False) -> None:
         """A pod became pending; one of a group is never taken to be alone."""
         self._forget_older(now)
-        if now >= self._last + self.longest / 2:
+        if now >= self._last + self.longest / 4:
             self._unbroken = now
         self._last = now
         alone = not self._recent and not self._held and not grouped

@@ -21,6 +21,10 @@ class Unreachable(KubeError):
     """No answer: refused, reset, timed out, or cut off in the middle."""
 
 
+class Cut(Unreachable):
+    """A watch that had been answered broke off."""
+
+
 class TooLarge(KubeError):
     """The answer has more bytes than we take into memory; of a list, ask for fewer objects."""
 

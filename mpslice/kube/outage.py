@@ -23,29 +23,93 @@ LONGEST: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A time in which the API server could not be followed.
+    """A time in which the API server could not be followed; `ended` is None while it lasts.
 
-    `ended` is None while it lasts. What comes within two minutes after another is one with it.
-    `cut` is set as long as nothing but a watch failed, in which nothing had come for a while: the
-    time since when. Proxies end idle connections, kubeadm's example of HAProxy every 35 seconds.
+    `idle`: nothing but a watch failed, in which nothing had come for a while. Proxies end idle
+    connections, that of kubeadm's guide to high availability every 35 seconds.
     """
 
     begun: float
     ended: float | None = None
-    cut: float | None = None
+    idle: bool = False
 
 
-def with_start(started: float, newest: Outage | None) -> Outage:
-    """The newest outage of a process: at first the time before its start, which it did not see.
+Outages = tuple[Outage, ...]
+"""The newest outage of each kind; kube-scheduler may be behind any of them."""
 
-    An outage that began soon after the start is one with what was before.
+
+class OutageLog:
+    """What one reflector has met of outages.
+
+    A failure within two minutes after an outage is one with it, because client-go's delays go on
+    growing. An idle watch that is cut lengthens no other outage, however often that happens; once a
+    list fails, too, it was no idle cut.
     """
-    before = Outage(-math.inf, started)
-    if newest is None:
-        return before
-    if newest.cut is not None:
-        return max(before, newest, key=caught_up)
-    return newest if newest.begun > started + CALM else replace(before, ended=newest.ended)
+
+    def __init__(self) -> None:
+        self._failed: Outage | None = None
+        self._cut: Outage | None = None
+
+    @property
+    def newest(self) -> Outages:
+        return tuple(outage for outage in (self._failed, self._cut) if outage is not None)
+
+    def cut(self, now: float) -> None:
+        """A watch broke off in which nothing had come for a while."""
+        self._cut = Outage(now, idle=True)
+
+    def failed(self, now: float) -> None:
+        """A list failed, or a watch in any other way."""
+        begun, before = now, self._failed
+        if self._cut is not None and self._cut.ended is None:
+            begun, self._cut = self._cut.begun, None
+        if before is not None and (before.ended is None or begun <= before.ended + CALM):
+            begun = before.begun
+        self._failed = Outage(begun)
+
+    def unanswered(self, now: float) -> None:
+        """Another request was not answered, or with an error of the server's own.
+
+        So an outage that seemed over goes on, for others that follow with less luck. That counts
+        for two minutes: a write that always fails is no outage.
+        """
+        if is_blind(self.newest):
+            return
+        recent = [outage for outage in self.newest if now <= outage.begun + CALM]
+        if recent:
+            felt = [outage for outage in self.newest if now < caught_up(outage)]
+            begun = min(outage.begun for outage in (*recent, *felt))
+            self._failed, self._cut = Outage(begun, now), None
+
+    def followed(self, now: float) -> bool:
+        """A list worked; returns whether that ended an outage."""
+        lasted = is_blind(self.newest)
+        if self._failed is not None and self._failed.ended is None:
+            self._failed = replace(self._failed, ended=now)
+        if self._cut is not None and self._cut.ended is None:
+            self._cut = replace(self._cut, ended=now)
+        return lasted
+
+
+def is_blind(outages: Outages) -> bool:
+    """Whether one of them lasts."""
+    return any(outage.ended is None for outage in outages)
+
+
+def with_start(started: float, outages: Outages) -> Outages:
+    """Those of a process, with the time before its start, of which it knows nothing.
+
+    A failure soon after the start is one with what was before.
+    """
+    return (
+        Outage(-math.inf, started),
+        *(
+            outage
+            if outage.idle or outage.begun > started + CALM
+            else replace(outage, begun=-math.inf)
+            for outage in outages
+        ),
+    )
 
 
 def caught_up(outage: Outage) -> float:
@@ -57,10 +121,9 @@ def caught_up(outage: Outage) -> float:
     """
     if outage.ended is None:
         return math.inf
-    begun = outage.begun if outage.cut is None else outage.cut
-    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - begun) + 1.6)
+    return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
 
 
-def catching_up(now: float, outage: Outage | None) -> bool:
-    """Whether kube-scheduler may not follow the API server yet after the outage."""
-    return outage is not None and now < caught_up(outage)
+def catching_up(now: float, outages: Outages) -> bool:
+    """Whether kube-scheduler may not follow the API server yet after one of the outages."""
+    return any(now < caught_up(outage) for outage in outages)

@@ -10,13 +10,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Generic, NoReturn, TypeVar
 
 from mpslice.kube.api import Json, Kube, Query, Resource, list_pages
-from mpslice.kube.errors import Gone, KubeError
-from mpslice.kube.outage import CALM, Outage, catching_up
+from mpslice.kube.errors import Cut, Gone, KubeError
+from mpslice.kube.outage import OutageLog, Outages
 
 T = TypeVar("T")
 
@@ -90,8 +90,8 @@ class Reflector(Generic[T]):
         self._selectors: Query = {key: value for key, value in selectors.items() if value}
         self._backoff = backoff or Backoff()
         self._gone_in_a_row = False
-        self._heard: float | None = None  # when the watch last told something; None without one
-        self.outage: Outage | None = None  # the newest
+        self._heard = 0.0  # when the watch last told something, or was begun
+        self._outages = OutageLog()
         self._objects: dict[Key, T] = {}
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
 
@@ -112,6 +112,7 @@ class Reflector(Generic[T]):
                     await asyncio.sleep(self._backoff.delay())
                 self._gone_in_a_row = True
             except KubeError as error:
+                self._lost(error, time.monotonic())
                 delay = self._backoff.delay(error.retry_after)
                 log.warning(
                     "following failed, trying again",
@@ -123,34 +124,27 @@ class Reflector(Generic[T]):
                 )
                 # A new list is the only answer that is right after every kind of fault.
                 version = ""
-                now = time.monotonic()
-                self._lost(now, idle=self._heard is not None and now - self._heard >= _IDLE)
                 await asyncio.sleep(delay)
 
-    def _lost(self, now: float, *, idle: bool = False) -> None:
-        """An outage begins, or one that had ended just before goes on; `idle` where a watch was cut
-        that had been."""
-        before = self.outage
-        cut = now if idle and not catching_up(now, before) else None
-        if before is None or (before.ended is not None and now > before.ended + CALM):
-            self.outage = Outage(now, cut=cut)
-        else:
-            self.outage = Outage(before.begun, cut=cut)
+    @property
+    def outages(self) -> Outages:
+        """Times in which the API server could not be followed, the newest of each kind."""
+        return self._outages.newest
 
     def unanswered(self, now: float) -> None:
-        """Another request was not answered, or with an error of the server's own (monotonic).
+        """Another request was not answered, or with an error of the server's own (monotonic)."""
+        self._outages.unanswered(now)
 
-        So an outage that seemed over goes on, for whoever follows with less luck. That counts for
-        two minutes: a write that always fails is no outage.
-        """
-        outage = self.outage
-        if outage is not None and outage.ended is not None and now <= outage.begun + CALM:
-            self.outage = replace(outage, ended=now)
+    def _lost(self, error: KubeError, now: float) -> None:
+        if isinstance(error, Cut) and now - self._heard >= _IDLE:
+            self._backoff.reset()  # it had worked until then
+            self._outages.cut(now)
+        else:
+            self._outages.failed(now)
 
     async def _list(self) -> str:
         listed: dict[Key, T] = {}
         version = ""
-        self._heard = None
         pages = list_pages(
             self._kube, self.resource, namespace=self._namespace, query=self._selectors
         )
@@ -162,9 +156,7 @@ class Reflector(Generic[T]):
                     listed[key_of(item)] = projected
             del page  # before the next one comes
             await asyncio.sleep(0)  # decoding a page takes tens of milliseconds; let others run
-        recovered = self.outage is not None and self.outage.ended is None
-        if self.outage is not None and recovered:
-            self.outage = replace(self.outage, ended=time.monotonic())
+        recovered = self._outages.followed(time.monotonic())
         self._replace(listed)
         self.synced.set()
         if recovered:

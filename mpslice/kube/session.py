@@ -22,6 +22,7 @@ from mpslice.kube.credentials import Credentials
 from mpslice.kube.errors import (
     ApiError,
     BadCredentials,
+    Cut,
     Gone,
     KubeError,
     TooLarge,
@@ -246,6 +247,10 @@ class Session:
                 try:
                     async for line in response.content:
                         yield _watch_event(line, what)
+                except TimeoutError:
+                    raise  # here nothing was heard for too long
+                except (aiohttp.ClientError, OSError) as error:
+                    raise Cut(f"{what}: {_describe(error)}") from error
                 finally:
                     _abort(response)
         except KubeError:

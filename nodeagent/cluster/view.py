@@ -131,7 +131,7 @@ class ClusterView:
     def scheduler_is_behind(self) -> bool:
         """Whether kube-scheduler may still go by what nodes showed before an outage, which may have
         been before this agent started, too."""
-        return catching_up(monotonic(), with_start(self._started, self._nodes.outage))
+        return catching_up(monotonic(), with_start(self._started, self._nodes.outages))
 
     def unanswered(self) -> None:
         """A request was not answered, or with an error of the API server's own."""

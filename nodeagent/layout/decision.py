@@ -119,14 +119,17 @@ def decide(gpus: Sequence[StandingGpu], spec: LayoutSpec) -> Decision:
 
 
 def still_goes(ids: Collection[DeviceId], gpus: Sequence[StandingGpu], spec: LayoutSpec) -> bool:
-    """Whether all of `ids`, which stand, are too many for `spec` as well."""
+    """Whether all of `ids`, which stand free, are too many for `spec` as well."""
     wanted = {gpu.uuid: gpu.slices for gpu in spec.gpus}
-    standing = Counter((s.id.gpu, s.id.size) for gpu in gpus for s in gpu.slices)
-    return all(
-        (spec.release or gpu in wanted)
-        and standing[gpu, size] - (0 if spec.release else wanted[gpu].get(size, 0)) >= count
-        for (gpu, size), count in Counter((id_.gpu, id_.size) for id_ in ids).items()
-    )
+    for gpu in gpus:
+        going = Counter(id_.size for id_ in ids if id_.gpu == gpu.uuid)
+        if gpu.refusal or spec.release or not going:
+            continue  # all that is free goes
+        standing = Counter(s.id.size for s in gpu.slices)
+        kept = wanted.get(gpu.uuid, standing)  # one that is not listed is left as it is
+        if any(standing[size] - kept.get(size, 0) < count for size, count in going.items()):
+            return False
+    return True
 
 
 def _decide_gpu(gpu: StandingGpu, wanted: Slices, awaited: Collection[SliceSize]) -> _GpuPlan:

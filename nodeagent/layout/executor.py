@@ -137,16 +137,17 @@ class Executor:
         return self._decide(layout) if self._starting else decision
 
     async def _withdraw(self, ids: Sequence[DeviceId], generation: int, wanted: Wanted) -> None:
+        postponed = await self.withdrawal.postponed(ids)
+        self.table.rest(postponed, until=monotonic() + RETRY_BEHIND_SECONDS)
+        going = [device for device in ids if device not in postponed]
+
         def superseded() -> bool:
             newest = wanted()
             if newest is None or newest.generation == generation:
                 return newest is None
-            # The wait begins anew with each attempt: what is to go anyway is waited for.
-            return not still_goes(ids, standing_gpus(self.table, (), self.settings), newest.spec)
+            # Each attempt waits from the beginning: what is to go anyway is not begun again.
+            return not still_goes(going, standing_gpus(self.table, (), self.settings), newest.spec)
 
-        postponed = await self.withdrawal.postponed(ids)
-        self.table.rest(postponed, until=monotonic() + RETRY_BEHIND_SECONDS)
-        going = [device for device in ids if device not in postponed]
         kept = await self.withdrawal.withdraw(going, superseded) if going else {}
         awaited = [id_ for id_, why in kept.items() if why is Obstacle.PODS_PENDING]
         self.table.rest(awaited, until=monotonic() + RETRY_PENDING_SECONDS)

@@ -92,7 +92,7 @@ class PodFacts:
         if self.early:
             # Where its node fails it, a scheduler tries the others at once.
             return behind or old_status
-        return abs(now - self.waiting_since) < IN_HAND_SECONDS
+        return behind or abs(now - self.waiting_since) < IN_HAND_SECONDS
 
 
 def project_pod(pod: Mapping[str, Any]) -> PodFacts | None:

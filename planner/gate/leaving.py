@@ -6,7 +6,7 @@ A pod that loses its gate in that time could be bound to such a slice, and would
 from collections import Counter
 from collections.abc import Mapping
 
-from mpslice.kube.outage import LINGER, Outage, catching_up, caught_up
+from mpslice.kube.outage import LINGER, Outages, catching_up, caught_up, is_blind
 from mpslice.nodelayout import NodeLayout
 from mpslice.slices import SliceSize
 from planner.model.nodes import Node
@@ -18,7 +18,7 @@ NodeSize = tuple[str, SliceSize]
 class Leaving:
     """Nodes and sizes of which kube-scheduler may still see a slice more than there is.
 
-    Every time is one of `time.monotonic`. `outage` is the newest time in which nodes could not be
+    Every time is one of `time.monotonic`. `outages` are times in which nodes could not be
     followed: what goes in an outage, or before kube-scheduler has caught up with it, is kept until
     then. Slices may have come and gone before the planner saw the node again, so what its layouts
     asked for around an outage counts as shown, too.
@@ -33,15 +33,15 @@ class Leaving:
         old: Node | None,
         new: Node | None,
         now: float,
-        outage: Outage | None,
+        outages: Outages,
         newest: str = "",
     ) -> None:
         """A node shows other slices than before; `newest` is the `version_tag` of its layout."""
-        self._forget(now, outage)
+        self._forget(now, outages)
         if old is None:
             return
         shown: Mapping[SliceSize, int] = {} if new is None else new.slices
-        if not catching_up(now, outage):
+        if not catching_up(now, outages):
             self._asked.pop(old.name, None)
         before = Counter(old.slices) | self._asked.get(old.name, Counter())
         for size, count in before.items():
@@ -56,38 +56,36 @@ class Leaving:
         newest: NodeLayout | None,
         node: Node | None,
         now: float,
-        outage: Outage | None,
+        outages: Outages,
     ) -> None:
         """`newest` took the place of `before`, which the node may show until it shows the other."""
         seen = newest is None or node is None or node.applied == newest.version_tag
-        if newest is None or seen or not catching_up(now, outage):
+        if newest is None or seen or not catching_up(now, outages):
             self._asked.pop(before.name, None)
             return
         wanted = newest.spec.counts
         asked = self._asked.get(newest.name, Counter()) | before.spec.counts
         self._asked[newest.name] = Counter({s: n for s, n in asked.items() if n > wanted[s]})
 
-    def seen_still(self, now: float, outage: Outage | None) -> frozenset[NodeSize]:
+    def seen_still(self, now: float, outages: Outages) -> frozenset[NodeSize]:
         """What kube-scheduler may still see."""
-        self._forget(now, outage)
+        self._forget(now, outages)
         return frozenset(self._gone)
 
-    def due(self, now: float, outage: Outage | None) -> float | None:
+    def due(self, now: float, outages: Outages) -> float | None:
         """When to look again, if nothing happens: kube-scheduler may know more by then."""
-        if outage is not None and outage.ended is None:
+        if is_blind(outages):
             return now + LINGER
-        dues = [_until(since, outage) for since in self._gone.values()]
-        if outage is not None and catching_up(now, outage):
-            dues.append(caught_up(outage))
+        dues = [_until(since, outages) for since in self._gone.values()]
+        dues += [at for outage in outages if now < (at := caught_up(outage))]
         return min(dues, default=None)
 
-    def _forget(self, now: float, outage: Outage | None) -> None:
+    def _forget(self, now: float, outages: Outages) -> None:
         gone = self._gone.items()
-        self._gone = {each: since for each, since in gone if now < _until(since, outage)}
+        self._gone = {each: since for each, since in gone if now < _until(since, outages)}
 
 
-def _until(since: float, outage: Outage | None) -> float:
+def _until(since: float, outages: Outages) -> float:
     """Until when kube-scheduler may still see what is gone since then."""
-    if outage is None or since < outage.begun - LINGER:
-        return since + LINGER
-    return max(since + LINGER, caught_up(outage))
+    behind = (caught_up(outage) for outage in outages if since >= outage.begun - LINGER)
+    return max([since + LINGER, *behind])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.outage import Outage, catching_up, with_start
+from mpslice.kube.outage import Outages, catching_up, is_blind, with_start
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
@@ -177,7 +177,7 @@ class Cluster:
             return
         if newest is None or newest.version_tag != before.version_tag:
             node = self._nodes.objects.get(name)
-            self._leaving.replaced(before, newest, node, time.monotonic(), self._outage)
+            self._leaving.replaced(before, newest, node, time.monotonic(), self._outages)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -190,21 +190,21 @@ class Cluster:
 
     def leaving(self, now: float) -> frozenset[NodeSize]:
         """What nodes show no more and kube-scheduler may still see (monotonic seconds)."""
-        return self._leaving.seen_still(now, self._outage)
+        return self._leaving.seen_still(now, self._outages)
 
     def catching_up(self, now: float) -> bool:
         """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
-        return catching_up(now, self._nodes.outage)
+        return catching_up(now, self._nodes.outages)
 
     @property
     def is_blind(self) -> bool:
         """Whether nodes cannot be followed now: what they show may be gone."""
-        return self._nodes.outage is not None and self._nodes.outage.ended is None
+        return is_blind(self._nodes.outages)
 
     @property
-    def _outage(self) -> Outage:
-        """The newest time in which nodes could not be followed."""
-        return with_start(self._started, self._nodes.outage)
+    def _outages(self) -> Outages:
+        """Times in which nodes could not be followed."""
+        return with_start(self._started, self._nodes.outages)
 
     def unanswered(self, now: float) -> None:
         """A write was not answered, or with an error of the API server's own."""
@@ -212,7 +212,7 @@ class Cluster:
 
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""
-        return self._leaving.due(now, self._outage)
+        return self._leaving.due(now, self._outages)
 
     @property
     def namespaces(self) -> dict[str, Labels]:
@@ -279,7 +279,7 @@ class Cluster:
     def _node_changed(self, change: Change[Node]) -> None:
         now, layout = time.monotonic(), self._layout(change.key)
         newest = "" if layout is None else layout.version_tag
-        self._leaving.changed(change.old, change.new, now, self._outage, newest)
+        self._leaving.changed(change.old, change.new, now, self._outages, newest)
         self._note_applied(change.key)
         self._on_change()
 

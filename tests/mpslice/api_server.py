@@ -29,6 +29,7 @@ class FaultyApiServer:
         self.faults: deque[Fault] = deque()
         self.requests: list[str] = []
         self.page = 500
+        self.cuts = 0  # so many watches are accepted and then cut, as proxies do
         self._events: list[tuple[int, Json]] = []
         self._changed = asyncio.Event()
         self._era = 0  # watches of an earlier era end
@@ -79,6 +80,11 @@ class FaultyApiServer:
         sent = int(request.query["resourceVersion"])
         response = web.StreamResponse()
         await response.prepare(request)
+        if self.cuts:
+            self.cuts -= 1
+            assert request.transport is not None
+            request.transport.close()
+            await asyncio.Event().wait()
         era = self._era
         while era == self._era:
             changed = self._changed

@@ -5,13 +5,12 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
 from mpslice.kube import reflector
 from mpslice.kube.api import Json, Resource
-from mpslice.kube.outage import Outage
+from mpslice.kube.outage import is_blind
 from mpslice.kube.reflector import Backoff, Change, Reflector
 from tests.mpslice.api_server import (
     Fault,
@@ -43,6 +42,9 @@ class Following:
     async def is_equal(self) -> bool:
         wanted = {name: obj["value"] for name, obj in self.server.objects.items()}
         return dict(self.reflector.objects) == wanted
+
+    async def watches_again(self) -> bool:
+        return not self.server.cuts and not is_blind(self.reflector.outages)
 
     async def faults_are_used(self) -> bool:
         return not self.server.faults
@@ -162,14 +164,12 @@ async def test_list_survives(name: str) -> None:
 
 async def test_outage_lasts_from_the_first_failure_to_the_next_list() -> None:
     async with following(objects=5, page=2) as state:
-        assert state.reflector.outage is None
         state.server.faults.extend([html(502)] * 4)
         state.server.remove("t0", silently=True)  # only a list shows it
         before = time.monotonic()
         state.server.end_watches()
         await state.catches_up()
-        outage = state.reflector.outage
-        assert outage is not None
+        (outage,) = state.reflector.outages
         assert outage.ended is not None
         assert before < outage.begun < outage.ended < time.monotonic()
 
@@ -185,62 +185,48 @@ async def test_end_of_an_outage_is_told_though_nothing_has_changed() -> None:
         assert len(state.changes) == before
 
 
-async def test_outage_that_follows_another_is_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The delays of whoever follows the API server, too, begin anew after two minutes only."""
-    async with following() as state:
-        outages: list[Outage] = []
-        for calm in (0.0, 119.0, 121.0):
-            ended = outages[-1].ended or 0.0 if outages else 0.0
-            state.reflector._lost(ended + calm)
-            assert state.reflector.outage is not None
-            outages.append(replace(state.reflector.outage, ended=ended + calm + 1))
-            state.reflector.outage = outages[-1]
-        assert [outage.begun for outage in outages] == [0.0, 0.0, 242.0]
-
-
-async def test_idle_watch_that_is_cut_again_and_again_is_no_long_outage() -> None:
-    """Proxies end idle connections: kubeadm's example of HAProxy every 35 seconds."""
-    async with following() as state:
-        for now in range(0, 350, 35):
-            state.reflector._lost(now, idle=True)
-            assert state.reflector.outage == Outage(0.0, cut=now)
-            state.reflector.outage = Outage(0.0, now + 0.2, cut=now)
-        state.reflector._lost(350.0, idle=True)
-        state.reflector._lost(350.2)  # a list fails, too
-        assert state.reflector.outage == Outage(0.0)
-
-
-async def test_idle_watch_that_is_cut_soon_after_an_outage_is_one_with_it() -> None:
-    """kube-scheduler may not have caught up with the outage before."""
-    async with following() as state:
-        state.reflector.outage = Outage(0.0, 20.0)
-        state.reflector._lost(35.0, idle=True)
-        assert state.reflector.outage == Outage(0.0)
-
-
-async def test_watch_that_is_cut_was_idle_once_nothing_has_come_for_a_while(
+async def test_idle_watch_that_is_cut_again_and_again_is_followed_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """However often: the delays do not grow, and no failure comes of it."""
+    monkeypatch.setattr(reflector, "_IDLE", 0.0)
     async with following() as state:
-        for idle, is_cut in ((0.0, True), (3600.0, False)):
-            monkeypatch.setattr(reflector, "_IDLE", idle)
-            state.reflector.outage = None
-            state.recovered.clear()
-            state.server.faults.append(html(502))
-            state.server.end_watches()
-            await eventually(state.has_recovered, "followed again")
-            assert state.reflector.outage is not None
-            assert (state.reflector.outage.cut is not None) is is_cut
+        state.server.cuts = 12
+        state.server.end_watches()
+        await eventually(state.watches_again, "all are cut")
+        (outage,) = state.reflector.outages
+        assert outage.idle
+        assert state.reflector._backoff.delay() <= 0.002
 
 
-async def test_outage_goes_on_while_other_requests_are_not_answered() -> None:
+async def test_watch_that_is_cut_while_it_was_busy_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "_IDLE", 3600.0)
     async with following() as state:
-        state.reflector.unanswered(5.0)
-        assert state.reflector.outage is None
-        for now, ended in ((50.0, 50.0), (129.0, 129.0), (131.0, 129.0)):
-            state.reflector.outage = state.reflector.outage or Outage(10.0, 20.0)
-            state.reflector.unanswered(now)
-            assert state.reflector.outage == Outage(10.0, ended)
+        state.server.cuts = 1
+        state.server.end_watches()
+        await eventually(state.has_recovered, "followed again")
+        (outage,) = state.reflector.outages
+        assert not outage.idle
+
+
+async def test_watch_that_is_refused_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reflector, "_IDLE", 0.0)
+    async with following() as state:
+        state.server.faults.append(html(502))
+        state.server.end_watches()
+        await eventually(state.has_recovered, "followed again")
+        (outage,) = state.reflector.outages
+        assert not outage.idle
+
+
+async def test_watch_is_idle_once_nothing_has_come_for_a_while() -> None:
+    async with following() as state:
+        before = state.reflector._heard
+        state.server.put("t0", value="new")
+        await state.catches_up()
+        assert state.reflector._heard > before
 
 
 async def test_expired_version_is_no_outage() -> None:
@@ -249,7 +235,7 @@ async def test_expired_version_is_no_outage() -> None:
         state.server.remove("t0", silently=True)
         state.server.end_watches()
         await state.catches_up()
-        assert state.reflector.outage is None
+        assert state.reflector.outages == ()
 
 
 async def test_expired_continue_token_starts_the_list_again() -> None:

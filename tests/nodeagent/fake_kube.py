@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from mpslice.kube.api import Json, Query, Resource
-from mpslice.kube.errors import Unreachable
+from mpslice.kube.errors import Cut, Unreachable
 from tests.api.kube import Call, ModelKube
 
 
@@ -31,7 +31,7 @@ class FakeKube(ModelKube):
 
     def cut_watches(self) -> None:
         """Every watch in progress fails."""
-        self.api.end_watches(Unreachable("the API server is away"))
+        self.api.end_watches(Cut("the API server is away"))
 
     async def before(self, call: Call) -> None:
         await self._answer()

@@ -228,3 +228,5 @@ def test_slices_that_a_newer_layout_has_no_place_for_either_still_go() -> None:
     assert not still_goes(one, gpus, spec({10: 2}))
     assert not still_goes(one, gpus, LayoutSpec(()))  # a GPU that is not listed is left as it is
     assert still_goes(both, gpus, spec(release=True))
+    refused = [standing(a, *free(a, 10, 0, 1), refusal="it is excluded")]
+    assert still_goes(both, refused, spec({10: 2}))

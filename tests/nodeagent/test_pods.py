@@ -132,6 +132,7 @@ def test_scheduler_that_is_behind_may_take_this_node_though_another_is_nominated
     pod = pending(nominatedNodeName="n1", **unschedulable())
     assert not pod.on_its_way_to("n2", CREATED + 1, old_status=True)
     assert pod.on_its_way_to("n2", CREATED + 1, old_status=False, behind=True)
+    assert pending().on_its_way_to("n2", CREATED + 3600, old_status=False, behind=True)
     free = pending(**unschedulable())
     assert free.on_its_way_to("n2", CREATED + 1, old_status=False, behind=True)
 

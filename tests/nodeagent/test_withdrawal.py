@@ -164,7 +164,9 @@ async def test_pod_that_does_not_arrive_is_waited_for_and_tried_again_in_peace(
 
 
 @pytest.mark.parametrize("ahead", [3600, -3600])
-async def test_pods_age_by_the_clock_of_the_api_server(machine: Machine, ahead: int) -> None:
+async def test_pods_age_by_the_clock_of_the_api_server(
+    machine: Machine, ahead: int, caught_up: None
+) -> None:
     """The machine's own may be wrong by any time: by this one they would be too old, or new."""
     fields = [{"manager": "kubelet", "subresource": "status", "time": stamp(ahead)}]
     machine.kube.change(NODES, NODE, {"metadata": {"managedFields": fields}})

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mpslice.gpus import GpuUuid
-from mpslice.kube.outage import Outage, catching_up
+from mpslice.kube.outage import Outage, Outages, catching_up
 from mpslice.nodelayout import GpuSpec, LayoutSpec, NodeLayout
 from mpslice.slices import SliceSize
 from planner.decide import decide
@@ -84,36 +84,36 @@ def test_guard_that_has_waited_as_long_takes_nothing_from_the_pod_it_guards_for(
     assert ungated(third) == []
 
 
-def goes(leaving: Leaving, now: float, outage: Outage | None = None) -> None:
+def goes(leaving: Leaving, now: float, outages: Outages = ()) -> None:
     """The node shows one slice of 10gb fewer."""
-    leaving.changed(a_node(shows={10: 2, 20: 1}), a_node(shows={10: 1, 20: 1}), now, outage)
+    leaving.changed(a_node(shows={10: 2, 20: 1}), a_node(shows={10: 1, 20: 1}), now, outages)
 
 
 def test_slice_that_a_node_shows_no_more_is_leaving_for_two_seconds() -> None:
     leaving = Leaving()
-    assert leaving.due(100.0, None) is None
+    assert leaving.due(100.0, ()) is None
     goes(leaving, 100.0)
-    assert leaving.seen_still(101.9, None) == {SEAT}
-    assert leaving.due(101.9, None) == 102.0
-    assert leaving.seen_still(102.0, None) == frozenset()
-    assert leaving.due(102.0, None) is None
+    assert leaving.seen_still(101.9, ()) == {SEAT}
+    assert leaving.due(101.9, ()) == 102.0
+    assert leaving.seen_still(102.0, ()) == frozenset()
+    assert leaving.due(102.0, ()) is None
 
 
 def test_replica_that_only_follows_keeps_nothing_of_what_is_long_gone() -> None:
     leaving = Leaving()
     for number in range(10):
         node = a_node(f"n{number}", shows={10: 1})
-        leaving.changed(node, None, 100.0 + 10 * number, None)
+        leaving.changed(node, None, 100.0 + 10 * number, ())
     assert len(leaving._gone) == 1
 
 
 def test_slices_that_come_or_stay_are_not_leaving_and_those_of_a_node_that_goes_are() -> None:
     leaving = Leaving()
-    leaving.changed(None, a_node(shows={10: 1}), 100.0, None)
-    leaving.changed(a_node(shows={10: 1}), a_node(shows={10: 2}), 100.0, None)
-    assert leaving.seen_still(100.0, None) == frozenset()
-    leaving.changed(a_node(shows={10: 2}), None, 100.0, None)
-    assert leaving.seen_still(100.0, None) == {SEAT}
+    leaving.changed(None, a_node(shows={10: 1}), 100.0, ())
+    leaving.changed(a_node(shows={10: 1}), a_node(shows={10: 2}), 100.0, ())
+    assert leaving.seen_still(100.0, ()) == frozenset()
+    leaving.changed(a_node(shows={10: 2}), None, 100.0, ())
+    assert leaving.seen_still(100.0, ()) == {SEAT}
 
 
 def test_pod_whose_slice_stands_waits_for_a_scheduler_that_may_see_another_that_is_gone() -> None:
@@ -148,9 +148,9 @@ def test_pod_without_a_place_keeps_its_gate_while_the_scheduler_catches_up() -> 
 
 
 def test_scheduler_catches_up_for_as_long_as_a_slice_is_kept_for_and_its_end_is_due() -> None:
-    leaving, lasting, over = Leaving(), Outage(100.0), Outage(100.0, 110.0)
-    assert not catching_up(90.0, None)
-    assert leaving.due(90.0, None) is None
+    leaving, lasting, over = Leaving(), (Outage(100.0),), (Outage(100.0, 110.0),)
+    assert not catching_up(90.0, ())
+    assert leaving.due(90.0, ()) is None
     assert catching_up(105.0, lasting)
     assert leaving.due(105.0, lasting) == 107.0
     assert catching_up(133.5, over)
@@ -161,8 +161,8 @@ def test_scheduler_catches_up_for_as_long_as_a_slice_is_kept_for_and_its_end_is_
 
 @pytest.mark.parametrize("at", [99.0, 110.0, 125.0], ids=["before", "in it", "after"])
 def test_what_goes_around_an_outage_is_leaving_until_the_scheduler_has_caught_up(at: float) -> None:
-    leaving, lasting, over = Leaving(), Outage(100.0), Outage(100.0, 110.0)
-    goes(leaving, at, None if at < 100 else over)
+    leaving, lasting, over = Leaving(), (Outage(100.0),), (Outage(100.0, 110.0),)
+    goes(leaving, at, () if at < 100 else over)
     if at < 100:
         assert leaving.seen_still(108.0, lasting) == {SEAT}
         assert leaving.due(108.0, lasting) == 110.0  # nothing else tells of its end
@@ -172,8 +172,8 @@ def test_what_goes_around_an_outage_is_leaving_until_the_scheduler_has_caught_up
 
 
 def test_outage_that_goes_on_after_a_moment_makes_the_time_longer() -> None:
-    leaving, both = Leaving(), Outage(100.0, 120.1)
-    goes(leaving, 125.0, Outage(100.0, 110.0))
+    leaving, both = Leaving(), (Outage(100.0, 120.1),)
+    goes(leaving, 125.0, (Outage(100.0, 110.0),))
     assert leaving.seen_still(163.8, both) == {SEAT}
     assert leaving.seen_still(164.0, both) == frozenset()
 
@@ -186,11 +186,11 @@ def laid(generation: int, slices: dict[int, int]) -> NodeLayout:
 
 def test_slice_that_came_and_went_while_the_node_was_not_seen_is_leaving_until_then() -> None:
     """Its layout was the planner's own, or was seen; kube-scheduler may have seen the slice."""
-    leaving, over = Leaving(), Outage(100.0, 110.0)
+    leaving, over = Leaving(), (Outage(100.0, 110.0),)
     with_5, with_10, with_40 = laid(1, {5: 1}), laid(2, {5: 1, 10: 1}), laid(3, {40: 1})
     before = replace(a_node(shows={5: 1}), applied=with_5.version_tag)
-    leaving.replaced(with_5, with_10, before, 105.0, Outage(100.0))
-    leaving.replaced(with_10, with_40, before, 108.0, Outage(100.0))
+    leaving.replaced(with_5, with_10, before, 105.0, (Outage(100.0),))
+    leaving.replaced(with_10, with_40, before, 108.0, (Outage(100.0),))
     after = replace(a_node(shows={5: 0, 10: 0, 40: 1}), applied=with_40.version_tag)
     leaving.changed(before, after, 111.0, over, with_40.version_tag)
     gone = {("n1", SliceSize(5)), ("n1", SliceSize(10))}
@@ -204,39 +204,39 @@ def test_slice_that_the_newest_layout_asks_for_still_is_not_leaving_before_it_st
     leaving = Leaving()
     first, second = laid(1, {10: 1}), laid(2, {10: 1, 20: 1})
     bare = a_node(shows={5: 2})
-    leaving.replaced(first, second, bare, 100.0, Outage(99.0))
-    leaving.changed(bare, a_node(shows={5: 1}), 100.0, Outage(99.0), second.version_tag)
-    assert leaving.seen_still(100.0, Outage(99.0)) == {("n1", SliceSize(5))}
+    leaving.replaced(first, second, bare, 100.0, (Outage(99.0),))
+    leaving.changed(bare, a_node(shows={5: 1}), 100.0, (Outage(99.0),), second.version_tag)
+    assert leaving.seen_still(100.0, (Outage(99.0),)) == {("n1", SliceSize(5))}
 
 
 def test_layout_that_the_node_showed_before_the_planner_saw_it_leaves_nothing_behind() -> None:
     leaving = Leaving()
     first, second = laid(1, {10: 1}), laid(2, {20: 1})
     node = replace(a_node(shows={20: 1}), applied=second.version_tag)
-    leaving.replaced(first, second, node, 100.0, Outage(99.0))
-    leaving.changed(node, replace(node, applied="l1/3"), 100.0, Outage(99.0), "l1/3")
-    assert leaving.seen_still(100.0, Outage(99.0)) == frozenset()
+    leaving.replaced(first, second, node, 100.0, (Outage(99.0),))
+    leaving.changed(node, replace(node, applied="l1/3"), 100.0, (Outage(99.0),), "l1/3")
+    assert leaving.seen_still(100.0, (Outage(99.0),)) == frozenset()
 
 
-@pytest.mark.parametrize(("outage", "now"), [(None, 100.0), (Outage(10.0, 20.0), 100.0)])
+@pytest.mark.parametrize(("outages", "now"), [((), 100.0), ((Outage(10.0, 20.0),), 100.0)])
 def test_layout_that_was_replaced_while_the_node_was_followed_counts_as_never_shown(
-    outage: Outage | None, now: float
+    outages: Outages, now: float
 ) -> None:
     """What it made would have been seen, and so would be what went."""
     leaving = Leaving()
     first, second, bare = laid(1, {10: 1}), laid(2, {20: 1}), a_node(shows={5: 1})
-    leaving.replaced(first, second, bare, now, outage)
-    leaving.changed(bare, a_node(shows={5: 1}), now, outage, second.version_tag)
-    assert leaving.seen_still(now, outage) == frozenset()
+    leaving.replaced(first, second, bare, now, outages)
+    leaving.changed(bare, a_node(shows={5: 1}), now, outages, second.version_tag)
+    assert leaving.seen_still(now, outages) == frozenset()
 
 
 def test_what_a_layout_asked_for_in_an_outage_is_forgotten_once_the_scheduler_has_caught_up() -> (
     None
 ):
     """The node may never say that a layout is applied: an agent that only withdraws does not."""
-    leaving, over = Leaving(), Outage(100.0, 110.0)
+    leaving, over = Leaving(), (Outage(100.0, 110.0),)
     first, second, bare = laid(1, {10: 1}), laid(2, {}), a_node(shows={5: 1})
-    leaving.replaced(first, second, bare, 105.0, Outage(100.0))
+    leaving.replaced(first, second, bare, 105.0, (Outage(100.0),))
     leaving.changed(bare, bare, 200.0, over, second.version_tag)
     assert leaving.seen_still(200.0, over) == frozenset()
     leaving.changed(bare, bare, 105.0, over, second.version_tag)

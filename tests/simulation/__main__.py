@@ -4,7 +4,7 @@ Ctrl-C ends them early, with the figures of those that were made.
 """
 
 import argparse
-import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -48,12 +48,16 @@ def outcome_of(seed: int) -> Outcome:
     return play(script_of(seed))
 
 
+def _leave_ctrl_c_to_the_first() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _many(seeds: range, processes: int) -> int:
     started = time.perf_counter()
     coverage: Counter[tuple[str, str]] = Counter()
     seen: Counter[str] = Counter()
     made = broken = 0
-    pool = ProcessPoolExecutor(processes, initializer=os.setpgrp)  # Ctrl-C is for this one alone
+    pool = ProcessPoolExecutor(processes, initializer=_leave_ctrl_c_to_the_first)
     try:
         for outcome in pool.map(outcome_of, seeds, chunksize=10):
             made += 1

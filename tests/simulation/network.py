@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mpslice.kube.api import EVENTS, LEASES, Json, Query, Resource
-from mpslice.kube.errors import ApiError, Gone, KubeError, Unreachable
+from mpslice.kube.errors import ApiError, Cut, Gone, KubeError, Unreachable
 from tests.api.kube import Call, ModelKube
 from tests.api.model import ApiModel
 from tests.simulation.script import Kind
@@ -63,7 +63,7 @@ class Network:
     def begin(self, kind: Kind) -> None:
         self.active[kind] += 1
         if kind in (Kind.CUT, Kind.AWAY):
-            self.api.end_watches(Unreachable("the stream was cut"))
+            self.api.end_watches(Cut("the stream was cut"))
         elif kind is Kind.EXPIRED:
             self._expire()
 
@@ -74,7 +74,7 @@ class Network:
         if kind is Kind.LOST:
             self._expire()
         elif kind is Kind.CUT:
-            self.api.end_watches(Unreachable("the stream was cut"))
+            self.api.end_watches(Cut("the stream was cut"))
 
     def _expire(self) -> None:
         self.api.compact()

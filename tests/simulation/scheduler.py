@@ -1,14 +1,17 @@
 """kube-scheduler of the planner's lives, on the API: it sees by watches and writes by requests."""
 
 import asyncio
+import math
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from mpslice.kube.api import NODES, PODS, Json, PatchType
 from mpslice.kube.errors import Conflict, KubeError, NotFound
-from mpslice.kube.reflector import Change, Reflector
+from mpslice.kube.outage import CALM, is_blind
+from mpslice.kube.reflector import Backoff, Change, Reflector
 from planner.model.nodes import Node
 from planner.model.pods import Pod
 from planner.state.parse import parse_node, parse_pod
@@ -17,6 +20,25 @@ from tests.simulation.clock import Clock
 from tests.simulation.network import Client
 
 _FLUSH = 60.0  # seconds after which a refused pod is tried again whatever happens
+
+
+class ClientGoBackoff(Backoff):
+    """The delays of client-go's reflector (tools/cache/reflector.go, defaultBackoffInit): from 0.8
+    to 30 seconds and as much again at random; they begin anew after two calm minutes, not with the
+    first event."""
+
+    _base = 0.8
+    _asked = -math.inf
+
+    def reset(self) -> None: ...
+
+    def delay(self, retry_after: float | None = None) -> float:
+        now = time.monotonic()
+        if now - self._asked > CALM:
+            self._base = 0.8
+        self._asked = now
+        base, self._base = self._base, min(30.0, 2 * self._base)
+        return base * random.uniform(1.0, 2.0)
 
 
 class _Seen:
@@ -49,8 +71,12 @@ class SchedulerProcess:
         self._tasks: asyncio.TaskGroup
         self._looks_again = False
         self._scheduler = Scheduler(self, dice, lambda _pod, _node: "", clears=False)
-        self._pod_watch = Reflector(client, PODS, parse_pod, self._pod_changed)
-        self._node_watch = Reflector(client, NODES, parse_node, self._node_changed)
+        self._pod_watch = Reflector(
+            client, PODS, parse_pod, self._pod_changed, backoff=ClientGoBackoff()
+        )
+        self._node_watch = Reflector(
+            client, NODES, parse_node, self._node_changed, backoff=ClientGoBackoff()
+        )
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as tasks:
@@ -101,8 +127,7 @@ class SchedulerProcess:
         return self.nodes[name].allocatable.cpu_milli
 
     def bind(self, pod: Pod, name: str) -> None:
-        outage = self._node_watch.outage
-        if outage is not None and outage.ended is None:
+        if is_blind(self._node_watch.outages):
             self.blind.add(pod.key)
         self._assumed[pod.uid] = name
         self.pods[pod.key] = replace(pod, node=name)

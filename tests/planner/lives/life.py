@@ -59,7 +59,7 @@ class Planner:
         layouts = {name: agent.layout() for name, agent in world.agents.items()}
         nodes = world.seen_nodes()
         for node in nodes:
-            self.leaving.changed(self.nodes.get(node.name), node, world.now, None)
+            self.leaving.changed(self.nodes.get(node.name), node, world.now, ())
             self.nodes[node.name] = node
         return View(
             nodes,
@@ -70,7 +70,7 @@ class Planner:
             now=world.wall,
             planned=self.planned,
             progress=self.progress,
-            leaving=self.leaving.seen_still(world.now, None),
+            leaving=self.leaving.seen_still(world.now, ()),
             refused=dict(self.refused),
             freed=dict(self.freed),  # type: ignore[arg-type]  # moments
             preemption=self.preemption,
@@ -80,7 +80,7 @@ class Planner:
 
     def dues(self, world: World) -> list[float]:
         """When to decide again though nothing happens, besides what the decision says."""
-        dues = self.absences.due(), self.leaving.due(world.now, None)
+        dues = self.absences.due(), self.leaving.due(world.now, ())
         return [due for due in dues if due is not None]
 
 
