@@ -33,7 +33,7 @@ from tests.simulation.stream import Stream
 GPUS: Final = 8
 GPU_GB: Final = 80
 _CPU: Final = "128"
-_FILLED: Final = 0.9  # of the pods that are there first are bound before the hour begins
+_FILLED: Final = 0.9  # of the pods that are there first have been bound before the hour begins
 _SAMPLES: Final = 60  # moments of the hour at which the bound is worked out
 _APART: Final = 0.02
 """Seconds between two of the pods that are there first: decisions take no virtual time, so each of
@@ -79,6 +79,7 @@ class Hour(Stream):
         self._lives: dict[str, Life] = {}  # of the pods that are there, by key
         self._created: dict[str, float] = {}
         self._bound: set[str] = set()
+        self._came = 0  # so many pods have been bound, those that have ended among them
         self._filled = asyncio.Event()
         self._begun = False
         self.network.most_writes = _MOST_WRITES
@@ -96,7 +97,8 @@ class Hour(Stream):
             self._bound.discard(key)
         elif entry.new["spec"].get("nodeName") and key not in self._bound and key in self._lives:
             self._bound.add(key)
-            if len(self._bound) >= _FILLED * len(self._coming.first):
+            self._came += 1
+            if self._came >= _FILLED * len(self._coming.first):
                 self._filled.set()
             if self._begun:
                 self.bound_gb += self._lives[key].gb

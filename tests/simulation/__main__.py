@@ -1,6 +1,6 @@
 """Runs by the thousand, or one again: `python -m tests.simulation --seed 7` replays a run.
 
-Ctrl-C ends them early, with the figures of those that were made.
+Ctrl-C or SIGTERM ends them early, with the figures of those that were made.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def outcome_of(seed: int) -> Outcome:
 
 def _leave_ctrl_c_to_the_first() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _many(seeds: range, processes: int) -> int:
@@ -57,6 +58,9 @@ def _many(seeds: range, processes: int) -> int:
     coverage: Counter[tuple[str, str]] = Counter()
     seen: Counter[str] = Counter()
     made = broken = 0
+    # Where it runs in the background, a shell has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool = ProcessPoolExecutor(processes, initializer=_leave_ctrl_c_to_the_first)
     try:
         for outcome in pool.map(outcome_of, seeds, chunksize=10):
