@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from mpslice.kube import outage
 from mpslice.kube.api import NODES, PODS, Json, PatchType, list_all
 from mpslice.kube.session import Session
 from planner import controller
 from planner.decide import decide
-from planner.gate import leaving
 from planner.state.parse import parse_pod
 from planner.view import Decision, View
 from planner.writes.actions import Ungate
@@ -129,7 +129,7 @@ async def test_what_is_planned_is_bound_and_the_scheduler_could_place_nothing_mo
     names = await add_varied_nodes(kube, 26, cpu="32")
     record = Record()
     monkeypatch.setattr(controller, "decide", record.decide)
-    monkeypatch.setattr(leaving, "LONGEST", 0.0)  # this scheduler has followed all along
+    monkeypatch.setattr(outage, "LONGEST", 0.0)  # this scheduler has followed all along
     async with heartbeats(kube, names):
         async with planning(kube, {name: [80, 80, 80, 80] for name in names}) as agents:
             await eventually(lambda: has_seen(agents, names), "the planner knows every GPU")
