@@ -29,7 +29,7 @@ class Network:
     second.
     """
 
-    most_writes = 50  # there are ten pods
+    most_writes = 80  # ten pods, each with a gate, a nomination and words; half may be refused
 
     def __init__(
         self,

@@ -198,4 +198,4 @@ def test_writes_that_fail_again_and_again_without_a_rest_are_found(
     monkeypatch.setattr("planner.controller.perform", fail)
     monkeypatch.setattr(Writer, "_let_rest", at_once)
     problem = play(a_script()).problems[0]
-    assert "planner 0 has sent 50 writes within a second" in problem
+    assert "planner 0 has sent 80 writes within a second" in problem
