@@ -26,7 +26,7 @@ class Outage:
     """A time in which the API server could not be followed; `ended` is None while it lasts.
 
     `idle`: nothing but a watch failed, in which nothing had come for a while. Proxies end idle
-    connections, that of kubeadm's guide to high availability every 35 seconds.
+    connections; common settings of HAProxy before API servers do so after 20 to 50 seconds.
     """
 
     begun: float

@@ -79,8 +79,8 @@ class Withdrawal:
     ) -> dict[DeviceId, Obstacle]:
         """Withdraws `ids`, but for those returned, which stand and are offered again, and why.
 
-        `superseded` is asked while pods are waited for: a newer layout ends the wait. Raises a
-        KubeError or KubeletUnavailable, and then all of them stand again.
+        `superseded` is asked while pods are waited for: a newer layout that keeps one of them ends
+        the wait. Raises a KubeError or KubeletUnavailable, and then all of them stand again.
         """
         self.table.close(ids)
         try:

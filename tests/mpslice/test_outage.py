@@ -63,7 +63,7 @@ def test_outage_lasts_until_a_list_works() -> None:
 
 
 def test_idle_watch_that_is_cut_again_and_again_is_no_long_outage() -> None:
-    """Proxies end idle connections: that of kubeadm's guide every 35 seconds."""
+    """Proxies end idle connections, here every 35 seconds."""
     log = OutageLog()
     for begun in range(0, 700, 35):
         cut(log, begun, begun + 0.2)

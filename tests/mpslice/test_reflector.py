@@ -43,6 +43,9 @@ class Following:
         wanted = {name: obj["value"] for name, obj in self.server.objects.items()}
         return dict(self.reflector.objects) == wanted
 
+    async def has_watched(self) -> bool:
+        return "watch" in self.server.requests
+
     async def watches_again(self) -> bool:
         return not self.server.cuts and not is_blind(self.reflector.outages)
 
@@ -223,6 +226,7 @@ async def test_watch_that_is_refused_is_a_failure(monkeypatch: pytest.MonkeyPatc
 
 async def test_watch_is_idle_once_nothing_has_come_for_a_while() -> None:
     async with following() as state:
+        await eventually(state.has_watched, "the watch has begun")
         before = state.reflector._heard
         state.server.put("t0", value="new")
         await state.catches_up()

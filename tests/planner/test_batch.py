@@ -39,6 +39,12 @@ def test_burst_without_end_is_planned_after_the_longest_time() -> None:
     assert batch.due() == pytest.approx(2.1)
 
 
+def come(batch: Batch, name: str, since: float, count: int = 30) -> None:
+    """Ten pods a second."""
+    for number in range(count):
+        batch.arrive(f"{name}-{number}", since + number / 10)
+
+
 def a_stream(*, until: float) -> Batch:
     """Ten pods a second; what is due is planned."""
     batch = Batch(idle=0.2, longest=2.0)
@@ -53,28 +59,24 @@ def a_stream(*, until: float) -> Batch:
 def test_what_goes_on_for_longer_than_a_burst_is_planned_four_times_as_often() -> None:
     batch = a_stream(until=2.2)
     assert batch.holds("p21")
-    for number in range(30):
-        batch.arrive(f"next-{number}", 2.2 + number / 10)
+    come(batch, "next", 2.2)
     assert batch.due() == pytest.approx(2.6)
 
 
 def test_bursts_that_follow_one_another_at_a_distance_are_no_stream() -> None:
     batch = Batch(idle=0.2, longest=2.0)
     for burst in range(3):
-        for number in range(5):
-            batch.arrive(f"{burst}-{number}", 1.5 * burst + number / 10)
+        come(batch, f"{burst}", 1.5 * burst, 5)
         assert batch.due() == pytest.approx(1.5 * burst + 0.6)
         batch.release()
-    for number in range(50):
-        batch.arrive(f"next-{number}", 4.5 + number / 10)
+    come(batch, "next", 4.5)
     assert batch.due() == pytest.approx(6.6)
 
 
 def test_burst_after_a_stream_that_has_paused_is_planned_as_a_burst() -> None:
     batch = a_stream(until=4.0)
     batch.release()
-    for number in range(30):
-        batch.arrive(f"later-{number}", 5.0 + number / 10)
+    come(batch, "later", 5.0)
     assert batch.due() == pytest.approx(7.1)
 
 
@@ -84,8 +86,7 @@ def test_batch_that_is_released_late_makes_no_stream_of_what_comes_later() -> No
     for at in (0.0, 0.05, 3600.0):
         batch.arrive(f"p-{at}", at)
     batch.release()
-    for number in range(30):
-        batch.arrive(f"next-{number}", 3600.1 + number / 10)
+    come(batch, "next", 3600.1)
     assert batch.due() == pytest.approx(3602.1)
 
 
@@ -93,12 +94,10 @@ def test_group_in_a_stream_is_planned_as_a_burst() -> None:
     batch = a_stream(until=2.2)
     batch.release()
     batch.arrive("g0", 2.2, grouped=True)
-    for number in range(30):
-        batch.arrive(f"other-{number}", 2.3 + number / 10)
+    come(batch, "other", 2.3)
     assert batch.due() == pytest.approx(4.2)
     batch.release()
-    for number in range(30):
-        batch.arrive(f"next-{number}", 5.3 + number / 10)
+    come(batch, "next", 5.3)
     assert batch.due() == pytest.approx(5.8)
 
 
