@@ -138,8 +138,19 @@ class Controller:
         """Keeps the local copies up to date; every replica does, so that a new leader is warm."""
         await self._cluster.follow()
 
-    async def lead(self) -> None:
-        """Decides and acts until cancelled; only the leader may."""
+    def message(self) -> str:
+        """What the next leader has to know: for how many seconds more kube-scheduler may lag behind
+        after an outage; "" for none."""
+        return str(math.ceil(self._cluster.seconds_behind(time.monotonic())) or "")
+
+    async def lead(self, message: str = "") -> None:
+        """Decides and acts until cancelled; only the leader may.
+
+        `message` is that of the leader before; what is no number in it counts for nothing.
+        """
+        if message.isdecimal():
+            log.info("kube-scheduler may lag behind after an outage", extra={"seconds": message})
+            self._cluster.inherit(float(message))
         await self._cluster.synced()
         self._batch.release()
         self._absences = self._new_absences()  # an earlier term's are no start of this one's
@@ -285,7 +296,7 @@ class Controller:
             going=writer.going,
             leaving=self._cluster.leaving(now),
             catching_up=self._cluster.catching_up(now),
-            blind=self._cluster.is_blind,
+            blind=self._cluster.is_blind(now),
             solver=self._settings.solver,
             preemption=self._settings.preemption,
             budgets=self._cluster.budgets,

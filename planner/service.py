@@ -46,7 +46,13 @@ async def serve(settings: ServiceSettings) -> None:
         controller = Controller(kube, settings.planning, recorder, metrics)
         replica = socket.gethostname()
         identity = f"{replica}_{os.getpid()}"
-        elector = Elector(kube, namespace=settings.namespace, name=LEASE, identity=identity)
+        elector = Elector(
+            kube,
+            namespace=settings.namespace,
+            name=LEASE,
+            identity=identity,
+            message=controller.message,
+        )
 
         def not_ready() -> str:
             return "" if controller.synced else "the cluster has not been listed yet"

@@ -34,11 +34,11 @@ class View:
     other people's gates went from pods, `refused` which gates the API server kept, `going` whose
     gates go while this is decided. `leaving` are nodes and sizes of which kube-scheduler may
     still see a slice more than there is; it is `catching_up` while it may see none of what has
-    changed since the API server was away, and the planner is `blind` while it cannot follow nodes
-    itself. With `preemption` pods are evicted for others, as
-    `budgets` let them; `spared` are the uids of pods that could not be evicted, and until when
-    nobody tries again. `solver` is plan's, the rest build_snapshot's. `known` makes a decision no
-    other, only sooner.
+    changed since the API server was away, and the planner is `blind` while it does not know what
+    may be seen still, since it cannot follow nodes or could not until now. With `preemption` pods
+    are evicted for others, as `budgets` let them; `spared` are the uids of pods that could not be
+    evicted, and until when nobody tries again. `solver` is plan's, the rest build_snapshot's.
+    `known` makes a decision no other, only sooner.
     """
 
     nodes: tuple[Node, ...]

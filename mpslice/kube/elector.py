@@ -15,7 +15,12 @@ from typing import Final
 from mpslice.kube.api import LEASES, Json, Kube
 from mpslice.kube.errors import Conflict, KubeError, NotFound
 
+TO_NEXT_LEADER: Final = "mpslice.io/to-next-leader"
+"""Annotation of the Lease: what the next leader has to know."""
+
 log = logging.getLogger(__name__)
+
+Work = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,11 @@ class _Seen:
 
 
 class Elector:
-    """Runs work while holding the Lease `namespace/name` as `identity`."""
+    """Runs work while holding the Lease `namespace/name` as `identity`.
+
+    `message` says what the next leader has to know of this one; "" is nothing. It goes with every
+    renewal into the Lease's annotation `mpslice.io/to-next-leader`.
+    """
 
     def __init__(
         self,
@@ -53,6 +62,7 @@ class Elector:
         identity: str,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
+        message: Callable[[], str] = str,
     ) -> None:
         self.leading = False
         self._kube = kube
@@ -61,6 +71,7 @@ class Elector:
         self._identity = identity
         self._timing = timing or Timing()
         self._clock = clock
+        self._message = message
         self._seen = _Seen()
         self._lease: Json | None = None
 
@@ -69,10 +80,11 @@ class Elector:
         """The identity that last was seen to hold the lease; "" when nobody did."""
         return str(self._seen.record.get("holderIdentity") or "")
 
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, work: Work) -> None:
         """Waits for the lease, then works; again after losing it. Returns when the work returns.
 
-        An error of the work ends the run, so that nobody renews for a worker that is gone.
+        The work gets the message of the leader before. An error of the work ends the run, so that
+        nobody renews for a worker that is gone.
         """
         while True:
             renewed = await self._acquire()
@@ -100,9 +112,10 @@ class Elector:
     def _duration(self) -> float:
         return float(self._seen.record.get("leaseDurationSeconds") or self._timing.lease)
 
-    async def _lead(self, work: Callable[[], Awaitable[None]], renewed: float) -> bool:
+    async def _lead(self, work: Work, renewed: float) -> bool:
         """Whether the work came to its end; False when the lease was lost first."""
-        task = asyncio.ensure_future(work())
+        annotations = ((self._lease or {}).get("metadata") or {}).get("annotations") or {}
+        task = asyncio.ensure_future(work(str(annotations.get(TO_NEXT_LEADER) or "")))
         try:
             while True:
                 # No attempt may last beyond the point at which the work has to stop.
@@ -170,13 +183,24 @@ class Elector:
                     LEASES, self._body(spec), namespace=self._namespace
                 )
             else:
+                # Taking the lease leaves the old leader's there: where the answer is lost, it is
+                # read again.
+                body = self._with_message(lease) if self.leading else lease
                 self._lease = await self._kube.replace(
-                    LEASES, self._name, {**lease, "spec": spec}, namespace=self._namespace
+                    LEASES, self._name, {**body, "spec": spec}, namespace=self._namespace
                 )
         except (Conflict, NotFound):
             return False
         self._seen = _Seen(dict(self._lease.get("spec") or {}), self._clock())
         return True
+
+    def _with_message(self, lease: Json) -> Json:
+        metadata = dict(lease["metadata"])
+        annotations = dict(metadata.get("annotations") or {})
+        annotations.pop(TO_NEXT_LEADER, None)
+        if message := self._message():
+            annotations[TO_NEXT_LEADER] = message
+        return {**lease, "metadata": {**metadata, "annotations": annotations}}
 
     def _is_anothers(self) -> bool:
         return self.holder not in ("", self._identity)
@@ -185,7 +209,7 @@ class Elector:
         """Lets another replica take over at once; failing that, it waits for the lease to end."""
         if self._lease is None or self._is_anothers():
             return
-        lease, self._lease = self._lease, None
+        lease, self._lease = self._with_message(self._lease), None
         spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(_RELEASE):

@@ -124,6 +124,13 @@ def caught_up(outage: Outage) -> float:
     return outage.ended + LINGER + min(LONGEST, 2 * (outage.ended - outage.begun) + 1.6)
 
 
+def seconds_behind(now: float, outages: Outages) -> float:
+    """For how many seconds more kube-scheduler may lag behind: where an outage lasts, if it ended
+    now."""
+    ended = (replace(o, ended=now) if o.ended is None else o for o in outages)
+    return max([0.0, *(caught_up(outage) - now for outage in ended)])
+
+
 def catching_up(now: float, outages: Outages) -> bool:
     """Whether kube-scheduler may not follow the API server yet after one of the outages."""
     return any(now < caught_up(outage) for outage in outages)

@@ -74,22 +74,19 @@ class PodFacts:
     ) -> bool:
         """Whether it may yet be bound to the node by a decision that is already made.
 
-        A scheduler that has said Unschedulable decides anew when the node's status offers more.
+        A scheduler that has said Unschedulable decides anew when the node's status offers more, and
+        takes this node also where the pod is nominated to another one that has no room for it yet.
         With `old_status` it may not have seen yet that the status offers less again. One that is
-        `behind` sees all nodes as they were before an outage, so also where the pod is nominated to
-        another node it may take this one. A nomination
-        to another node that came after the gate went tells what is decided next: a decision made
-        before may be written to the API server again and again meanwhile (client-go,
-        rest/with_retry.go). `now` is by the API server's clock; a pod of a time that is still to
-        come is somebody's invention.
+        `behind` sees all nodes as they were before an outage. A nomination to another node that
+        came after the gate went tells what is decided next: a decision made before may be written
+        to the API server again and again meanwhile (client-go, rest/with_retry.go). `now` is by the
+        API server's clock; a pod of a time that is still to come is somebody's invention.
         """
         if self.node or self.ended or self.gated:
             return False
         if self.nominated == node:
             return True
-        if self.unschedulable:
-            return behind or (old_status and not self.nominated)
-        if self.early:
+        if self.unschedulable or self.early:
             # Where its node fails it, a scheduler tries the others at once.
             return behind or old_status
         return behind or abs(now - self.waiting_since) < IN_HAND_SECONDS

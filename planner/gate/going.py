@@ -34,7 +34,8 @@ def pod_actions(
     while the scheduler does not know yet for whom it is to keep one, and none without a place goes
     while it could get one that is to be withdrawn. After the API server was away a scheduler may
     see for a while what was so before: then none without a place goes. While nodes cannot be
-    followed a slice may be gone that seems to stand: then none goes at all.
+    followed a slice may be gone that seems to stand, and after an outage that the planner was not
+    there for nobody knows what is gone: then none goes at all.
     """
     guarded = {guard.pod.key for guard in guarding}
     clear = kept_clear((r.pod for r in refused if r.pod.gated), preempting, snapshot)

@@ -6,13 +6,22 @@ the watch has not caught up with.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from mpslice.kube.api import NAMESPACES, NODE_LAYOUTS, NODES, PODS, Json, Kube
-from mpslice.kube.outage import Outages, catching_up, is_blind, with_start
+from mpslice.kube.outage import (
+    LINGER,
+    LONGEST,
+    Outages,
+    catching_up,
+    is_blind,
+    seconds_behind,
+    with_start,
+)
 from mpslice.kube.reflector import Change, Reflector
 from mpslice.nodelayout import NodeLayout, parse_node_layout
 from planner.gate.bindable import is_offered
@@ -66,6 +75,7 @@ class Cluster:
         self._pods = Reflector(kube, PODS, project_pod, self._pod_changed)
         self._leaving = Leaving()
         self._started = time.monotonic()
+        self._lags_until = self._started  # by what an earlier leader knew
         self._nodes = Reflector(
             kube, NODES, project_node, self._node_changed, on_recovery=on_change
         )
@@ -194,12 +204,25 @@ class Cluster:
 
     def catching_up(self, now: float) -> bool:
         """Whether kube-scheduler may still not follow after an outage (monotonic seconds)."""
-        return catching_up(now, self._nodes.outages)
+        return now < self._lags_until or catching_up(now, self._nodes.outages)
 
-    @property
-    def is_blind(self) -> bool:
-        """Whether nodes cannot be followed now: what they show may be gone."""
-        return is_blind(self._nodes.outages)
+    def seconds_behind(self, now: float) -> float:
+        """For how many seconds more; where an outage lasts, if it ended now."""
+        return max(self._lags_until - now, seconds_behind(now, self._nodes.outages))
+
+    def inherit(self, seconds: float) -> None:
+        """An earlier leader knew that kube-scheduler may lag for so many seconds more.
+
+        Which slices went meanwhile this process does not know: it started later, or follows another
+        API server.
+        """
+        until = time.monotonic() + min(seconds, LINGER + LONGEST)
+        self._lags_until = max(self._lags_until, until)
+
+    def is_blind(self, now: float) -> bool:
+        """Whether kube-scheduler may see slices that are gone, and it is not known which: nodes
+        cannot be followed, or an earlier leader could not follow them."""
+        return now < self._lags_until or is_blind(self._nodes.outages)
 
     @property
     def _outages(self) -> Outages:
@@ -212,7 +235,8 @@ class Cluster:
 
     def leaving_due(self, now: float) -> float | None:
         """When that may be less, if nothing happens (monotonic seconds)."""
-        return self._leaving.due(now, self._outages)
+        due = self._leaving.due(now, self._outages)
+        return min(due or math.inf, self._lags_until) if now < self._lags_until else due
 
     @property
     def namespaces(self) -> dict[str, Labels]:

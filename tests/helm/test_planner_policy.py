@@ -200,12 +200,23 @@ async def test_the_planner_leads_and_records_events(kube: Session, plane: Contro
     """The Lease is made, renewed and released; an Event is made, counted and taken over."""
     plane.kubectl("delete", "lease", LEASE, f"-n={NAMESPACE}", "--ignore-not-found")
     timing = Timing(lease=3.0, renew_within=2.0, retry=0.05)
+    got: list[str] = []
     for identity in ("one", "two"):  # the second finds the Lease and the Event of the first
-        elector = Elector(kube, namespace=NAMESPACE, name=LEASE, identity=identity, timing=timing)
+        elector = Elector(
+            kube,
+            namespace=NAMESPACE,
+            name=LEASE,
+            identity=identity,
+            timing=timing,
+            message=lambda name=identity: f"from {name}",  # type: ignore[misc]
+        )
         recorder = EventRecorder(kube, "mpslice-planner")
         about = ObjectRef("v1", "Pod", SLICED, "default", uid="policy-uid")
 
-        async def tell(recorder: EventRecorder = recorder, about: ObjectRef = about) -> None:
+        async def tell(
+            message: str, recorder: EventRecorder = recorder, about: ObjectRef = about
+        ) -> None:
+            got.append(message)
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(recorder.run())
                 before = _counted(plane)
@@ -221,6 +232,7 @@ async def test_the_planner_leads_and_records_events(kube: Session, plane: Contro
     held = plane.api.get(f"{LEASES}/{LEASE}")["spec"]
     assert held["holderIdentity"] == ""
     assert held["leaseTransitions"] >= 2
+    assert got == ["", "from one"]
     assert _counted(plane) == 4
 
 

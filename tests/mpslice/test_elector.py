@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpslice.kube.api import Json, Kube
-from mpslice.kube.elector import Elector, Timing
+from mpslice.kube.elector import TO_NEXT_LEADER, Elector, Timing
 from mpslice.kube.errors import Conflict, NotFound, Unreachable
 from tests.waiting import DEADLINE, eventually
 
@@ -64,10 +64,20 @@ class Candidate:
         kube: Any = _Link(server)
         self.link = kube
         typed: Kube = kube
-        self.elector = Elector(typed, namespace="n", name="l", identity=name, timing=FAST)
+        self.told: str | None = None
+        self.message = ""
+        self.elector = Elector(
+            typed,
+            namespace="n",
+            name="l",
+            identity=name,
+            timing=FAST,
+            message=lambda: self.message,
+        )
         self.task = asyncio.create_task(self.elector.run(self._work))
 
-    async def _work(self) -> None:
+    async def _work(self, told: str) -> None:
+        self.told = told
         self.working = True
         self.started.set()
         try:
@@ -79,6 +89,11 @@ class Candidate:
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.wait({self.task})
+
+    async def kill(self) -> None:
+        """Nothing that it is about to do is done."""
+        self.link.cut = refused
+        await self.stop()
 
 
 class _Link:
@@ -207,10 +222,58 @@ async def test_leader_cut_off_stops_before_another_starts(fault: Callable[[], An
     await other.stop()
 
 
+async def test_next_leader_gets_the_message_that_the_one_before_wrote_when_it_renewed_last() -> (
+    None
+):
+    server = LeaseServer()
+    first = Candidate(server, "a")
+    await first.started.wait()
+    first.message = "62"
+
+    async def written() -> bool:
+        return _message_in(server) == "62"
+
+    await eventually(written, "it is in the Lease")
+    await first.kill()
+    second = Candidate(server, "b")
+    async with asyncio.timeout(DEADLINE):
+        await second.started.wait()
+    assert (first.told, second.told) == ("", "62")
+
+    async def gone() -> bool:
+        return _message_in(server) == ""
+
+    await eventually(gone, "the second has no message")
+    await second.stop()
+
+
+async def test_leader_that_dies_before_it_renews_leaves_the_message_that_it_got() -> None:
+    server = LeaseServer()
+    first = Candidate(server, "a")
+    await first.started.wait()
+    first.message = "62"
+
+    async def written() -> bool:
+        return _message_in(server) == "62"
+
+    await eventually(written, "it is in the Lease")
+    await first.stop()
+    for name in ("b", "c"):
+        next_ = Candidate(server, name)
+        await next_.started.wait()
+        await next_.kill()
+        assert next_.told == "62", name
+
+
+def _message_in(server: LeaseServer) -> str:
+    assert server.lease is not None
+    return str((server.lease["metadata"].get("annotations") or {}).get(TO_NEXT_LEADER) or "")
+
+
 async def test_work_that_fails_ends_the_run_and_the_renewing() -> None:
     server = LeaseServer()
 
-    async def fail() -> None:
+    async def fail(_: str) -> None:
         raise RuntimeError("broken work")
 
     kube: Any = server

@@ -11,6 +11,7 @@ from mpslice.kube.outage import (
     catching_up,
     caught_up,
     is_blind,
+    seconds_behind,
     with_start,
 )
 
@@ -40,6 +41,14 @@ def test_scheduler_catches_up_until_then_and_without_an_outage_never() -> None:
     assert not catching_up(90.0, ())
     assert catching_up(104.1, (Outage(100.0, 100.2),))
     assert not catching_up(104.3, (Outage(100.0, 100.2),))
+
+
+def test_seconds_that_the_scheduler_may_lag_are_those_left_of_the_longest_or_none() -> None:
+    over, short, lasting = Outage(0.0, 30.0), Outage(95.0, 96.0), Outage(90.0)
+    assert seconds_behind(100.0, ()) == 0
+    assert seconds_behind(1000.0, (over, short)) == 0
+    assert seconds_behind(100.0, (over, short)) == pytest.approx(caught_up(short) - 100)
+    assert seconds_behind(100.0, (short, lasting)) == pytest.approx(2 + 2 * 10 + 1.6)
 
 
 def test_failure_within_two_minutes_after_an_outage_is_one_with_it() -> None:

@@ -118,7 +118,13 @@ def test_unschedulable_pod_is_on_its_way_while_the_scheduler_may_go_by_an_old_st
 def test_nominated_pod_with_a_verdict_is_on_its_way_to_that_node_only() -> None:
     pod = pending(nominatedNodeName="n1", **unschedulable())
     assert pod.on_its_way_to("n1", CREATED + 10_000, old_status=False)
-    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=True)
+    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=False)
+
+
+def test_pod_with_a_verdict_may_come_by_an_old_status_though_another_node_is_nominated() -> None:
+    """It is nominated where its slices are still to come, and tries other nodes until then."""
+    pod = pending(nominatedNodeName="n1", **unschedulable())
+    assert pod.on_its_way_to("n2", CREATED + 1, old_status=True)
 
 
 def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -> None:
@@ -130,7 +136,6 @@ def test_pod_that_is_nominated_to_another_node_may_come_by_an_older_decision() -
 def test_scheduler_that_is_behind_may_take_this_node_though_another_is_nominated() -> None:
     """It sees the nodes as they were, so not the slice on the other one."""
     pod = pending(nominatedNodeName="n1", **unschedulable())
-    assert not pod.on_its_way_to("n2", CREATED + 1, old_status=True)
     assert pod.on_its_way_to("n2", CREATED + 1, old_status=False, behind=True)
     assert pending().on_its_way_to("n2", CREATED + 3600, old_status=False, behind=True)
     free = pending(**unschedulable())

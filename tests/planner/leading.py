@@ -62,11 +62,11 @@ def pod_object(name: str, size: int, created: str, **options: Any) -> Json:
 
 @asynccontextmanager
 async def leading(
-    kube: Memory, absences: Callable[[], Absences] = Absences
+    kube: Memory, absences: Callable[[], Absences] = Absences, message: str = ""
 ) -> AsyncIterator[Recorder]:
     recorder: Any = Recorder()
     planner = Controller(kube, SETTINGS, recorder, Metrics(), absences=absences)
-    tasks = [asyncio.create_task(planner.follow()), asyncio.create_task(planner.lead())]
+    tasks = [asyncio.create_task(planner.follow()), asyncio.create_task(planner.lead(message))]
     try:
         yield recorder
     finally:

@@ -5,8 +5,9 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
-from mpslice.kube.elector import Elector
+from mpslice.kube.elector import Elector, Timing
 from mpslice.kube.events import EventRecorder
 from planner.controller import Controller, Settings
 from planner.metrics import Metrics
@@ -16,6 +17,8 @@ from tests.simulation.clock import Clock
 from tests.simulation.network import Client, Network
 
 SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
+
+_TIMING: Final = Timing(retry=3.0)  # each second it would be a third of all that a run does
 
 
 class _Metrics(Metrics):
@@ -28,7 +31,7 @@ class _Metrics(Metrics):
 
 
 class Planner:
-    """One replica's processes, one after the other; alone it leads without an election."""
+    """One replica's processes, one after the other."""
 
     def __init__(
         self,
@@ -36,8 +39,6 @@ class Planner:
         network: Network,
         clock: Clock,
         problem: Callable[[str], None],
-        *,
-        elects: bool,
     ) -> None:
         self.name = name
         self.ahead = timedelta()  # of the wall clock
@@ -45,8 +46,6 @@ class Planner:
         self._network = network
         self._clock = clock
         self._problem = problem
-        self._elects = elects
-        self._count = 0
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -59,11 +58,10 @@ class Planner:
 
     def start(self) -> None:
         if self._task is None:
-            self._count += 1
             self._client = Client(self._network, self.name)
-            self._task = asyncio.create_task(self._run(self._client, f"{self.name}_{self._count}"))
+            self._task = asyncio.create_task(self._run(self._client))
 
-    async def _run(self, client: Client, identity: str) -> None:
+    async def _run(self, client: Client) -> None:
         recorder = EventRecorder(client, "mpslice-planner")
         controller = self.controller = Controller(
             client, SETTINGS, recorder, _Metrics(self._problem), clock=self._wall
@@ -72,15 +70,16 @@ class Planner:
             client,
             namespace="mpslice-system",
             name="mpslice-planner",
-            identity=identity,
+            timing=_TIMING,
+            identity=self.name,  # a container that starts anew has its pod's name still
             clock=partial(getattr, self._clock, "seconds"),
+            message=controller.message,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(controller.follow())
                 tasks.create_task(recorder.run())
-                lead = elector.run(controller.lead) if self._elects else controller.lead()
-                tasks.create_task(lead)
+                tasks.create_task(elector.run(controller.lead))
         except Exception:  # noqa: BLE001  # whatever it is, it is to be told
             self._problem(f"{self.name} ended: {traceback.format_exc()}")
 

@@ -74,9 +74,8 @@ class Run:
         self._hash = hashlib.sha256()
         self._lifetimes = {f"default/{a.name}": a.seconds for a in script.arrivals}
         self._ungated = {f"default/{a.name}" for a in script.arrivals if not a.gated}
-        elects = script.planners > 1
         self.planners = [
-            Planner(f"planner {n}", self.network, clock, self.problem, elects=elects)
+            Planner(f"planner {n}", self.network, clock, self.problem)
             for n in range(script.planners)
         ]
         self.agents = [

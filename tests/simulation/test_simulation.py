@@ -167,6 +167,19 @@ def test_pod_keeps_its_gate_while_the_planners_writes_tell_that_the_api_server_i
         assert not play(Script(seed, ((40,),), arrivals, troubles)).problems
 
 
+def test_planner_that_starts_knows_that_the_scheduler_is_behind_an_outage_before_its_time() -> None:
+    """The 40gb on n0 goes for `here` after the outage, and the planner dies; the scheduler sees it
+    yet when the next planner opens the gate of `late`, which is to go to n1."""
+    arrivals = (
+        Arrival(at=1.0, name="first", sizes=(40,), seconds=5.0),
+        Arrival(at=30.0, name="here", sizes=(33,), seconds=1e6, node="n0"),
+        Arrival(at=30.8, name="late", sizes=(40,), seconds=2.0),
+    )
+    troubles = Trouble(12.5, Kind.AWAY, 12.0), Trouble(30.6, Kind.PLANNER_KILLED, 0.5)
+    for seed in (4, 17, 20, 26, 32, 42):
+        assert not play(Script(seed, ((40,), (80,)), arrivals, troubles)).problems
+
+
 WITHDRAWALS = [while_a_slice_goes(ms, seed) for seed in (8, 9, 10) for ms in range(0, 100, 10)]
 
 
