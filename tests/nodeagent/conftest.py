@@ -13,6 +13,7 @@ import yaml
 
 from mpslice.gpus import GpuUuid
 from mpslice.kube.api import EVENTS, NODE_LAYOUTS, NODES, PODS, Json
+from nodeagent import controller
 from nodeagent.agent import run_agent
 from nodeagent.controller import Controller
 from nodeagent.errors import DriverHangs
@@ -95,6 +96,8 @@ class Machine:
         with pytest.MonkeyPatch.context() as patch:
             if not farewell:
                 patch.setattr(Controller, "say_goodbye", _die)
+            for limit in ("_FAREWELL_SECONDS", "_ARRIVAL_SECONDS"):  # where the machine is busy
+                patch.setattr(controller, limit, DEADLINE)
             task = asyncio.create_task(self._run())
             try:
                 yield task
