@@ -4,6 +4,7 @@ It outlives its node's agents and knows of their lists what they told it last, a
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Protocol
@@ -43,8 +44,9 @@ class Plugin(Protocol):
 class Kubelet:
     """Of one node. `claims` are the devices of its containers, `known` the plugin's lists.
 
-    `problem` hears of what must not happen, `is_lost` says of a pod, by its key, whether nothing of
-    ours could have kept it from a slice that is not there.
+    `problem` hears of what must not happen. `is_lost` says of a pod, by its key, whether nothing of
+    ours could have kept it from a slice that is not there; it gets the time at which a GPU broke
+    last.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Kubelet:
         clock: Clock,
         lifetime: Callable[[str], float],
         problem: Callable[[str], None],
-        is_lost: Callable[[str], bool],
+        is_lost: Callable[[str, float], bool],
     ) -> None:
         self.claims: dict[DeviceId, Claim] = {}
         self.known: dict[SliceSize, tuple[Listed, ...]] = {}
@@ -68,7 +70,7 @@ class Kubelet:
         self._is_lost = is_lost
         self.refused = 0  # pods that got no device
         self._known_pods: set[str] = set()  # uids: its watch may be behind what it wrote
-        self._excused = -1.0  # until when a pod may get no device
+        self._broke = -math.inf  # when a GPU did so last (monotonic)
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._to_write: dict[str, tuple[PodFacts, Json | None]] = {}  # by uid; None deletes
         self._wake = asyncio.Event()
@@ -156,14 +158,14 @@ class Kubelet:
 
     def excuse(self) -> None:
         """A GPU breaks: pods that the scheduler is binding to its slices are lost."""
-        self._excused = self._clock.passed + _BINDING
+        self._broke = self._clock.seconds
 
     def _fail(self, pod: PodFacts, why: str) -> None:
         self.refused += 1
         is_excused = (
-            self._clock.passed <= self._excused
+            self._clock.seconds <= self._broke + _BINDING
             or self._client.network.is_late
-            or self._is_lost(pod.key)
+            or self._is_lost(pod.key, self._broke)
         )
         if self.plugin is not None and not is_excused:
             self._problem(f"{pod.key} was bound to a slice that {self._node} has not got: {why}")

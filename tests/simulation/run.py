@@ -94,10 +94,11 @@ class Run:
         """Seconds that a pod, by its key, runs."""
         return self._lifetimes.get(pod, 1e6)
 
-    def is_lost(self, pod: str) -> bool:
-        """Whether the pod, by its key, never had a gate, and a scheduler bound it that could not
-        follow the nodes."""
-        return pod in self._ungated and pod in self.scheduler.blind
+    def is_lost(self, pod: str, broke: float) -> bool:
+        """Whether a scheduler bound the pod, by its key, that could not follow the nodes, and it
+        never had a gate, or its node's GPU broke in that time, at `broke`."""
+        since = self.scheduler.blind.get(pod)
+        return since is not None and (pod in self._ungated or broke >= since)
 
     def problem(self, text: str) -> None:
         """An invariant is broken: the run ends."""

@@ -54,7 +54,8 @@ class _Seen:
 class SchedulerProcess:
     """`pods` and `agents` are what `Scheduler` asks of a world; what it decides is written.
 
-    `blind` are the pods, by key, that it bound while it could not follow the nodes.
+    `blind` are the pods, by key, that it bound while it could not follow the nodes, and since when
+    it could not (monotonic).
     """
 
     def __init__(self, client: Client, clock: Clock, dice: random.Random) -> None:
@@ -62,7 +63,7 @@ class SchedulerProcess:
         self.pods: dict[str, Pod] = {}
         self.agents: dict[str, _Seen] = {}
         self.nodes: dict[str, Node] = {}
-        self.blind: set[str] = set()
+        self.blind: dict[str, float] = {}
         self._client = client
         self._clock = clock
         self._dice = dice
@@ -127,8 +128,9 @@ class SchedulerProcess:
         return self.nodes[name].allocatable.cpu_milli
 
     def bind(self, pod: Pod, name: str) -> None:
-        if is_blind(self._node_watch.outages):
-            self.blind.add(pod.key)
+        self.blind.pop(pod.key, None)
+        if is_blind(outages := self._node_watch.outages):
+            self.blind[pod.key] = min(o.begun for o in outages if o.ended is None)
         self._assumed[pod.uid] = name
         self.pods[pod.key] = replace(pod, node=name)
         self._tasks.create_task(self._bind(pod, name))
