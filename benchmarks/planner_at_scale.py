@@ -247,8 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rate",
         type=float,
-        default=7.8,  # of the pods that come so, 10.0 are seen
-        help="events of pods a second, those of pods that wait aside",
+        default=7.8,  # 10.0 were counted then
+        help="events of pods a second, if a pod's life had six of them; it has more",
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep the figures as JSON")

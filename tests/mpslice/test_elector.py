@@ -226,14 +226,7 @@ async def test_next_leader_gets_the_message_that_the_one_before_wrote_when_it_re
     None
 ):
     server = LeaseServer()
-    first = Candidate(server, "a")
-    await first.started.wait()
-    first.message = "62"
-
-    async def written() -> bool:
-        return _message_in(server) == "62"
-
-    await eventually(written, "it is in the Lease")
+    first = await _leader_with_a_message(server)
     await first.kill()
     second = Candidate(server, "b")
     async with asyncio.timeout(DEADLINE):
@@ -247,22 +240,38 @@ async def test_next_leader_gets_the_message_that_the_one_before_wrote_when_it_re
     await second.stop()
 
 
+async def test_leader_that_ends_leaves_what_there_is_to_say_then() -> None:
+    server = LeaseServer()
+    first = await _leader_with_a_message(server)
+    first.message = "61"
+    await first.stop()
+    assert _message_in(server) == "61"
+
+
 async def test_leader_that_dies_before_it_renews_leaves_the_message_that_it_got() -> None:
     server = LeaseServer()
-    first = Candidate(server, "a")
-    await first.started.wait()
-    first.message = "62"
+    first = await _leader_with_a_message(server)
+    await first.stop()
+    for name in ("b", "c"):
+        next_ = Candidate(server, name)
+        async with asyncio.timeout(DEADLINE):
+            await next_.started.wait()
+        await next_.kill()
+        assert next_.told == "62", name
+
+
+async def _leader_with_a_message(server: LeaseServer) -> Candidate:
+    """It has written 62."""
+    leader = Candidate(server, "a")
+    async with asyncio.timeout(DEADLINE):
+        await leader.started.wait()
+    leader.message = "62"
 
     async def written() -> bool:
         return _message_in(server) == "62"
 
     await eventually(written, "it is in the Lease")
-    await first.stop()
-    for name in ("b", "c"):
-        next_ = Candidate(server, name)
-        await next_.started.wait()
-        await next_.kill()
-        assert next_.told == "62", name
+    return leader
 
 
 def _message_in(server: LeaseServer) -> str:

@@ -48,7 +48,13 @@ async def test_no_gate_goes_before_the_scheduler_follows_again() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "soon", "-5", "1e9"])
-async def test_message_that_is_no_number_of_seconds_keeps_no_gate(message: str) -> None:
+async def test_message_that_is_no_number_of_seconds_keeps_no_gate(
+    message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inherit(_: Cluster, seconds: float) -> None:
+        raise AssertionError(f"{seconds} seconds were read out of {message!r}")
+
+    monkeypatch.setattr(Cluster, "inherit", inherit)
     kube = a_pod_whose_slice_stands()
     async with leading(kube, message=message):
         await eventually(until(lambda: ("ready", None) in kube.seen), "the gate goes")

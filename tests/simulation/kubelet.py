@@ -46,7 +46,7 @@ class Kubelet:
 
     `problem` hears of what must not happen. `is_lost` says of a pod, by its key, whether nothing of
     ours could have kept it from a slice that is not there; it gets the time at which a GPU broke
-    last.
+    that is broken yet (monotonic).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Kubelet:
         self._is_lost = is_lost
         self.refused = 0  # pods that got no device
         self._known_pods: set[str] = set()  # uids: its watch may be behind what it wrote
-        self._broke = -math.inf  # when a GPU did so last (monotonic)
+        self._broke = self._well = -math.inf  # when a GPU did so last, and until when (monotonic)
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._to_write: dict[str, tuple[PodFacts, Json | None]] = {}  # by uid; None deletes
         self._wake = asyncio.Event()
@@ -156,16 +156,18 @@ class Kubelet:
         loop, seconds = asyncio.get_running_loop(), self._lifetime(pod.key)
         self._ends[pod.uid] = loop.call_later(seconds, self._end, pod, "Succeeded")
 
-    def excuse(self) -> None:
-        """A GPU breaks: pods that the scheduler is binding to its slices are lost."""
+    def excuse(self, seconds: float) -> None:
+        """A GPU breaks for so long: pods that the scheduler is binding to its slices are lost."""
         self._broke = self._clock.seconds
+        self._well = max(self._well, self._broke + seconds)
 
     def _fail(self, pod: PodFacts, why: str) -> None:
         self.refused += 1
+        now = self._clock.seconds
         is_excused = (
-            self._clock.seconds <= self._broke + _BINDING
+            now <= self._broke + _BINDING
             or self._client.network.is_late
-            or self._is_lost(pod.key, self._broke)
+            or self._is_lost(pod.key, self._broke if now <= self._well else -math.inf)
         )
         if self.plugin is not None and not is_excused:
             self._problem(f"{pod.key} was bound to a slice that {self._node} has not got: {why}")

@@ -18,7 +18,7 @@ from tests.simulation.network import Client, Network
 
 SETTINGS = Settings(label=LABEL, batch_idle=0.2, batch_max=2.0, gate=True, max_slices_per_gpu=48)
 
-_TIMING: Final = Timing(retry=3.0)  # each second it would be a third of all that a run does
+_TIMING: Final = Timing(retry=3.0)  # each second it would be a quarter of all that a run does
 
 
 class _Metrics(Metrics):

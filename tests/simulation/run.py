@@ -96,7 +96,7 @@ class Run:
 
     def is_lost(self, pod: str, broke: float) -> bool:
         """Whether a scheduler bound the pod, by its key, that could not follow the nodes, and it
-        never had a gate, or its node's GPU broke in that time, at `broke`."""
+        never had a gate, or its node's GPU broke in that time, at `broke`, and is broken yet."""
         since = self.scheduler.blind.get(pod)
         return since is not None and (pod in self._ungated or broke >= since)
 
@@ -245,7 +245,7 @@ class Run:
                 (agent.kill if trouble.kind is Kind.AGENT_KILLED else agent.stop)()
                 loop.call_later(trouble.seconds, agent.start)
             case Kind.GPU_SICK:
-                agent.kubelet.excuse()
+                agent.kubelet.excuse(trouble.seconds)
                 agent.gpus.mark("XidCriticalError")
                 loop.call_later(trouble.seconds, agent.gpus.mark, None)
             case Kind.FORCED:
